@@ -4,7 +4,7 @@
  * container.
  *
  * Select the module on a container with ioctl(container, VFIO_SET_IOMMU,
- * VFIO_TYPE1_NESTING_IOMMU). The calls of type1v2 (VFIO_IOMMU_GET_INFO,
+ * VFIO_IOASID_IOMMU). The calls of type1v2 (VFIO_IOMMU_GET_INFO,
  * VFIO_IOMMU_MAP_DMA, VFIO_IOMMU_UNMAP_DMA) then work as linux/vfio.h describes
  * them; the calls below are added.
  *
@@ -35,6 +35,12 @@
 
 #include <linux/types.h>
 #include <linux/vfio.h>
+
+/*
+ * The IOMMU type for VFIO_SET_IOMMU: the number of type1's former nesting type,
+ * which linux/vfio.h keeps reserved.
+ */
+#define VFIO_IOASID_IOMMU		6
 
 /*
  * Call numbers. linux/vfio.h counts up from VFIO_BASE (100) and stands below

@@ -1,0 +1,722 @@
+// SPDX-License-Identifier: (GPL-2.0 WITH Linux-syscall-note) OR Apache-2.0 OR MIT
+// Written by bindings/generate.sh from uapi/linux/vfio_ioasid.h.
+#[repr(C)]
+#[derive(Default)]
+pub struct __IncompleteArrayField<T>(::core::marker::PhantomData<T>, [T; 0]);
+impl<T> __IncompleteArrayField<T> {
+    #[inline]
+    pub const fn new() -> Self {
+        __IncompleteArrayField(::core::marker::PhantomData, [])
+    }
+    #[inline]
+    pub fn as_ptr(&self) -> *const T {
+        self as *const _ as *const T
+    }
+    #[inline]
+    pub fn as_mut_ptr(&mut self) -> *mut T {
+        self as *mut _ as *mut T
+    }
+    #[inline]
+    pub unsafe fn as_slice(&self, len: usize) -> &[T] {
+        ::core::slice::from_raw_parts(self.as_ptr(), len)
+    }
+    #[inline]
+    pub unsafe fn as_mut_slice(&mut self, len: usize) -> &mut [T] {
+        ::core::slice::from_raw_parts_mut(self.as_mut_ptr(), len)
+    }
+}
+impl<T> ::core::fmt::Debug for __IncompleteArrayField<T> {
+    fn fmt(&self, fmt: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        fmt.write_str("__IncompleteArrayField")
+    }
+}
+pub const VFIO_TYPE1_IOMMU: u32 = 1;
+pub const VFIO_TYPE1v2_IOMMU: u32 = 3;
+pub const VFIO_DMA_CC_IOMMU: u32 = 4;
+pub const VFIO_TYPE: u8 = 59u8;
+pub const VFIO_BASE: u32 = 100;
+pub const VFIO_IOMMU_INFO_PGSIZES: u32 = 1;
+pub const VFIO_IOMMU_INFO_CAPS: u32 = 2;
+pub const VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE: u32 = 1;
+pub const VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION: u32 = 2;
+pub const VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL: u32 = 3;
+pub const VFIO_DMA_MAP_FLAG_READ: u32 = 1;
+pub const VFIO_DMA_MAP_FLAG_WRITE: u32 = 2;
+pub const VFIO_DMA_MAP_FLAG_VADDR: u32 = 4;
+pub const VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP: u32 = 1;
+pub const VFIO_DMA_UNMAP_FLAG_ALL: u32 = 2;
+pub const VFIO_DMA_UNMAP_FLAG_VADDR: u32 = 4;
+pub const VFIO_IOASID_IOMMU: u32 = 6;
+pub const VFIO_IOASID_BASE: u32 = 200;
+pub const VFIO_IOASID_CAP_NESTING: u32 = 32769;
+pub const VFIO_IOASID_PASID_LIMIT: u32 = 1048576;
+pub const VFIO_IOASID_REASON_NONE: u32 = 0;
+pub const VFIO_IOASID_REASON_DRIVER: u32 = 1;
+pub const VFIO_IOASID_REASON_HARDWARE: u32 = 2;
+pub const VFIO_IOASID_REASON_NO_PASID: u32 = 3;
+pub const VFIO_IOASID_REASON_NO_PRI: u32 = 4;
+pub const VFIO_IOASID_REASON_GROUP_SHARED: u32 = 5;
+pub const VFIO_IOASID_REASON_NO_DEVICE: u32 = 6;
+pub const VFIO_IOASID_REASON_FORMAT: u32 = 7;
+pub const VFIO_IOASID_NESTING_PASID: u32 = 1;
+pub const VFIO_IOASID_NESTING_PRQ: u32 = 2;
+pub const VFIO_IOASID_NESTING_NO_READONLY: u32 = 4;
+pub const VFIO_IOASID_NESTING_COHERENT: u32 = 8;
+pub const VFIO_IOASID_SCOPE_BINDING: u32 = 1;
+pub const VFIO_IOASID_SCOPE_DEVICE: u32 = 2;
+pub const VFIO_IOASID_SCOPE_CONTAINER: u32 = 4;
+pub const VFIO_IOASID_INVALIDATE_MAX: u32 = 65536;
+pub const VFIO_IOASID_FAULT_QUEUE_CLOEXEC: u32 = 1;
+pub const VFIO_IOASID_FAULT_QUEUE_NONBLOCK: u32 = 2;
+pub const VFIO_IOASID_FAULT_DEPTH_MAX: u32 = 16384;
+pub const VFIO_IOASID_FAULT_GROUP_MAX: u32 = 64;
+pub const VFIO_IOASID_FAULT_PAGE_REQUEST: u32 = 1;
+pub const VFIO_IOASID_FAULT_DMA: u32 = 2;
+pub const VFIO_IOASID_FAULT_OVERFLOW: u32 = 3;
+pub const VFIO_IOASID_FAULT_CANCELLED: u32 = 4;
+pub const VFIO_IOASID_FAULT_FLAG_PASID: u32 = 1;
+pub const VFIO_IOASID_FAULT_FLAG_LAST: u32 = 2;
+pub const VFIO_IOASID_FAULT_PERM_READ: u32 = 1;
+pub const VFIO_IOASID_FAULT_PERM_WRITE: u32 = 2;
+pub const VFIO_IOASID_FAULT_PERM_EXEC: u32 = 4;
+pub const VFIO_IOASID_FAULT_PERM_PRIV: u32 = 8;
+pub const VFIO_IOASID_RESPONSE_SUCCESS: u32 = 0;
+pub const VFIO_IOASID_RESPONSE_INVALID: u32 = 1;
+pub const VFIO_IOASID_DEVICE_NESTING: u32 = 1;
+pub const VFIO_IOASID_DEVICE_PRQ: u32 = 2;
+pub type __u8 = ::core::ffi::c_uchar;
+pub type __u16 = ::core::ffi::c_ushort;
+pub type __s32 = ::core::ffi::c_int;
+pub type __u32 = ::core::ffi::c_uint;
+pub type __u64 = ::core::ffi::c_ulonglong;
+pub const iommu_hwpt_vtd_s1_flags_IOMMU_VTD_S1_SRE: iommu_hwpt_vtd_s1_flags = 1;
+pub const iommu_hwpt_vtd_s1_flags_IOMMU_VTD_S1_EAFE: iommu_hwpt_vtd_s1_flags = 2;
+pub const iommu_hwpt_vtd_s1_flags_IOMMU_VTD_S1_WPE: iommu_hwpt_vtd_s1_flags = 4;
+pub type iommu_hwpt_vtd_s1_flags = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_hwpt_vtd_s1 {
+    pub flags: __u64,
+    pub pgtbl_addr: __u64,
+    pub addr_width: __u32,
+    pub __reserved: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_hwpt_vtd_s1"][::core::mem::size_of::<iommu_hwpt_vtd_s1>() - 24usize];
+    ["Alignment of iommu_hwpt_vtd_s1"][::core::mem::align_of::<iommu_hwpt_vtd_s1>() - 8usize];
+    ["Offset of field: iommu_hwpt_vtd_s1::flags"]
+        [::core::mem::offset_of!(iommu_hwpt_vtd_s1, flags) - 0usize];
+    ["Offset of field: iommu_hwpt_vtd_s1::pgtbl_addr"]
+        [::core::mem::offset_of!(iommu_hwpt_vtd_s1, pgtbl_addr) - 8usize];
+    ["Offset of field: iommu_hwpt_vtd_s1::addr_width"]
+        [::core::mem::offset_of!(iommu_hwpt_vtd_s1, addr_width) - 16usize];
+    ["Offset of field: iommu_hwpt_vtd_s1::__reserved"]
+        [::core::mem::offset_of!(iommu_hwpt_vtd_s1, __reserved) - 20usize];
+};
+pub const iommu_hwpt_vtd_s1_invalidate_flags_IOMMU_VTD_INV_FLAGS_LEAF:
+    iommu_hwpt_vtd_s1_invalidate_flags = 1;
+pub type iommu_hwpt_vtd_s1_invalidate_flags = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_hwpt_vtd_s1_invalidate {
+    pub addr: __u64,
+    pub npages: __u64,
+    pub flags: __u32,
+    pub __reserved: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_hwpt_vtd_s1_invalidate"]
+        [::core::mem::size_of::<iommu_hwpt_vtd_s1_invalidate>() - 24usize];
+    ["Alignment of iommu_hwpt_vtd_s1_invalidate"]
+        [::core::mem::align_of::<iommu_hwpt_vtd_s1_invalidate>() - 8usize];
+    ["Offset of field: iommu_hwpt_vtd_s1_invalidate::addr"]
+        [::core::mem::offset_of!(iommu_hwpt_vtd_s1_invalidate, addr) - 0usize];
+    ["Offset of field: iommu_hwpt_vtd_s1_invalidate::npages"]
+        [::core::mem::offset_of!(iommu_hwpt_vtd_s1_invalidate, npages) - 8usize];
+    ["Offset of field: iommu_hwpt_vtd_s1_invalidate::flags"]
+        [::core::mem::offset_of!(iommu_hwpt_vtd_s1_invalidate, flags) - 16usize];
+    ["Offset of field: iommu_hwpt_vtd_s1_invalidate::__reserved"]
+        [::core::mem::offset_of!(iommu_hwpt_vtd_s1_invalidate, __reserved) - 20usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_info_cap_header {
+    pub id: __u16,
+    pub version: __u16,
+    pub next: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_info_cap_header"][::core::mem::size_of::<vfio_info_cap_header>() - 8usize];
+    ["Alignment of vfio_info_cap_header"][::core::mem::align_of::<vfio_info_cap_header>() - 4usize];
+    ["Offset of field: vfio_info_cap_header::id"]
+        [::core::mem::offset_of!(vfio_info_cap_header, id) - 0usize];
+    ["Offset of field: vfio_info_cap_header::version"]
+        [::core::mem::offset_of!(vfio_info_cap_header, version) - 2usize];
+    ["Offset of field: vfio_info_cap_header::next"]
+        [::core::mem::offset_of!(vfio_info_cap_header, next) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_iommu_type1_info {
+    pub argsz: __u32,
+    pub flags: __u32,
+    pub iova_pgsizes: __u64,
+    pub cap_offset: __u32,
+    pub pad: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_iommu_type1_info"][::core::mem::size_of::<vfio_iommu_type1_info>() - 24usize];
+    ["Alignment of vfio_iommu_type1_info"]
+        [::core::mem::align_of::<vfio_iommu_type1_info>() - 8usize];
+    ["Offset of field: vfio_iommu_type1_info::argsz"]
+        [::core::mem::offset_of!(vfio_iommu_type1_info, argsz) - 0usize];
+    ["Offset of field: vfio_iommu_type1_info::flags"]
+        [::core::mem::offset_of!(vfio_iommu_type1_info, flags) - 4usize];
+    ["Offset of field: vfio_iommu_type1_info::iova_pgsizes"]
+        [::core::mem::offset_of!(vfio_iommu_type1_info, iova_pgsizes) - 8usize];
+    ["Offset of field: vfio_iommu_type1_info::cap_offset"]
+        [::core::mem::offset_of!(vfio_iommu_type1_info, cap_offset) - 16usize];
+    ["Offset of field: vfio_iommu_type1_info::pad"]
+        [::core::mem::offset_of!(vfio_iommu_type1_info, pad) - 20usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_iova_range {
+    pub start: __u64,
+    pub end: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_iova_range"][::core::mem::size_of::<vfio_iova_range>() - 16usize];
+    ["Alignment of vfio_iova_range"][::core::mem::align_of::<vfio_iova_range>() - 8usize];
+    ["Offset of field: vfio_iova_range::start"]
+        [::core::mem::offset_of!(vfio_iova_range, start) - 0usize];
+    ["Offset of field: vfio_iova_range::end"]
+        [::core::mem::offset_of!(vfio_iova_range, end) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct vfio_iommu_type1_info_cap_iova_range {
+    pub header: vfio_info_cap_header,
+    pub nr_iovas: __u32,
+    pub reserved: __u32,
+    pub iova_ranges: __IncompleteArrayField<vfio_iova_range>,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_iommu_type1_info_cap_iova_range"]
+        [::core::mem::size_of::<vfio_iommu_type1_info_cap_iova_range>() - 16usize];
+    ["Alignment of vfio_iommu_type1_info_cap_iova_range"]
+        [::core::mem::align_of::<vfio_iommu_type1_info_cap_iova_range>() - 8usize];
+    ["Offset of field: vfio_iommu_type1_info_cap_iova_range::header"]
+        [::core::mem::offset_of!(vfio_iommu_type1_info_cap_iova_range, header) - 0usize];
+    ["Offset of field: vfio_iommu_type1_info_cap_iova_range::nr_iovas"]
+        [::core::mem::offset_of!(vfio_iommu_type1_info_cap_iova_range, nr_iovas) - 8usize];
+    ["Offset of field: vfio_iommu_type1_info_cap_iova_range::reserved"]
+        [::core::mem::offset_of!(vfio_iommu_type1_info_cap_iova_range, reserved) - 12usize];
+    ["Offset of field: vfio_iommu_type1_info_cap_iova_range::iova_ranges"]
+        [::core::mem::offset_of!(vfio_iommu_type1_info_cap_iova_range, iova_ranges) - 16usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_iommu_type1_info_cap_migration {
+    pub header: vfio_info_cap_header,
+    pub flags: __u32,
+    pub pgsize_bitmap: __u64,
+    pub max_dirty_bitmap_size: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_iommu_type1_info_cap_migration"]
+        [::core::mem::size_of::<vfio_iommu_type1_info_cap_migration>() - 32usize];
+    ["Alignment of vfio_iommu_type1_info_cap_migration"]
+        [::core::mem::align_of::<vfio_iommu_type1_info_cap_migration>() - 8usize];
+    ["Offset of field: vfio_iommu_type1_info_cap_migration::header"]
+        [::core::mem::offset_of!(vfio_iommu_type1_info_cap_migration, header) - 0usize];
+    ["Offset of field: vfio_iommu_type1_info_cap_migration::flags"]
+        [::core::mem::offset_of!(vfio_iommu_type1_info_cap_migration, flags) - 8usize];
+    ["Offset of field: vfio_iommu_type1_info_cap_migration::pgsize_bitmap"]
+        [::core::mem::offset_of!(vfio_iommu_type1_info_cap_migration, pgsize_bitmap) - 16usize];
+    ["Offset of field: vfio_iommu_type1_info_cap_migration::max_dirty_bitmap_size"][::core::mem::offset_of!(
+        vfio_iommu_type1_info_cap_migration,
+        max_dirty_bitmap_size
+    ) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_iommu_type1_info_dma_avail {
+    pub header: vfio_info_cap_header,
+    pub avail: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_iommu_type1_info_dma_avail"]
+        [::core::mem::size_of::<vfio_iommu_type1_info_dma_avail>() - 12usize];
+    ["Alignment of vfio_iommu_type1_info_dma_avail"]
+        [::core::mem::align_of::<vfio_iommu_type1_info_dma_avail>() - 4usize];
+    ["Offset of field: vfio_iommu_type1_info_dma_avail::header"]
+        [::core::mem::offset_of!(vfio_iommu_type1_info_dma_avail, header) - 0usize];
+    ["Offset of field: vfio_iommu_type1_info_dma_avail::avail"]
+        [::core::mem::offset_of!(vfio_iommu_type1_info_dma_avail, avail) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_iommu_type1_dma_map {
+    pub argsz: __u32,
+    pub flags: __u32,
+    pub vaddr: __u64,
+    pub iova: __u64,
+    pub size: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_iommu_type1_dma_map"]
+        [::core::mem::size_of::<vfio_iommu_type1_dma_map>() - 32usize];
+    ["Alignment of vfio_iommu_type1_dma_map"]
+        [::core::mem::align_of::<vfio_iommu_type1_dma_map>() - 8usize];
+    ["Offset of field: vfio_iommu_type1_dma_map::argsz"]
+        [::core::mem::offset_of!(vfio_iommu_type1_dma_map, argsz) - 0usize];
+    ["Offset of field: vfio_iommu_type1_dma_map::flags"]
+        [::core::mem::offset_of!(vfio_iommu_type1_dma_map, flags) - 4usize];
+    ["Offset of field: vfio_iommu_type1_dma_map::vaddr"]
+        [::core::mem::offset_of!(vfio_iommu_type1_dma_map, vaddr) - 8usize];
+    ["Offset of field: vfio_iommu_type1_dma_map::iova"]
+        [::core::mem::offset_of!(vfio_iommu_type1_dma_map, iova) - 16usize];
+    ["Offset of field: vfio_iommu_type1_dma_map::size"]
+        [::core::mem::offset_of!(vfio_iommu_type1_dma_map, size) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct vfio_iommu_type1_dma_unmap {
+    pub argsz: __u32,
+    pub flags: __u32,
+    pub iova: __u64,
+    pub size: __u64,
+    pub data: __IncompleteArrayField<__u8>,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_iommu_type1_dma_unmap"]
+        [::core::mem::size_of::<vfio_iommu_type1_dma_unmap>() - 24usize];
+    ["Alignment of vfio_iommu_type1_dma_unmap"]
+        [::core::mem::align_of::<vfio_iommu_type1_dma_unmap>() - 8usize];
+    ["Offset of field: vfio_iommu_type1_dma_unmap::argsz"]
+        [::core::mem::offset_of!(vfio_iommu_type1_dma_unmap, argsz) - 0usize];
+    ["Offset of field: vfio_iommu_type1_dma_unmap::flags"]
+        [::core::mem::offset_of!(vfio_iommu_type1_dma_unmap, flags) - 4usize];
+    ["Offset of field: vfio_iommu_type1_dma_unmap::iova"]
+        [::core::mem::offset_of!(vfio_iommu_type1_dma_unmap, iova) - 8usize];
+    ["Offset of field: vfio_iommu_type1_dma_unmap::size"]
+        [::core::mem::offset_of!(vfio_iommu_type1_dma_unmap, size) - 16usize];
+    ["Offset of field: vfio_iommu_type1_dma_unmap::data"]
+        [::core::mem::offset_of!(vfio_iommu_type1_dma_unmap, data) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_ioasid_device {
+    pub segment: __u16,
+    pub bus: __u8,
+    pub devfn: __u8,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_ioasid_device"][::core::mem::size_of::<vfio_ioasid_device>() - 4usize];
+    ["Alignment of vfio_ioasid_device"][::core::mem::align_of::<vfio_ioasid_device>() - 2usize];
+    ["Offset of field: vfio_ioasid_device::segment"]
+        [::core::mem::offset_of!(vfio_ioasid_device, segment) - 0usize];
+    ["Offset of field: vfio_ioasid_device::bus"]
+        [::core::mem::offset_of!(vfio_ioasid_device, bus) - 2usize];
+    ["Offset of field: vfio_ioasid_device::devfn"]
+        [::core::mem::offset_of!(vfio_ioasid_device, devfn) - 3usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_ioasid_cap_nesting {
+    pub header: vfio_info_cap_header,
+    pub flags: __u32,
+    pub reason: __u16,
+    pub prq_reason: __u16,
+    pub data_types: __u64,
+    pub pasid_bits: __u32,
+    pub addr_width: __u32,
+    pub max_pasids: __u32,
+    pub max_bindings: __u32,
+    pub max_fault_queues: __u32,
+    pub __reserved: __u32,
+    pub vtd_cap: __u64,
+    pub vtd_ecap: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_ioasid_cap_nesting"]
+        [::core::mem::size_of::<vfio_ioasid_cap_nesting>() - 64usize];
+    ["Alignment of vfio_ioasid_cap_nesting"]
+        [::core::mem::align_of::<vfio_ioasid_cap_nesting>() - 8usize];
+    ["Offset of field: vfio_ioasid_cap_nesting::header"]
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, header) - 0usize];
+    ["Offset of field: vfio_ioasid_cap_nesting::flags"]
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, flags) - 8usize];
+    ["Offset of field: vfio_ioasid_cap_nesting::reason"]
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, reason) - 12usize];
+    ["Offset of field: vfio_ioasid_cap_nesting::prq_reason"]
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, prq_reason) - 14usize];
+    ["Offset of field: vfio_ioasid_cap_nesting::data_types"]
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, data_types) - 16usize];
+    ["Offset of field: vfio_ioasid_cap_nesting::pasid_bits"]
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, pasid_bits) - 24usize];
+    ["Offset of field: vfio_ioasid_cap_nesting::addr_width"]
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, addr_width) - 28usize];
+    ["Offset of field: vfio_ioasid_cap_nesting::max_pasids"]
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, max_pasids) - 32usize];
+    ["Offset of field: vfio_ioasid_cap_nesting::max_bindings"]
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, max_bindings) - 36usize];
+    ["Offset of field: vfio_ioasid_cap_nesting::max_fault_queues"]
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, max_fault_queues) - 40usize];
+    ["Offset of field: vfio_ioasid_cap_nesting::__reserved"]
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, __reserved) - 44usize];
+    ["Offset of field: vfio_ioasid_cap_nesting::vtd_cap"]
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, vtd_cap) - 48usize];
+    ["Offset of field: vfio_ioasid_cap_nesting::vtd_ecap"]
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, vtd_ecap) - 56usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_ioasid_pasid_alloc {
+    pub argsz: __u32,
+    pub flags: __u32,
+    pub min: __u32,
+    pub max: __u32,
+    pub count: __u32,
+    pub pasid: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_ioasid_pasid_alloc"]
+        [::core::mem::size_of::<vfio_ioasid_pasid_alloc>() - 24usize];
+    ["Alignment of vfio_ioasid_pasid_alloc"]
+        [::core::mem::align_of::<vfio_ioasid_pasid_alloc>() - 4usize];
+    ["Offset of field: vfio_ioasid_pasid_alloc::argsz"]
+        [::core::mem::offset_of!(vfio_ioasid_pasid_alloc, argsz) - 0usize];
+    ["Offset of field: vfio_ioasid_pasid_alloc::flags"]
+        [::core::mem::offset_of!(vfio_ioasid_pasid_alloc, flags) - 4usize];
+    ["Offset of field: vfio_ioasid_pasid_alloc::min"]
+        [::core::mem::offset_of!(vfio_ioasid_pasid_alloc, min) - 8usize];
+    ["Offset of field: vfio_ioasid_pasid_alloc::max"]
+        [::core::mem::offset_of!(vfio_ioasid_pasid_alloc, max) - 12usize];
+    ["Offset of field: vfio_ioasid_pasid_alloc::count"]
+        [::core::mem::offset_of!(vfio_ioasid_pasid_alloc, count) - 16usize];
+    ["Offset of field: vfio_ioasid_pasid_alloc::pasid"]
+        [::core::mem::offset_of!(vfio_ioasid_pasid_alloc, pasid) - 20usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_ioasid_pasid_free {
+    pub argsz: __u32,
+    pub flags: __u32,
+    pub pasid: __u32,
+    pub count: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_ioasid_pasid_free"][::core::mem::size_of::<vfio_ioasid_pasid_free>() - 16usize];
+    ["Alignment of vfio_ioasid_pasid_free"]
+        [::core::mem::align_of::<vfio_ioasid_pasid_free>() - 4usize];
+    ["Offset of field: vfio_ioasid_pasid_free::argsz"]
+        [::core::mem::offset_of!(vfio_ioasid_pasid_free, argsz) - 0usize];
+    ["Offset of field: vfio_ioasid_pasid_free::flags"]
+        [::core::mem::offset_of!(vfio_ioasid_pasid_free, flags) - 4usize];
+    ["Offset of field: vfio_ioasid_pasid_free::pasid"]
+        [::core::mem::offset_of!(vfio_ioasid_pasid_free, pasid) - 8usize];
+    ["Offset of field: vfio_ioasid_pasid_free::count"]
+        [::core::mem::offset_of!(vfio_ioasid_pasid_free, count) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_ioasid_bind {
+    pub argsz: __u32,
+    pub flags: __u32,
+    pub device: vfio_ioasid_device,
+    pub pasid: __u32,
+    pub data_type: __u32,
+    pub data_len: __u32,
+    pub data_uptr: __u64,
+    pub guest_pasid: __u32,
+    pub fault_fd: __s32,
+    pub cookie: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_ioasid_bind"][::core::mem::size_of::<vfio_ioasid_bind>() - 48usize];
+    ["Alignment of vfio_ioasid_bind"][::core::mem::align_of::<vfio_ioasid_bind>() - 8usize];
+    ["Offset of field: vfio_ioasid_bind::argsz"]
+        [::core::mem::offset_of!(vfio_ioasid_bind, argsz) - 0usize];
+    ["Offset of field: vfio_ioasid_bind::flags"]
+        [::core::mem::offset_of!(vfio_ioasid_bind, flags) - 4usize];
+    ["Offset of field: vfio_ioasid_bind::device"]
+        [::core::mem::offset_of!(vfio_ioasid_bind, device) - 8usize];
+    ["Offset of field: vfio_ioasid_bind::pasid"]
+        [::core::mem::offset_of!(vfio_ioasid_bind, pasid) - 12usize];
+    ["Offset of field: vfio_ioasid_bind::data_type"]
+        [::core::mem::offset_of!(vfio_ioasid_bind, data_type) - 16usize];
+    ["Offset of field: vfio_ioasid_bind::data_len"]
+        [::core::mem::offset_of!(vfio_ioasid_bind, data_len) - 20usize];
+    ["Offset of field: vfio_ioasid_bind::data_uptr"]
+        [::core::mem::offset_of!(vfio_ioasid_bind, data_uptr) - 24usize];
+    ["Offset of field: vfio_ioasid_bind::guest_pasid"]
+        [::core::mem::offset_of!(vfio_ioasid_bind, guest_pasid) - 32usize];
+    ["Offset of field: vfio_ioasid_bind::fault_fd"]
+        [::core::mem::offset_of!(vfio_ioasid_bind, fault_fd) - 36usize];
+    ["Offset of field: vfio_ioasid_bind::cookie"]
+        [::core::mem::offset_of!(vfio_ioasid_bind, cookie) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_ioasid_unbind {
+    pub argsz: __u32,
+    pub flags: __u32,
+    pub device: vfio_ioasid_device,
+    pub pasid: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_ioasid_unbind"][::core::mem::size_of::<vfio_ioasid_unbind>() - 16usize];
+    ["Alignment of vfio_ioasid_unbind"][::core::mem::align_of::<vfio_ioasid_unbind>() - 4usize];
+    ["Offset of field: vfio_ioasid_unbind::argsz"]
+        [::core::mem::offset_of!(vfio_ioasid_unbind, argsz) - 0usize];
+    ["Offset of field: vfio_ioasid_unbind::flags"]
+        [::core::mem::offset_of!(vfio_ioasid_unbind, flags) - 4usize];
+    ["Offset of field: vfio_ioasid_unbind::device"]
+        [::core::mem::offset_of!(vfio_ioasid_unbind, device) - 8usize];
+    ["Offset of field: vfio_ioasid_unbind::pasid"]
+        [::core::mem::offset_of!(vfio_ioasid_unbind, pasid) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_ioasid_invalidate {
+    pub argsz: __u32,
+    pub flags: __u32,
+    pub device: vfio_ioasid_device,
+    pub pasid: __u32,
+    pub data_type: __u32,
+    pub entry_len: __u32,
+    pub entry_num: __u32,
+    pub bad_index: __u32,
+    pub entries_uptr: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_ioasid_invalidate"][::core::mem::size_of::<vfio_ioasid_invalidate>() - 40usize];
+    ["Alignment of vfio_ioasid_invalidate"]
+        [::core::mem::align_of::<vfio_ioasid_invalidate>() - 8usize];
+    ["Offset of field: vfio_ioasid_invalidate::argsz"]
+        [::core::mem::offset_of!(vfio_ioasid_invalidate, argsz) - 0usize];
+    ["Offset of field: vfio_ioasid_invalidate::flags"]
+        [::core::mem::offset_of!(vfio_ioasid_invalidate, flags) - 4usize];
+    ["Offset of field: vfio_ioasid_invalidate::device"]
+        [::core::mem::offset_of!(vfio_ioasid_invalidate, device) - 8usize];
+    ["Offset of field: vfio_ioasid_invalidate::pasid"]
+        [::core::mem::offset_of!(vfio_ioasid_invalidate, pasid) - 12usize];
+    ["Offset of field: vfio_ioasid_invalidate::data_type"]
+        [::core::mem::offset_of!(vfio_ioasid_invalidate, data_type) - 16usize];
+    ["Offset of field: vfio_ioasid_invalidate::entry_len"]
+        [::core::mem::offset_of!(vfio_ioasid_invalidate, entry_len) - 20usize];
+    ["Offset of field: vfio_ioasid_invalidate::entry_num"]
+        [::core::mem::offset_of!(vfio_ioasid_invalidate, entry_num) - 24usize];
+    ["Offset of field: vfio_ioasid_invalidate::bad_index"]
+        [::core::mem::offset_of!(vfio_ioasid_invalidate, bad_index) - 28usize];
+    ["Offset of field: vfio_ioasid_invalidate::entries_uptr"]
+        [::core::mem::offset_of!(vfio_ioasid_invalidate, entries_uptr) - 32usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_ioasid_fault_queue {
+    pub argsz: __u32,
+    pub flags: __u32,
+    pub depth: __u32,
+    pub fd: __s32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_ioasid_fault_queue"]
+        [::core::mem::size_of::<vfio_ioasid_fault_queue>() - 16usize];
+    ["Alignment of vfio_ioasid_fault_queue"]
+        [::core::mem::align_of::<vfio_ioasid_fault_queue>() - 4usize];
+    ["Offset of field: vfio_ioasid_fault_queue::argsz"]
+        [::core::mem::offset_of!(vfio_ioasid_fault_queue, argsz) - 0usize];
+    ["Offset of field: vfio_ioasid_fault_queue::flags"]
+        [::core::mem::offset_of!(vfio_ioasid_fault_queue, flags) - 4usize];
+    ["Offset of field: vfio_ioasid_fault_queue::depth"]
+        [::core::mem::offset_of!(vfio_ioasid_fault_queue, depth) - 8usize];
+    ["Offset of field: vfio_ioasid_fault_queue::fd"]
+        [::core::mem::offset_of!(vfio_ioasid_fault_queue, fd) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_ioasid_fault {
+    pub kind: __u32,
+    pub flags: __u32,
+    pub device: vfio_ioasid_device,
+    pub pasid: __u32,
+    pub guest_pasid: __u32,
+    pub group: __u32,
+    pub perm: __u32,
+    pub __reserved: __u32,
+    pub addr: __u64,
+    pub cookie: __u64,
+    pub user_cookie: __u64,
+    pub private_data: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_ioasid_fault"][::core::mem::size_of::<vfio_ioasid_fault>() - 64usize];
+    ["Alignment of vfio_ioasid_fault"][::core::mem::align_of::<vfio_ioasid_fault>() - 8usize];
+    ["Offset of field: vfio_ioasid_fault::kind"]
+        [::core::mem::offset_of!(vfio_ioasid_fault, kind) - 0usize];
+    ["Offset of field: vfio_ioasid_fault::flags"]
+        [::core::mem::offset_of!(vfio_ioasid_fault, flags) - 4usize];
+    ["Offset of field: vfio_ioasid_fault::device"]
+        [::core::mem::offset_of!(vfio_ioasid_fault, device) - 8usize];
+    ["Offset of field: vfio_ioasid_fault::pasid"]
+        [::core::mem::offset_of!(vfio_ioasid_fault, pasid) - 12usize];
+    ["Offset of field: vfio_ioasid_fault::guest_pasid"]
+        [::core::mem::offset_of!(vfio_ioasid_fault, guest_pasid) - 16usize];
+    ["Offset of field: vfio_ioasid_fault::group"]
+        [::core::mem::offset_of!(vfio_ioasid_fault, group) - 20usize];
+    ["Offset of field: vfio_ioasid_fault::perm"]
+        [::core::mem::offset_of!(vfio_ioasid_fault, perm) - 24usize];
+    ["Offset of field: vfio_ioasid_fault::__reserved"]
+        [::core::mem::offset_of!(vfio_ioasid_fault, __reserved) - 28usize];
+    ["Offset of field: vfio_ioasid_fault::addr"]
+        [::core::mem::offset_of!(vfio_ioasid_fault, addr) - 32usize];
+    ["Offset of field: vfio_ioasid_fault::cookie"]
+        [::core::mem::offset_of!(vfio_ioasid_fault, cookie) - 40usize];
+    ["Offset of field: vfio_ioasid_fault::user_cookie"]
+        [::core::mem::offset_of!(vfio_ioasid_fault, user_cookie) - 48usize];
+    ["Offset of field: vfio_ioasid_fault::private_data"]
+        [::core::mem::offset_of!(vfio_ioasid_fault, private_data) - 56usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_ioasid_fault_response {
+    pub cookie: __u64,
+    pub code: __u32,
+    pub __reserved: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_ioasid_fault_response"]
+        [::core::mem::size_of::<vfio_ioasid_fault_response>() - 16usize];
+    ["Alignment of vfio_ioasid_fault_response"]
+        [::core::mem::align_of::<vfio_ioasid_fault_response>() - 8usize];
+    ["Offset of field: vfio_ioasid_fault_response::cookie"]
+        [::core::mem::offset_of!(vfio_ioasid_fault_response, cookie) - 0usize];
+    ["Offset of field: vfio_ioasid_fault_response::code"]
+        [::core::mem::offset_of!(vfio_ioasid_fault_response, code) - 8usize];
+    ["Offset of field: vfio_ioasid_fault_response::__reserved"]
+        [::core::mem::offset_of!(vfio_ioasid_fault_response, __reserved) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_ioasid_device_info {
+    pub device: vfio_ioasid_device,
+    pub flags: __u32,
+    pub reason: __u16,
+    pub prq_reason: __u16,
+    pub max_pasids: __u32,
+    pub vtd_cap: __u64,
+    pub vtd_ecap: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_ioasid_device_info"]
+        [::core::mem::size_of::<vfio_ioasid_device_info>() - 32usize];
+    ["Alignment of vfio_ioasid_device_info"]
+        [::core::mem::align_of::<vfio_ioasid_device_info>() - 8usize];
+    ["Offset of field: vfio_ioasid_device_info::device"]
+        [::core::mem::offset_of!(vfio_ioasid_device_info, device) - 0usize];
+    ["Offset of field: vfio_ioasid_device_info::flags"]
+        [::core::mem::offset_of!(vfio_ioasid_device_info, flags) - 4usize];
+    ["Offset of field: vfio_ioasid_device_info::reason"]
+        [::core::mem::offset_of!(vfio_ioasid_device_info, reason) - 8usize];
+    ["Offset of field: vfio_ioasid_device_info::prq_reason"]
+        [::core::mem::offset_of!(vfio_ioasid_device_info, prq_reason) - 10usize];
+    ["Offset of field: vfio_ioasid_device_info::max_pasids"]
+        [::core::mem::offset_of!(vfio_ioasid_device_info, max_pasids) - 12usize];
+    ["Offset of field: vfio_ioasid_device_info::vtd_cap"]
+        [::core::mem::offset_of!(vfio_ioasid_device_info, vtd_cap) - 16usize];
+    ["Offset of field: vfio_ioasid_device_info::vtd_ecap"]
+        [::core::mem::offset_of!(vfio_ioasid_device_info, vtd_ecap) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_ioasid_devices {
+    pub argsz: __u32,
+    pub flags: __u32,
+    pub entry_len: __u32,
+    pub count: __u32,
+    pub entries_uptr: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_ioasid_devices"][::core::mem::size_of::<vfio_ioasid_devices>() - 24usize];
+    ["Alignment of vfio_ioasid_devices"][::core::mem::align_of::<vfio_ioasid_devices>() - 8usize];
+    ["Offset of field: vfio_ioasid_devices::argsz"]
+        [::core::mem::offset_of!(vfio_ioasid_devices, argsz) - 0usize];
+    ["Offset of field: vfio_ioasid_devices::flags"]
+        [::core::mem::offset_of!(vfio_ioasid_devices, flags) - 4usize];
+    ["Offset of field: vfio_ioasid_devices::entry_len"]
+        [::core::mem::offset_of!(vfio_ioasid_devices, entry_len) - 8usize];
+    ["Offset of field: vfio_ioasid_devices::count"]
+        [::core::mem::offset_of!(vfio_ioasid_devices, count) - 12usize];
+    ["Offset of field: vfio_ioasid_devices::entries_uptr"]
+        [::core::mem::offset_of!(vfio_ioasid_devices, entries_uptr) - 16usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_ioasid_stats {
+    pub argsz: __u32,
+    pub flags: __u32,
+    pub pasids: __u64,
+    pub bindings: __u64,
+    pub fault_queues: __u64,
+    pub mapped_pages: __u64,
+    pub page_requests: __u64,
+    pub responses: __u64,
+    pub host_invalid: __u64,
+    pub overflows: __u64,
+    pub late_responses: __u64,
+    pub invalidations: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_ioasid_stats"][::core::mem::size_of::<vfio_ioasid_stats>() - 88usize];
+    ["Alignment of vfio_ioasid_stats"][::core::mem::align_of::<vfio_ioasid_stats>() - 8usize];
+    ["Offset of field: vfio_ioasid_stats::argsz"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, argsz) - 0usize];
+    ["Offset of field: vfio_ioasid_stats::flags"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, flags) - 4usize];
+    ["Offset of field: vfio_ioasid_stats::pasids"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, pasids) - 8usize];
+    ["Offset of field: vfio_ioasid_stats::bindings"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, bindings) - 16usize];
+    ["Offset of field: vfio_ioasid_stats::fault_queues"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, fault_queues) - 24usize];
+    ["Offset of field: vfio_ioasid_stats::mapped_pages"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, mapped_pages) - 32usize];
+    ["Offset of field: vfio_ioasid_stats::page_requests"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, page_requests) - 40usize];
+    ["Offset of field: vfio_ioasid_stats::responses"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, responses) - 48usize];
+    ["Offset of field: vfio_ioasid_stats::host_invalid"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, host_invalid) - 56usize];
+    ["Offset of field: vfio_ioasid_stats::overflows"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, overflows) - 64usize];
+    ["Offset of field: vfio_ioasid_stats::late_responses"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, late_responses) - 72usize];
+    ["Offset of field: vfio_ioasid_stats::invalidations"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, invalidations) - 80usize];
+};
