@@ -12,6 +12,7 @@
     non_upper_case_globals,
     missing_docs,
     unsafe_code,
+    unsafe_op_in_unsafe_fn,
     clippy::all,
     clippy::undocumented_unsafe_blocks,
     clippy::multiple_unsafe_ops_per_block,
