@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A VFIO container on this module: ties the address space, the PASIDs, the bindings and the
+//! fault queues together.
+//!
+//! # Lock order
+//!
+//! From the outermost in; a lock may be taken while those above it are held.
+//!
+//! 1. `vfio_container::group_lock` and, in SET_IOMMU, `vfio.iommu_drivers_lock` (vfio core,
+//!    around attach_group, detach_group and release)
+//! 2. [`Container::nesting`]: devices, PASIDs, bindings, the list of fault queues
+//! 3. [`Container::ioas`]: stage 2
+//! 4. `mmap_lock` (pinning, and copies from and to the user); `iommu_group::mutex` (attach and
+//!    detach)
+//! 5. `Source::responder`: who answers; never taken in the page request thread
+//! 6. `intel_iommu::iopf_lock` (the page request thread holds it around our handler; unbind
+//!    passes through it)
+//! 7. `iommu_fault_param::lock` (IOMMU core)
+//! 8. `FaultQueue::state`, a spinlock: nothing is taken inside but a wait queue's lock
+//!
+//! On their own: `FaultQueue::reader`, outside `mmap_lock` and `FaultQueue::state`; `CONTAINERS`
+//! of ffi/vfio.rs, inside vfio core's locks, with nothing inside.
+//!
+//! The driver's drain, inside detach at 4, waits for the page request thread, which takes 6 to 8
+//! alone.
+
+use crate::fault::{Counters, FaultQueue};
+use crate::ffi::fault_file::{queue_of, NewFaultFd};
+use crate::ffi::group::Group;
+use crate::ffi::user::Pointer;
+use crate::ffi::{uapi as abi, vfio};
+use crate::ioas::Ioas;
+use crate::nesting::{Nesting, Quotas};
+use crate::{module_parameters, uapi};
+use kernel::prelude::*;
+use kernel::sync::{new_mutex, Arc, Mutex};
+
+/// `VFIO_UNMAP_ALL` of linux/vfio.h.
+const VFIO_UNMAP_ALL: usize = 9;
+
+/// A container.
+#[pin_data]
+pub(crate) struct Container {
+    id: u64,
+    counters: Arc<Counters>,
+    #[pin]
+    nesting: Mutex<Nesting>,
+    #[pin]
+    ioas: Mutex<Ioas>,
+}
+
+impl Container {
+    /// Makes container number `id` for `VFIO_SET_IOMMU` with `iommu_type`.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] for a type that is not ours.
+    pub(crate) fn new(id: u64, iommu_type: usize) -> Result<Arc<Self>> {
+        if iommu_type != abi::VFIO_IOASID_IOMMU as usize {
+            return Err(EINVAL);
+        }
+        let quotas = Quotas {
+            pasids: module_parameters::max_pasids.value(),
+            bindings: module_parameters::max_bindings.value(),
+            fault_queues: module_parameters::max_fault_queues.value(),
+        };
+        let counters = Arc::new(Counters::default(), GFP_KERNEL_ACCOUNT)?;
+        Arc::pin_init(
+            pin_init!(Self {
+                id,
+                nesting <- new_mutex!(Nesting::new(quotas, counters.clone()), "Container::nesting"),
+                counters,
+                ioas <- new_mutex!(Ioas::new(), "Container::ioas"),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// `VFIO_CHECK_EXTENSION`: asked of the module, or of a container on it.
+    pub(crate) fn check_extension(container: Option<&Self>, extension: usize) -> isize {
+        const TYPE: usize = abi::VFIO_IOASID_IOMMU as usize;
+        const COHERENT: usize = abi::VFIO_DMA_CC_IOMMU as usize;
+
+        match extension {
+            TYPE | VFIO_UNMAP_ALL => 1,
+            COHERENT => container.map_or(0, |container| {
+                let ioas = container.ioas.lock();
+                isize::from(ioas.domain().is_some_and(|domain| domain.is_coherent()))
+            }),
+            _ => 0,
+        }
+    }
+
+    /// Attaches the devices of a group.
+    ///
+    /// # Errors
+    ///
+    /// - [`EPERM`] if a device of the group could raise interrupts that are not its own, and
+    ///   `allow_unsafe_interrupts` is off.
+    /// - Those of [`Ioas::attach`].
+    pub(crate) fn attach_group(&self, group: Group) -> Result {
+        if !group.has_isolated_msi() && !module_parameters::allow_unsafe_interrupts.value() {
+            pr_warn!("no interrupt remapping: set allow_unsafe_interrupts=1 to attach anyway\n");
+            return Err(EPERM);
+        }
+        let devices = group.devices()?;
+        let mut nesting = self.nesting.lock();
+        nesting.reserve(devices.len())?;
+        self.ioas
+            .lock()
+            .attach(group, devices.first().ok_or(ENODEV)?)?;
+        nesting.attach(group, devices);
+        Ok(())
+    }
+
+    /// Detaches the devices of a group: first what is bound at their PASIDs, then stage 2.
+    pub(crate) fn detach_group(&self, group: Group) {
+        let mut nesting = self.nesting.lock();
+        nesting.detach(group);
+        self.ioas.lock().detach(group);
+    }
+
+    /// The last group is gone, and with it the container as the user knew it.
+    pub(crate) fn release(&self) {
+        self.nesting.lock().release();
+        self.ioas.lock().clear();
+    }
+
+    /// Carries a call out. Gives its value, zero but for the inherited ones.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOTTY`] for an unknown call; otherwise see the header.
+    pub(crate) fn ioctl(&self, cmd: u32, arg: Pointer) -> Result<isize> {
+        use uapi::nr;
+
+        match cmd {
+            nr::GET_INFO => self.get_info(arg),
+            nr::MAP_DMA => {
+                let map = uapi::Map::decode(arg)?;
+                self.ioas.lock().map(&map)
+            }
+            nr::UNMAP_DMA => {
+                let unmap = uapi::Unmap::decode(arg)?;
+                let bytes = self.ioas.lock().unmap(&unmap)?;
+                unmap.reply(arg, bytes)
+            }
+            nr::PASID_ALLOC => self.pasid_alloc(arg),
+            nr::PASID_FREE => {
+                let (first, count) = uapi::decode_pasid_free(arg)?;
+                self.nesting.lock().free_pasids(first, count)
+            }
+            nr::BIND => self.bind(arg),
+            nr::UNBIND => {
+                let scope = uapi::decode_unbind(arg)?;
+                self.nesting.lock().unbind(scope)
+            }
+            nr::INVALIDATE => {
+                let call = uapi::Invalidate::decode(arg)?;
+                let (done, bad, result) = self.nesting.lock().invalidate(&call);
+                call.reply(arg, done, bad)?;
+                result
+            }
+            nr::FAULT_QUEUE => self.fault_queue(arg),
+            nr::DEVICES => self.devices(arg),
+            nr::STATS => self.stats(arg),
+            _ => Err(ENOTTY),
+        }?;
+        Ok(0)
+    }
+
+    fn get_info(&self, arg: Pointer) -> Result {
+        let info = {
+            let nesting = self.nesting.lock();
+            let ioas = self.ioas.lock();
+            let domain = ioas.domain();
+            uapi::Info {
+                page_sizes: domain.map_or(0, |domain| domain.page_sizes()),
+                windows: ioas.windows().clone(),
+                mappings_left: ioas.mappings_left(),
+                nesting: nesting.report(domain.map(|domain| &**domain)),
+            }
+        };
+        uapi::write_info(arg, info)
+    }
+
+    fn pasid_alloc(&self, arg: Pointer) -> Result {
+        let call = uapi::PasidAlloc::decode(arg)?;
+        let (min, max, count) = call.request();
+        let mut nesting = self.nesting.lock();
+        let pasid = nesting.pasids().alloc(min, max, count)?;
+        // A user that cannot be told must not be left holding PASIDs.
+        call.reply(arg, pasid)
+            .or_else(|error| nesting.pasids().free(pasid, count).and(Err(error)))
+    }
+
+    fn bind(&self, arg: Pointer) -> Result {
+        let bind = uapi::Bind::decode(arg)?;
+        let queue = bind.fault_fd.map(queue_of).transpose()?;
+        if queue
+            .as_ref()
+            .is_some_and(|queue| queue.container() != self.id)
+        {
+            return Err(EINVAL);
+        }
+        let mut nesting = self.nesting.lock();
+        let parent = self.ioas.lock().domain().cloned().ok_or(EINVAL)?;
+        nesting.bind(bind, parent, queue)
+    }
+
+    fn fault_queue(&self, arg: Pointer) -> Result {
+        let call = uapi::NewFaultQueue::decode(arg)?;
+        let depth = match call.depth {
+            Some(depth) => depth,
+            None => self.nesting.lock().default_depth(),
+        };
+        let queue = FaultQueue::new(self.id, self.counters.clone(), depth)?;
+        self.nesting.lock().add_queue(queue.clone())?;
+        // From here on the file's release forgets the queue; until then we do.
+        let fd = NewFaultFd::new(queue.clone(), call.cloexec, call.nonblock)
+            .inspect_err(|_| self.nesting.lock().forget_queue(&queue))?;
+        call.reply(arg, fd.number())?;
+        fd.install();
+        Ok(())
+    }
+
+    fn devices(&self, arg: Pointer) -> Result {
+        let call = uapi::Devices::decode(arg)?;
+        let count = {
+            let nesting = self.nesting.lock();
+            let parent = self.ioas.lock().domain().cloned();
+            nesting.write_devices(&call, parent.as_deref())?
+        };
+        call.reply(arg, count)
+    }
+
+    fn stats(&self, arg: Pointer) -> Result {
+        let mut stats = uapi::decode_stats(arg)?;
+        self.nesting.lock().fill_stats(&mut stats);
+        stats.mapped_pages = self.ioas.lock().mapped_pages();
+        stats.page_requests = self.counters.page_requests.get();
+        stats.responses = self.counters.responses.get();
+        stats.host_invalid = self.counters.host_invalid.get();
+        stats.overflows = self.counters.overflows.get();
+        stats.late_responses = self.counters.late_responses.get();
+        stats.invalidations = self.counters.invalidations.get();
+        arg.write(&stats)
+    }
+}
+
+/// A fault fd is closed for good: its container, if it lives, forgets the queue.
+pub(crate) fn forget_queue(queue: &Arc<FaultQueue>) {
+    if let Some(container) = vfio::find(queue.container()) {
+        container.nesting.lock().forget_queue(queue);
+    }
+}

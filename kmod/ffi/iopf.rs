@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Page request groups that the IOMMU core hands over.
+//!
+//! C header: [`include/linux/iommu.h`](srctree/include/linux/iommu.h)
+
+use super::nested::Handle;
+use super::shim;
+use core::ptr::NonNull;
+use kernel::bindings;
+use kernel::ffi::c_int;
+use kernel::prelude::*;
+
+/// `IOMMU_FAULT_PAGE_REQUEST_PASID_VALID` of linux/iommu.h.
+const PASID_VALID: u32 = 1 << 0;
+
+/// One page request, as the device sent it.
+#[derive(Clone, Copy)]
+pub(crate) struct PageRequest {
+    /// The page's address.
+    pub(crate) addr: u64,
+    /// `IOMMU_FAULT_PERM_*`, the bits of `VFIO_IOASID_FAULT_PERM_*`.
+    pub(crate) perm: u32,
+    /// The PASID, if the request carried one.
+    pub(crate) pasid: Option<u32>,
+    /// The device's page request group index.
+    pub(crate) group: u32,
+}
+
+/// The answer to a group (PCIe 6.0, 10.4.2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Response {
+    /// The pages are there: try again.
+    Success,
+    /// The pages are not to be had.
+    Invalid,
+}
+
+/// A page request group that is owed an answer; dropped, it is answered INVALID.
+///
+/// To answer sleeps, and uses the device that asked: it happens in the page request thread
+/// before the handler returns, or under [`crate::fault::Source`]'s responder, which unbind
+/// waits for before the device can go.
+///
+/// # Invariants
+///
+/// `group` is live, dequeued from the IOMMU core, and not answered.
+pub(crate) struct PageGroup {
+    group: NonNull<bindings::iopf_group>,
+}
+
+// SAFETY: A dequeued group may be answered from any thread.
+unsafe impl Send for PageGroup {}
+
+impl PageGroup {
+    /// Number of page requests in the group, one at least.
+    pub(crate) fn len(&self) -> usize {
+        // SAFETY: The group is live by the invariant; the count does not change any more.
+        unsafe { (*self.group.as_ptr()).fault_count }
+    }
+
+    /// Calls `each` with every page request of a group of `N` at most, in the order they came
+    /// in. A longer group is [`E2BIG`].
+    pub(crate) fn for_each<const N: usize>(&self, mut each: impl FnMut(PageRequest) -> Result) -> Result {
+        let mut requests = [shim::PageRequest::default(); N];
+        // SAFETY: The group is live by the invariant, and `requests` has `N` entries.
+        let count =
+            unsafe { shim::ioasid_iopf_read(self.group.as_ptr(), requests.as_mut_ptr(), N) };
+        for request in requests.get(..count).ok_or(E2BIG)? {
+            each(PageRequest {
+                addr: request.addr,
+                perm: request.perm,
+                pasid: (request.flags & PASID_VALID != 0).then_some(request.pasid),
+                group: request.grpid,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Answers the group.
+    pub(crate) fn respond(self, response: Response) {
+        self.send(response);
+        core::mem::forget(self);
+    }
+
+    fn send(&self, response: Response) {
+        let code = match response {
+            Response::Success => bindings::iommu_page_response_code_IOMMU_PAGE_RESP_SUCCESS,
+            Response::Invalid => bindings::iommu_page_response_code_IOMMU_PAGE_RESP_INVALID,
+        };
+        // SAFETY: The group is live and unanswered by the invariant; see the type for its device.
+        unsafe { bindings::iopf_group_response(self.group.as_ptr(), code) };
+        // SAFETY: It was answered just now and is on no list; both callers give it up.
+        unsafe { bindings::iopf_free_group(self.group.as_ptr()) };
+    }
+}
+
+impl Drop for PageGroup {
+    fn drop(&mut self) {
+        self.send(Response::Invalid);
+    }
+}
+
+/// Runs in the page request thread of the IOMMU unit, inside `intel_iommu::iopf_lock`.
+#[no_mangle]
+extern "C" fn ioasid_iopf_handler(group: *mut bindings::iopf_group) -> c_int {
+    let Some(group) = NonNull::new(group) else {
+        return EINVAL.to_errno();
+    };
+    // SAFETY: The core passes a live group that it queued just now.
+    unsafe { bindings::iopf_group_dequeue(group.as_ptr()) };
+    // SAFETY: As above; the field is set before the handler is called.
+    let handle = unsafe { (*group.as_ptr()).attach_handle };
+    // INVARIANT: Dequeued just now; with our return value the answer is ours to give.
+    let group = PageGroup { group };
+    // SAFETY: This handler is set for domains that are attached with a `Handle` alone, and a
+    // handle is not freed before a passage through `iopf_lock`, which the caller holds.
+    let handle = unsafe { Handle::from_raw(handle) };
+    match handle.source() {
+        Some(source) => source.page_request(group),
+        None => group.respond(Response::Invalid),
+    }
+    0
+}

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Everything unsafe: one file per C concept, each a safe type over it.
+
+pub(crate) mod device;
+pub(crate) mod fault_file;
+pub(crate) mod group;
+pub(crate) mod iopf;
+pub(crate) mod memory;
+pub(crate) mod nested;
+pub(crate) mod paging;
+mod shim;
+pub(crate) mod uapi;
+pub(crate) mod user;
+pub(crate) mod vfio;

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Stage-2 domains: page tables that the host kernel writes.
+//!
+//! C header: [`include/linux/iommu.h`](srctree/include/linux/iommu.h)
+
+use super::device::Device;
+use super::group::Group;
+use super::shim;
+use crate::ioas::iova::IovaRange;
+use core::ptr::NonNull;
+use kernel::bindings;
+use kernel::error::{from_err_ptr, to_result};
+use kernel::ffi::c_int;
+use kernel::prelude::*;
+
+/// `IOMMU_HWPT_ALLOC_NEST_PARENT` and `IOMMU_HWPT_ALLOC_PASID` of linux/iommufd.h.
+const ALLOC_NEST_PARENT: u32 = 1 << 0;
+const ALLOC_PASID: u32 = 1 << 3;
+
+/// `IOMMU_READ`, `IOMMU_WRITE` and `IOMMU_CACHE` of linux/iommu.h.
+const READ: c_int = 1 << 0;
+const WRITE: c_int = 1 << 1;
+const CACHE: c_int = 1 << 2;
+
+/// What DMA may do with a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Access {
+    /// The device may read.
+    pub(crate) read: bool,
+    /// The device may write.
+    pub(crate) write: bool,
+}
+
+/// A stage-2 domain.
+///
+/// # Invariants
+///
+/// `domain` is live and owned by this value.
+pub(crate) struct PagingDomain {
+    domain: NonNull<bindings::iommu_domain>,
+    nest_parent: bool,
+    coherent: bool,
+}
+
+// SAFETY: A domain may be used from any thread.
+unsafe impl Send for PagingDomain {}
+// SAFETY: The IOMMU core locks what needs it; maps and unmaps of one range are serialised by
+// the address space that owns the domain.
+unsafe impl Sync for PagingDomain {}
+
+impl PagingDomain {
+    /// Allocates an empty domain for the IOMMU of `device`: a nest parent if `nest_parent`.
+    ///
+    /// # Errors
+    ///
+    /// [`EOPNOTSUPP`] if a nest parent is asked for where the hardware cannot nest.
+    pub(crate) fn new(device: &Device, nest_parent: bool) -> Result<Self> {
+        let flags = if nest_parent {
+            ALLOC_NEST_PARENT | ALLOC_PASID
+        } else {
+            0
+        };
+        // SAFETY: The device is live by its type.
+        let domain = from_err_ptr(unsafe {
+            bindings::iommu_paging_domain_alloc_flags(device.as_ptr(), flags)
+        })?;
+        // INVARIANT: The allocation gave the only reference.
+        let mut new = Self {
+            domain: NonNull::new(domain).ok_or(ENOMEM)?,
+            nest_parent,
+            coherent: false,
+        };
+        // SAFETY: Domain and device are live.
+        new.coherent = unsafe { shim::ioasid_enforce_coherency(new.as_ptr(), device.as_ptr()) };
+        Ok(new)
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut bindings::iommu_domain {
+        self.domain.as_ptr()
+    }
+
+    /// Whether stage-1 tables can be nested on it.
+    pub(crate) fn is_nest_parent(&self) -> bool {
+        self.nest_parent
+    }
+
+    /// Whether DMA is coherent whatever the device asks for.
+    pub(crate) fn is_coherent(&self) -> bool {
+        self.coherent
+    }
+
+    /// The addresses that its format can translate.
+    pub(crate) fn aperture(&self) -> Option<IovaRange> {
+        // SAFETY: The domain is live, and its geometry does not change.
+        let geometry = unsafe { (*self.as_ptr()).geometry };
+        IovaRange::new(geometry.aperture_start, geometry.aperture_end)
+    }
+
+    /// Page sizes in bytes, as a bitmap.
+    pub(crate) fn page_sizes(&self) -> u64 {
+        // SAFETY: The domain is live, and its page sizes do not change.
+        unsafe { (*self.as_ptr()).pgsize_bitmap as u64 }
+    }
+
+    /// Attaches all devices of a group at their RID.
+    pub(crate) fn attach_group(&self, group: Group) -> Result {
+        // SAFETY: Domain and group are live by their types.
+        to_result(unsafe { bindings::iommu_attach_group(self.as_ptr(), group.as_ptr()) })
+    }
+
+    /// Detaches a group that is attached: its DMA is blocked.
+    pub(crate) fn detach_group(&self, group: Group) {
+        // SAFETY: Domain and group are live by their types.
+        unsafe { bindings::iommu_detach_group(self.as_ptr(), group.as_ptr()) }
+    }
+
+    /// Maps `size` bytes at `iova` to physical memory at `phys`. Sleeps.
+    ///
+    /// # Safety
+    ///
+    /// The memory must stay the caller's until the range is unmapped.
+    pub(super) unsafe fn map(&self, iova: u64, phys: u64, size: u64, access: Access) -> Result {
+        let mut prot = CACHE;
+        if access.read {
+            prot |= READ;
+        }
+        if access.write {
+            prot |= WRITE;
+        }
+        // SAFETY: The domain is live; the caller answers for the memory.
+        to_result(unsafe {
+            bindings::iommu_map(
+                self.as_ptr(),
+                iova as usize,
+                phys,
+                size as usize,
+                prot,
+                bindings::GFP_KERNEL_ACCOUNT,
+            )
+        })
+    }
+
+    /// Unmaps `size` bytes at `iova` and flushes what is cached of them, of nested domains
+    /// and device TLBs too. Gives the bytes that were mapped from `iova` on.
+    pub(super) fn unmap(&self, iova: u64, size: u64) -> u64 {
+        // SAFETY: The domain is live.
+        unsafe { bindings::iommu_unmap(self.as_ptr(), iova as usize, size as usize) as u64 }
+    }
+}
+
+impl Drop for PagingDomain {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant the domain is ours; groups are detached, and nested domains
+        // gone, before the last reference to this value goes.
+        unsafe { bindings::iommu_domain_free(self.as_ptr()) }
+    }
+}

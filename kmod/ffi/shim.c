@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The C side of kmod/ffi; see shim.h. Each function is one step that Rust cannot
+ * take itself; decisions are made in Rust.
+ */
+#include <linux/anon_inodes.h>
+#include <linux/fs.h>
+#include <linux/iommu.h>
+#include <linux/module.h>
+#include <linux/pci.h>
+#include <linux/pci-ats.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/vfio.h>
+#include <uapi/linux/iommufd.h>
+
+/* Private headers of the kernel, found in its source tree. */
+#include "vfio.h"
+#include "intel/iommu.h"
+
+#include "shim.h"
+
+/*
+ * vfio core reads a container's driver and data without a lock, so a call may
+ * come in while the last group leaves: hold the module until it is over.
+ */
+static long vfio_ioctl(void *data, unsigned int cmd, unsigned long arg)
+{
+	long ret;
+
+	if (!try_module_get(THIS_MODULE))
+		return -ENODEV;
+	ret = ioasid_vfio_ioctl(data, cmd, arg);
+	module_put(THIS_MODULE);
+	return ret;
+}
+
+static int vfio_attach_group(void *data, struct iommu_group *group,
+			     enum vfio_group_type type)
+{
+	if (type != VFIO_IOMMU)
+		return -EOPNOTSUPP;
+	return ioasid_vfio_attach_group(data, group, type);
+}
+
+static const struct vfio_iommu_driver_ops vfio_ops = {
+	.name		= "vfio-iommu-ioasid",
+	.owner		= THIS_MODULE,
+	.open		= ioasid_vfio_open,
+	.release	= ioasid_vfio_release,
+	.ioctl		= vfio_ioctl,
+	.attach_group	= vfio_attach_group,
+	.detach_group	= ioasid_vfio_detach_group,
+};
+
+int ioasid_vfio_register(void)
+{
+	return vfio_register_iommu_driver(&vfio_ops);
+}
+
+void ioasid_vfio_unregister(void)
+{
+	vfio_unregister_iommu_driver(&vfio_ops);
+}
+
+int ioasid_device_facts(struct device *dev, struct ioasid_device_facts *facts)
+{
+	const struct iommu_ops *ops;
+	enum iommu_hw_info_type type = IOMMU_HW_INFO_TYPE_DEFAULT;
+	struct pci_dev *pdev;
+	u32 len = 0;
+	void *info;
+
+	memset(facts, 0, sizeof(*facts));
+	if (!dev->iommu || !dev->iommu->iommu_dev)
+		return -ENODEV;
+	ops = dev->iommu->iommu_dev->ops;
+	facts->can_nest = ops->domain_alloc_nested;
+
+	if (ops->hw_info) {
+		info = ops->hw_info(dev, &len, &type);
+		if (IS_ERR(info))
+			return PTR_ERR(info);
+		facts->hw_type = type;
+		if (type == IOMMU_HW_INFO_TYPE_INTEL_VTD &&
+		    len >= sizeof(struct iommu_hw_info_vtd)) {
+			struct iommu_hw_info_vtd *vtd = info;
+
+			facts->vtd_cap = vtd->cap_reg;
+			facts->vtd_ecap = vtd->ecap_reg;
+		}
+		kfree(info);
+	}
+
+	if (!dev_is_pci(dev))
+		return 0;
+	pdev = to_pci_dev(dev);
+	facts->is_pci = true;
+	facts->segment = pci_domain_nr(pdev->bus);
+	facts->bus = pdev->bus->number;
+	facts->devfn = pdev->devfn;
+	facts->ats_enabled = pdev->ats_enabled;
+	facts->pri_supported = pci_pri_supported(pdev);
+	if (pdev->pasid_enabled)
+		facts->max_pasids = dev->iommu->max_pasids;
+	return 0;
+}
+
+/*
+ * An empty VT-d stage 2 says yes even without snoop control and then fails to
+ * attach, so the hardware is asked first.
+ */
+bool ioasid_enforce_coherency(struct iommu_domain *domain, struct device *dev)
+{
+	if (!device_iommu_capable(dev, IOMMU_CAP_ENFORCE_CACHE_COHERENCY))
+		return false;
+	if (!domain->ops->enforce_cache_coherency)
+		return false;
+	return domain->ops->enforce_cache_coherency(domain);
+}
+
+/* The number of regions, of which @max at most are in @out. */
+ssize_t ioasid_group_reserved(struct iommu_group *group,
+			      struct ioasid_reserved_region *out, size_t max)
+{
+	struct iommu_resv_region *region, *next;
+	LIST_HEAD(regions);
+	ssize_t n = 0;
+	int ret;
+
+	ret = iommu_get_group_resv_regions(group, &regions);
+	list_for_each_entry_safe(region, next, &regions, list) {
+		if (region->type != IOMMU_RESV_DIRECT_RELAXABLE &&
+		    region->length) {
+			if (n < max)
+				out[n] = (struct ioasid_reserved_region) {
+					.start = region->start,
+					.last = region->start +
+						region->length - 1,
+				};
+			n++;
+		}
+		list_del(&region->list);
+		kfree(region);
+	}
+	return ret ? ret : n;
+}
+
+u64 ioasid_page_phys(struct page *page)
+{
+	return page_to_phys(page);
+}
+
+bool ioasid_fatal_signal_pending(void)
+{
+	return fatal_signal_pending(current);
+}
+
+struct iommu_domain *ioasid_alloc_nested(struct device *dev,
+					 struct iommu_domain *parent,
+					 bool page_requests, u32 data_type,
+					 void __user *data, size_t len)
+{
+	const struct iommu_ops *ops = dev->iommu->iommu_dev->ops;
+	const struct iommu_user_data user_data = {
+		.type = data_type,
+		.uptr = data,
+		.len = len,
+	};
+	struct iommu_domain *domain;
+
+	if (!ops->domain_alloc_nested)
+		return ERR_PTR(-EOPNOTSUPP);
+	domain = ops->domain_alloc_nested(dev, parent, IOMMU_HWPT_ALLOC_PASID,
+					  &user_data);
+	if (IS_ERR(domain))
+		return domain;
+	/* What iommufd does after the same call; attach checks the owner. */
+	domain->owner = ops;
+	domain->cookie_type = IOMMU_COOKIE_NONE;
+	if (page_requests)
+		domain->iopf_handler = ioasid_iopf_handler;
+	return domain;
+}
+
+int ioasid_cache_invalidate(struct iommu_domain *nested, u32 data_type,
+			    void __user *entries, size_t entry_len, u32 *num)
+{
+	struct iommu_user_data_array array = {
+		.type = data_type,
+		.uptr = entries,
+		.entry_len = entry_len,
+		.entry_num = *num,
+	};
+	int ret;
+
+	if (!nested->ops->cache_invalidate_user) {
+		*num = 0;
+		return -EOPNOTSUPP;
+	}
+	ret = nested->ops->cache_invalidate_user(nested, &array);
+	*num = array.entry_num;
+	return ret;
+}
+
+/*
+ * The page request thread looks an attach handle up, and calls its handler,
+ * inside intel_iommu::iopf_lock, with no reference to either. Once the handle is
+ * out of the group's PASID array, a passage through that lock leaves nobody who
+ * still sees it. Only VT-d nests here, so there is no other driver to wait for.
+ */
+void ioasid_quiesce_page_requests(struct device *dev)
+{
+	struct device_domain_info *info = dev_iommu_priv_get(dev);
+
+	mutex_lock(&info->iommu->iopf_lock);
+	mutex_unlock(&info->iommu->iopf_lock);
+}
+
+size_t ioasid_iopf_read(struct iopf_group *group,
+			struct ioasid_page_request *out, size_t max)
+{
+	struct iopf_fault *fault;
+	size_t n = 0;
+
+	list_for_each_entry(fault, &group->faults, list) {
+		const struct iommu_fault_page_request *prm = &fault->fault.prm;
+
+		if (n < max)
+			out[n] = (struct ioasid_page_request) {
+				.addr = prm->addr,
+				.perm = prm->perm,
+				.flags = prm->flags,
+				.pasid = prm->pasid,
+				.grpid = prm->grpid,
+			};
+		n++;
+	}
+	return n;
+}
+
+static const struct file_operations fault_fops = {
+	.owner		= THIS_MODULE,
+	.llseek		= noop_llseek,
+	.read		= ioasid_fault_read,
+	.write		= ioasid_fault_write,
+	.poll		= ioasid_fault_poll,
+	.release	= ioasid_fault_release,
+};
+
+struct file *ioasid_fault_file(void *data, int flags)
+{
+	return anon_inode_getfile("[vfio-ioasid-fault]", &fault_fops, data,
+				  flags);
+}
+
+/* NULL if @file is not one of ours. */
+void *ioasid_fault_file_data(struct file *file)
+{
+	return file->f_op == &fault_fops ? file->private_data : NULL;
+}

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The C side of kmod/ffi: what Rust cannot reach, because it is an inline
+ * function, a bit field, or a declaration private to drivers/vfio and
+ * drivers/iommu. Mirrored by hand in shim.rs; keep the two in step.
+ */
+#ifndef IOASID_SHIM_H
+#define IOASID_SHIM_H
+
+#include <linux/types.h>
+
+struct device;
+struct file;
+struct inode;
+struct iommu_attach_handle;
+struct iommu_domain;
+struct iommu_group;
+struct iopf_group;
+struct page;
+struct poll_table_struct;
+
+/* What the module asks of a device. */
+struct ioasid_device_facts {
+	u16 segment;
+	u8 bus;
+	u8 devfn;
+	/* dev_iommu::max_pasids, zero where the device's PASID is off. */
+	u32 max_pasids;
+	/* enum iommu_hw_info_type */
+	u32 hw_type;
+	bool is_pci;
+	bool ats_enabled;
+	bool pri_supported;
+	bool can_nest;
+	u64 vtd_cap;
+	u64 vtd_ecap;
+};
+
+/* One page request of a group. */
+struct ioasid_page_request {
+	u64 addr;
+	u32 perm;
+	u32 flags;
+	u32 pasid;
+	u32 grpid;
+};
+
+/* A range of IOVAs that cannot be mapped, both ends inclusive. */
+struct ioasid_reserved_region {
+	u64 start;
+	u64 last;
+};
+
+/* vfio.rs implements these. */
+void *ioasid_vfio_open(unsigned long arg);
+void ioasid_vfio_release(void *data);
+long ioasid_vfio_ioctl(void *data, unsigned int cmd, unsigned long arg);
+int ioasid_vfio_attach_group(void *data, struct iommu_group *group, int type);
+void ioasid_vfio_detach_group(void *data, struct iommu_group *group);
+/* fault_file.rs implements these. */
+ssize_t ioasid_fault_read(struct file *file, char __user *buf, size_t len,
+			  loff_t *pos);
+ssize_t ioasid_fault_write(struct file *file, const char __user *buf,
+			   size_t len, loff_t *pos);
+__poll_t ioasid_fault_poll(struct file *file, struct poll_table_struct *table);
+int ioasid_fault_release(struct inode *inode, struct file *file);
+/* iopf.rs implements this. */
+int ioasid_iopf_handler(struct iopf_group *group);
+
+int ioasid_vfio_register(void);
+void ioasid_vfio_unregister(void);
+
+int ioasid_device_facts(struct device *dev, struct ioasid_device_facts *facts);
+bool ioasid_enforce_coherency(struct iommu_domain *domain, struct device *dev);
+ssize_t ioasid_group_reserved(struct iommu_group *group,
+			      struct ioasid_reserved_region *out, size_t max);
+u64 ioasid_page_phys(struct page *page);
+bool ioasid_fatal_signal_pending(void);
+struct iommu_domain *ioasid_alloc_nested(struct device *dev,
+					 struct iommu_domain *parent,
+					 bool page_requests, u32 data_type,
+					 void __user *data, size_t len);
+int ioasid_cache_invalidate(struct iommu_domain *nested, u32 data_type,
+			    void __user *entries, size_t entry_len, u32 *num);
+void ioasid_quiesce_page_requests(struct device *dev);
+size_t ioasid_iopf_read(struct iopf_group *group,
+			struct ioasid_page_request *out, size_t max);
+struct file *ioasid_fault_file(void *data, int flags);
+void *ioasid_fault_file_data(struct file *file);
+
+#endif

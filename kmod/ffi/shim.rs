@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Declarations of shim.h.
+
+use kernel::bindings;
+use kernel::ffi::{c_int, c_void};
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct DeviceFacts {
+    pub(super) segment: u16,
+    pub(super) bus: u8,
+    pub(super) devfn: u8,
+    pub(super) max_pasids: u32,
+    pub(super) hw_type: u32,
+    pub(super) is_pci: bool,
+    pub(super) ats_enabled: bool,
+    pub(super) pri_supported: bool,
+    pub(super) can_nest: bool,
+    pub(super) vtd_cap: u64,
+    pub(super) vtd_ecap: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct PageRequest {
+    pub(super) addr: u64,
+    pub(super) perm: u32,
+    pub(super) flags: u32,
+    pub(super) pasid: u32,
+    pub(super) grpid: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct ReservedRegion {
+    pub(super) start: u64,
+    pub(super) last: u64,
+}
+
+#[allow(improper_ctypes, reason = "the C types are the kernel's, some empty without lockdep")]
+extern "C" {
+    pub(super) fn ioasid_vfio_register() -> c_int;
+    pub(super) fn ioasid_vfio_unregister();
+    pub(super) fn ioasid_device_facts(dev: *mut bindings::device, facts: *mut DeviceFacts)
+        -> c_int;
+    pub(super) fn ioasid_enforce_coherency(
+        domain: *mut bindings::iommu_domain,
+        dev: *mut bindings::device,
+    ) -> bool;
+    pub(super) fn ioasid_group_reserved(
+        group: *mut bindings::iommu_group,
+        out: *mut ReservedRegion,
+        max: usize,
+    ) -> isize;
+    pub(super) fn ioasid_page_phys(page: *mut bindings::page) -> u64;
+    pub(super) fn ioasid_fatal_signal_pending() -> bool;
+    pub(super) fn ioasid_alloc_nested(
+        dev: *mut bindings::device,
+        parent: *mut bindings::iommu_domain,
+        page_requests: bool,
+        data_type: u32,
+        data: *mut c_void,
+        len: usize,
+    ) -> *mut bindings::iommu_domain;
+    pub(super) fn ioasid_cache_invalidate(
+        nested: *mut bindings::iommu_domain,
+        data_type: u32,
+        entries: *mut c_void,
+        entry_len: usize,
+        num: *mut u32,
+    ) -> c_int;
+    pub(super) fn ioasid_quiesce_page_requests(dev: *mut bindings::device);
+    pub(super) fn ioasid_iopf_read(
+        group: *mut bindings::iopf_group,
+        out: *mut PageRequest,
+        max: usize,
+    ) -> usize;
+    pub(super) fn ioasid_fault_file(data: *const c_void, flags: c_int) -> *mut bindings::file;
+    pub(super) fn ioasid_fault_file_data(file: *mut bindings::file) -> *mut c_void;
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Copies of ABI structures from and to user space, with the ABI's rules for their size.
+//!
+//! C header: [`include/linux/uaccess.h`](srctree/include/linux/uaccess.h)
+
+use super::uapi::Call;
+use core::mem::size_of;
+use kernel::prelude::*;
+use kernel::transmute::{AsBytes, FromBytes};
+use kernel::uaccess::{UserPtr, UserSlice};
+
+/// Largest `argsz` that is looked at: no structure comes near it.
+const ARGSZ_MAX: usize = kernel::page::PAGE_SIZE;
+
+/// Bytes of the tail that are compared at a time.
+const TAIL_STEP: usize = 64;
+
+/// A pointer that user space gave.
+#[derive(Clone, Copy)]
+pub(crate) struct Pointer(usize);
+
+impl Pointer {
+    /// The pointer of an ioctl's argument.
+    pub(crate) fn from_arg(arg: usize) -> Self {
+        Self(arg)
+    }
+
+    /// A pointer in a 64-bit field of the ABI.
+    pub(crate) fn from_field(field: u64) -> Result<Self> {
+        Ok(Self(usize::try_from(field).map_err(|_| EFAULT)?))
+    }
+
+    /// `bytes` further on.
+    pub(crate) fn offset(self, bytes: usize) -> Result<Self> {
+        Ok(Self(self.0.checked_add(bytes).ok_or(EFAULT)?))
+    }
+
+    pub(super) fn as_user_ptr(self) -> UserPtr {
+        UserPtr::from_addr(self.0)
+    }
+
+    /// Reads a value.
+    pub(crate) fn read<T: FromBytes>(self) -> Result<T> {
+        UserSlice::new(self.as_user_ptr(), size_of::<T>())
+            .reader()
+            .read()
+    }
+
+    /// Writes a value.
+    pub(crate) fn write<T: AsBytes>(self, value: &T) -> Result {
+        UserSlice::new(self.as_user_ptr(), size_of::<T>())
+            .writer()
+            .write(value)
+    }
+
+    /// Writes the first `len` bytes of a value.
+    pub(crate) fn write_prefix<T: AsBytes>(self, value: &T, len: usize) -> Result {
+        // SAFETY: `value` is a live `T` of that many bytes, and by `AsBytes` all of them are
+        // initialised and do not change behind a shared reference.
+        let bytes = unsafe {
+            core::slice::from_raw_parts(core::ptr::from_ref(value).cast::<u8>(), size_of::<T>())
+        };
+        let prefix = bytes.get(..len).unwrap_or(bytes);
+        UserSlice::new(self.as_user_ptr(), prefix.len())
+            .writer()
+            .write_slice(prefix)
+    }
+
+    /// Reads a call's structure by the rules of the ABI.
+    ///
+    /// # Errors
+    ///
+    /// - [`EINVAL`] if `argsz` is smaller than the structure.
+    /// - [`E2BIG`] if there are non-zero bytes behind the structure, or `argsz` is absurd.
+    /// - [`EFAULT`] if the memory is not accessible.
+    pub(crate) fn read_call<T: Call>(self) -> Result<T> {
+        let argsz = self.read::<u32>()? as usize;
+        if argsz < size_of::<T>() {
+            return Err(EINVAL);
+        }
+        if argsz > ARGSZ_MAX {
+            return Err(E2BIG);
+        }
+        let mut at = size_of::<T>();
+        while at < argsz {
+            let mut tail = [0u8; TAIL_STEP];
+            let step = TAIL_STEP.min(argsz - at);
+            let part = tail.get_mut(..step).ok_or(EINVAL)?;
+            UserSlice::new(self.offset(at)?.as_user_ptr(), step)
+                .reader()
+                .read_slice(part)?;
+            if part.iter().any(|&byte| byte != 0) {
+                return Err(E2BIG);
+            }
+            at += step;
+        }
+        self.read()
+    }
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Arithmetic on IOVA ranges.
+//!
+//! Needs nothing but `core`, so that the same source is tested under cargo.
+
+/// A range of I/O virtual addresses in bytes, both ends inclusive, never empty.
+///
+/// # Invariants
+///
+/// `start <= last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IovaRange {
+    start: u64,
+    last: u64,
+}
+
+impl IovaRange {
+    /// Every address.
+    pub(crate) const ALL: Self = Self {
+        start: 0,
+        last: u64::MAX,
+    };
+
+    /// `start..=last`; `None` if it would be empty.
+    pub(crate) fn new(start: u64, last: u64) -> Option<Self> {
+        (start <= last).then_some(Self { start, last })
+    }
+
+    /// `size` bytes from `start` on; `None` if `size` is zero or the range would wrap.
+    pub(crate) fn sized(start: u64, size: u64) -> Option<Self> {
+        let last = start.checked_add(size.checked_sub(1)?)?;
+        Some(Self { start, last })
+    }
+
+    /// First address.
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Last address.
+    pub(crate) fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Bytes in the range; `None` for all 2^64.
+    pub(crate) fn size(&self) -> Option<u64> {
+        (self.last - self.start).checked_add(1)
+    }
+
+    /// Whether all of `other` lies in `self`.
+    pub(crate) fn contains(&self, other: &Self) -> bool {
+        self.start <= other.start && other.last <= self.last
+    }
+
+    /// Whether `address` lies in `self`.
+    pub(crate) fn holds(&self, address: u64) -> bool {
+        self.start <= address && address <= self.last
+    }
+
+    /// What `self` and `other` share.
+    pub(crate) fn intersection(&self, other: &Self) -> Option<Self> {
+        Self::new(self.start.max(other.start), self.last.min(other.last))
+    }
+
+    /// What is left of `self` below and above `hole`.
+    pub(crate) fn without(&self, hole: &Self) -> (Option<Self>, Option<Self>) {
+        if self.intersection(hole).is_none() {
+            return (Some(*self), None);
+        }
+        let below = hole
+            .start
+            .checked_sub(1)
+            .and_then(|last| Self::new(self.start, last));
+        let above = hole
+            .last
+            .checked_add(1)
+            .and_then(|start| Self::new(start, self.last));
+        (below, above)
+    }
+}
+
+/// Most windows that a [`Windows`] holds: x86 firmware describes a handful of
+/// reserved regions, each adds at most one window.
+pub(crate) const MAX_WINDOWS: usize = 64;
+
+/// The addresses that can be mapped: disjoint ranges in ascending order.
+///
+/// # Invariants
+///
+/// `ranges[..len]` are disjoint and ascending; `len <= MAX_WINDOWS`.
+#[derive(Clone)]
+pub(crate) struct Windows {
+    ranges: [IovaRange; MAX_WINDOWS],
+    len: usize,
+}
+
+impl Windows {
+    /// One window over every address.
+    pub(crate) fn all() -> Self {
+        Self {
+            ranges: [IovaRange::ALL; MAX_WINDOWS],
+            len: 1,
+        }
+    }
+
+    /// The windows in ascending order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &IovaRange> {
+        self.ranges.iter().take(self.len)
+    }
+
+    /// Whether one window holds all of `range`.
+    pub(crate) fn contains(&self, range: &IovaRange) -> bool {
+        self.iter().any(|window| window.contains(range))
+    }
+
+    /// Keeps only what lies in `aperture`.
+    pub(crate) fn restrict(&mut self, aperture: &IovaRange) {
+        let mut kept = Self {
+            ranges: [IovaRange::ALL; MAX_WINDOWS],
+            len: 0,
+        };
+        for window in self.iter() {
+            if let Some(part) = window.intersection(aperture) {
+                // Cannot fail: no more parts than windows.
+                let _ = kept.push(part);
+            }
+        }
+        *self = kept;
+    }
+
+    /// Takes `hole` out; `None`, and nothing changed, if that needs more than
+    /// [`MAX_WINDOWS`] windows.
+    pub(crate) fn exclude(&mut self, hole: &IovaRange) -> Option<()> {
+        let mut left = Self {
+            ranges: [IovaRange::ALL; MAX_WINDOWS],
+            len: 0,
+        };
+        for window in self.iter() {
+            let (below, above) = window.without(hole);
+            for part in [below, above].into_iter().flatten() {
+                left.push(part)?;
+            }
+        }
+        *self = left;
+        Some(())
+    }
+
+    fn push(&mut self, range: IovaRange) -> Option<()> {
+        *self.ranges.get_mut(self.len)? = range;
+        self.len += 1;
+        Some(())
+    }
+}

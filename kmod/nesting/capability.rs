@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What a device and its VT-d unit can nest, and why not.
+
+use crate::ffi::device::Device;
+use crate::ffi::uapi;
+use crate::uapi::device_of;
+
+/// Bits of VT-d's extended capability register (VT-d 4.1, 11.4.3).
+mod ecap {
+    pub(super) const NEST: u64 = 1 << 26;
+    pub(super) const PRS: u64 = 1 << 29;
+    pub(super) const SRS: u64 = 1 << 31;
+    pub(super) const EAFS: u64 = 1 << 34;
+    pub(super) const PASID: u64 = 1 << 40;
+    pub(super) const PDS: u64 = 1 << 42;
+    pub(super) const SMTS: u64 = 1 << 43;
+    pub(super) const SSTS: u64 = 1 << 46;
+    pub(super) const FSTS: u64 = 1 << 47;
+}
+
+/// `FS5LP` of VT-d's capability register (VT-d 4.1, 11.4.2): 5-level stage 1.
+const CAP_FS5LP: u64 = 1 << 60;
+
+/// What stage 1 of a device may look like.
+#[derive(Clone, Copy)]
+pub(crate) struct Stage1Support {
+    /// Supervisor requests (SRE, and WPE with it).
+    pub(crate) supervisor: bool,
+    /// Extended accessed flags (EAFE).
+    pub(crate) extended_accessed: bool,
+    /// 57-bit addresses.
+    pub(crate) five_level: bool,
+}
+
+/// What a device can do in this container. Each `Err` is a `VFIO_IOASID_REASON_*`.
+#[derive(Clone, Copy)]
+pub(crate) struct Capability {
+    /// Stage-1 tables can be bound at its PASIDs.
+    pub(crate) nesting: Result<Stage1Support, u32>,
+    /// Its page requests can be delivered.
+    pub(crate) page_requests: Result<(), u32>,
+}
+
+impl Capability {
+    /// What `device` can do; `shared` if others are in its group, `nest_parent` if the
+    /// container's stage 2 takes nested tables.
+    pub(crate) fn of(device: &Device, shared: bool, nest_parent: bool) -> Self {
+        let nesting = Self::nesting(device, shared, nest_parent);
+        let page_requests = nesting.and_then(|_| Self::page_requests(device));
+        Self {
+            nesting: nesting.map(|(_, support)| support),
+            page_requests,
+        }
+    }
+
+    fn nesting(
+        device: &Device,
+        shared: bool,
+        nest_parent: bool,
+    ) -> Result<(u64, Stage1Support), u32> {
+        const WANTED: u64 = ecap::NEST | ecap::SMTS | ecap::SSTS | ecap::FSTS | ecap::PASID;
+
+        if !device.driver_nests() {
+            return Err(uapi::VFIO_IOASID_REASON_DRIVER);
+        }
+        let (cap, ecap) = device
+            .vtd_registers()
+            .ok_or(uapi::VFIO_IOASID_REASON_FORMAT)?;
+        if ecap & WANTED != WANTED || !nest_parent {
+            return Err(uapi::VFIO_IOASID_REASON_HARDWARE);
+        }
+        if device.max_pasids() == 0 {
+            return Err(uapi::VFIO_IOASID_REASON_NO_PASID);
+        }
+        if shared {
+            return Err(uapi::VFIO_IOASID_REASON_GROUP_SHARED);
+        }
+        let support = Stage1Support {
+            supervisor: ecap & ecap::SRS != 0,
+            extended_accessed: ecap & ecap::EAFS != 0,
+            five_level: cap & CAP_FS5LP != 0,
+        };
+        Ok((ecap, support))
+    }
+
+    fn page_requests(device: &Device) -> Result<(), u32> {
+        const WANTED: u64 = ecap::PRS | ecap::PDS;
+
+        match device.vtd_registers() {
+            Some((_, ecap)) if ecap & WANTED == WANTED && device.has_pri() => Ok(()),
+            _ => Err(uapi::VFIO_IOASID_REASON_NO_PRI),
+        }
+    }
+
+    fn reasons(&self) -> (u16, u16) {
+        // CAST: the reasons are small numbers of the header.
+        (
+            self.nesting.err().unwrap_or(uapi::VFIO_IOASID_REASON_NONE) as u16,
+            self.page_requests
+                .err()
+                .unwrap_or(uapi::VFIO_IOASID_REASON_NONE) as u16,
+        )
+    }
+}
+
+/// The report of one device.
+pub(crate) fn device_info(device: &Device, capability: &Capability) -> uapi::vfio_ioasid_device_info {
+    let (vtd_cap, vtd_ecap) = device.vtd_registers().unwrap_or_default();
+    let (reason, prq_reason) = capability.reasons();
+    let mut flags = 0;
+    if capability.nesting.is_ok() {
+        flags |= uapi::VFIO_IOASID_DEVICE_NESTING;
+    }
+    if capability.page_requests.is_ok() {
+        flags |= uapi::VFIO_IOASID_DEVICE_PRQ;
+    }
+    uapi::vfio_ioasid_device_info {
+        device: device.bdf().map(device_of).unwrap_or_default(),
+        flags,
+        reason,
+        prq_reason,
+        max_pasids: device.max_pasids(),
+        vtd_cap,
+        vtd_ecap,
+    }
+}
+
+/// Adds a device to the report of the container, which started as [`no_device`].
+pub(crate) fn add_to_report(
+    report: &mut uapi::vfio_ioasid_cap_nesting,
+    device: &Device,
+    capability: &Capability,
+) {
+    let (reason, prq_reason) = capability.reasons();
+    let bits = device.max_pasids().checked_ilog2().unwrap_or(0);
+    match capability.nesting {
+        Ok(support) => {
+            let widths = if support.five_level { 0b11 } else { 0b01 };
+            if report.flags & uapi::VFIO_IOASID_NESTING_PASID == 0 {
+                report.addr_width = widths;
+                report.pasid_bits = bits;
+            }
+            report.flags |= uapi::VFIO_IOASID_NESTING_PASID;
+            report.reason = 0;
+            report.data_types |= 1 << VTD_S1;
+            report.addr_width &= widths;
+            report.pasid_bits = report.pasid_bits.min(bits);
+        }
+        Err(_) if report.flags & uapi::VFIO_IOASID_NESTING_PASID == 0 => report.reason = reason,
+        Err(_) => {}
+    }
+    if capability.page_requests.is_ok() {
+        report.flags |= uapi::VFIO_IOASID_NESTING_PRQ;
+        report.prq_reason = 0;
+    } else if report.flags & uapi::VFIO_IOASID_NESTING_PRQ == 0 {
+        report.prq_reason = prq_reason;
+    }
+    if report.vtd_ecap == 0 {
+        (report.vtd_cap, report.vtd_ecap) = device.vtd_registers().unwrap_or_default();
+    }
+}
+
+/// `IOMMU_HWPT_DATA_VTD_S1` of linux/iommufd.h.
+pub(crate) const VTD_S1: u32 = 1;
+
+/// The report of a container without devices.
+pub(crate) fn no_device() -> uapi::vfio_ioasid_cap_nesting {
+    // CAST: the reasons are small numbers of the header.
+    uapi::vfio_ioasid_cap_nesting {
+        reason: uapi::VFIO_IOASID_REASON_NO_DEVICE as u16,
+        prq_reason: uapi::VFIO_IOASID_REASON_NO_DEVICE as u16,
+        ..Default::default()
+    }
+}

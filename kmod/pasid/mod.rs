@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The PASIDs that a container has allocated.
+
+mod pool;
+
+use kernel::prelude::*;
+use pool::{Pool, PoolError, WORDS};
+
+/// A container's PASIDs. The pool's 128 KiB are allocated, and charged to the user, with the
+/// first PASID.
+pub(crate) struct Pasids {
+    pool: Option<Pool<KVVec<u64>>>,
+    quota: u32,
+}
+
+impl Pasids {
+    /// No PASIDs, and room for `quota`.
+    pub(crate) fn new(quota: u32) -> Self {
+        Self { pool: None, quota }
+    }
+
+    /// Most PASIDs at a time.
+    pub(crate) fn quota(&self) -> u32 {
+        self.quota
+    }
+
+    /// PASIDs allocated.
+    pub(crate) fn taken(&self) -> u32 {
+        self.pool.as_ref().map_or(0, Pool::taken)
+    }
+
+    /// Whether `pasid` is allocated.
+    pub(crate) fn contains(&self, pasid: u32) -> bool {
+        self.pool
+            .as_ref()
+            .is_some_and(|pool| pasid < pool::LIMIT && pool.contains(pasid))
+    }
+
+    /// Allocates `count` consecutive PASIDs inside `min..=max`; gives the first. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`], [`ENOSPC`] and [`EDQUOT`] as `VFIO_IOASID_PASID_ALLOC` has them; [`ENOMEM`].
+    pub(crate) fn alloc(&mut self, min: u32, max: u32, count: u32) -> Result<u32> {
+        let pool = match &mut self.pool {
+            Some(pool) => pool,
+            empty => {
+                let storage = KVVec::from_elem(0, WORDS, GFP_KERNEL_ACCOUNT)?;
+                empty.insert(Pool::new(storage, self.quota).ok_or(EINVAL)?)
+            }
+        };
+        pool.alloc(min, max, count).map_err(errno)
+    }
+
+    /// Frees `count` PASIDs from `first` on, all or none.
+    ///
+    /// # Errors
+    ///
+    /// - [`EINVAL`] if `count` is zero or the run does not fit 20 bits.
+    /// - [`ENOENT`] if one of them is not allocated.
+    pub(crate) fn free(&mut self, first: u32, count: u32) -> Result {
+        match &mut self.pool {
+            Some(pool) => pool.free(first, count).map_err(errno),
+            None if count == 0 => Err(EINVAL),
+            None => Err(ENOENT),
+        }
+    }
+}
+
+fn errno(error: PoolError) -> Error {
+    match error {
+        PoolError::Range => EINVAL,
+        PoolError::Exhausted => ENOSPC,
+        PoolError::Quota => EDQUOT,
+        PoolError::NotAllocated => ENOENT,
+    }
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The PASIDs of one container: which of the 2^20 numbers are taken.
+//!
+//! Needs nothing but `core`, so that the same source is tested under cargo.
+
+use core::ops::DerefMut;
+
+/// Highest PASID plus one: a PASID has 20 bits (PCIe 6.0, 6.20).
+pub(crate) const LIMIT: u32 = 1 << 20;
+
+/// Number of words of storage that a [`Pool`] takes.
+pub(crate) const WORDS: usize = (LIMIT / BITS) as usize;
+
+const BITS: u32 = u64::BITS;
+const SUMMARY: usize = WORDS / BITS as usize;
+
+/// Why PASIDs could not be taken or given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PoolError {
+    /// The range is empty, holds PASID 0, or does not fit 20 bits.
+    Range,
+    /// No run of that length is free in the range.
+    Exhausted,
+    /// The quota does not allow that many more.
+    Quota,
+    /// One of the PASIDs is not allocated.
+    NotAllocated,
+}
+
+/// A set of allocated PASIDs with a quota.
+///
+/// One bit a PASID, and above each 64 words one summary word whose bits mark the
+/// words that are full: finding a free number reads a handful of words however
+/// many are taken.
+///
+/// # Invariants
+///
+/// - `storage` has [`WORDS`] words; bit `p % 64` of word `p / 64` is set exactly if
+///   PASID `p` is allocated.
+/// - Bit `w % 64` of `full[w / 64]` is set exactly if word `w` is all ones.
+/// - `taken` is the number of set bits, and at most `quota` when it last grew.
+pub(crate) struct Pool<S> {
+    storage: S,
+    full: [u64; SUMMARY],
+    taken: u32,
+    quota: u32,
+}
+
+impl<S: DerefMut<Target = [u64]>> Pool<S> {
+    /// Makes an empty pool; `None` unless `storage` is [`WORDS`] words, all zero.
+    pub(crate) fn new(storage: S, quota: u32) -> Option<Self> {
+        if storage.len() != WORDS || storage.iter().any(|&word| word != 0) {
+            return None;
+        }
+        // INVARIANT: no bit is set, no word is full, nothing is taken.
+        Some(Self {
+            storage,
+            full: [0; SUMMARY],
+            taken: 0,
+            quota,
+        })
+    }
+
+    /// Number of PASIDs allocated.
+    pub(crate) fn taken(&self) -> u32 {
+        self.taken
+    }
+
+    /// Whether `pasid` is allocated.
+    pub(crate) fn contains(&self, pasid: u32) -> bool {
+        self.word((pasid / BITS) as usize) >> (pasid % BITS) & 1 == 1
+    }
+
+    /// Allocates the lowest run of `count` PASIDs inside `min..=max`.
+    ///
+    /// PASID 0 is the RID's and cannot be asked for.
+    ///
+    /// # Errors
+    ///
+    /// - [`PoolError::Range`] if `min` or `count` is zero, `min > max`, or `max` does not
+    ///   fit 20 bits.
+    /// - [`PoolError::Quota`] if more than the quota would be allocated.
+    /// - [`PoolError::Exhausted`] if no run of `count` is free in the range.
+    pub(crate) fn alloc(&mut self, min: u32, max: u32, count: u32) -> Result<u32, PoolError> {
+        if min == 0 || count == 0 || min > max || max >= LIMIT {
+            return Err(PoolError::Range);
+        }
+        match self.taken.checked_add(count) {
+            Some(sum) if sum <= self.quota => {}
+            _ => return Err(PoolError::Quota),
+        }
+        let mut from = min;
+        loop {
+            let first = self.next_free(from, max).ok_or(PoolError::Exhausted)?;
+            let last = match first.checked_add(count - 1) {
+                Some(last) if last <= max => last,
+                _ => return Err(PoolError::Exhausted),
+            };
+            match self.next_taken(first, last) {
+                Some(taken) => from = taken + 1,
+                None => {
+                    self.set(first, last, true);
+                    self.taken += count;
+                    return Ok(first);
+                }
+            }
+            if from > max {
+                return Err(PoolError::Exhausted);
+            }
+        }
+    }
+
+    /// Frees `count` PASIDs from `first` on, all of them or none.
+    ///
+    /// # Errors
+    ///
+    /// - [`PoolError::Range`] if `count` is zero or the run does not fit 20 bits.
+    /// - [`PoolError::NotAllocated`] if one of them is not allocated.
+    pub(crate) fn free(&mut self, first: u32, count: u32) -> Result<(), PoolError> {
+        let last = count
+            .checked_sub(1)
+            .and_then(|more| first.checked_add(more))
+            .filter(|&last| last < LIMIT)
+            .ok_or(PoolError::Range)?;
+        if self.next_free(first, last).is_some() {
+            return Err(PoolError::NotAllocated);
+        }
+        self.set(first, last, false);
+        self.taken -= count;
+        Ok(())
+    }
+
+    fn word(&self, index: usize) -> u64 {
+        self.storage.get(index).copied().unwrap_or(u64::MAX)
+    }
+
+    /// First free PASID in `from..=last`.
+    fn next_free(&self, from: u32, last: u32) -> Option<u32> {
+        let mut at = from;
+        while at <= last {
+            let index = at / BITS;
+            let free = !self.word(index as usize) & (u64::MAX << (at % BITS));
+            if free != 0 {
+                let found = index * BITS + free.trailing_zeros();
+                return (found <= last).then_some(found);
+            }
+            at = self.next_word_with_room(index + 1)? * BITS;
+        }
+        None
+    }
+
+    /// First word from `from` on that is not full.
+    fn next_word_with_room(&self, from: u32) -> Option<u32> {
+        let mut mask = u64::MAX << (from % BITS);
+        for (group, &full) in self.full.iter().enumerate().skip((from / BITS) as usize) {
+            let room = !full & mask;
+            if room != 0 {
+                return Some(group as u32 * BITS + room.trailing_zeros());
+            }
+            mask = u64::MAX;
+        }
+        None
+    }
+
+    /// First allocated PASID in `from..=last`.
+    fn next_taken(&self, from: u32, last: u32) -> Option<u32> {
+        let mut mask = u64::MAX << (from % BITS);
+        for index in from / BITS..=last / BITS {
+            let taken = self.word(index as usize) & mask;
+            if taken != 0 {
+                let found = index * BITS + taken.trailing_zeros();
+                return (found <= last).then_some(found);
+            }
+            mask = u64::MAX;
+        }
+        None
+    }
+
+    /// Marks `first..=last`, which is below [`LIMIT`] and wholly in the other state.
+    fn set(&mut self, first: u32, last: u32, taken: bool) {
+        for index in first / BITS..=last / BITS {
+            let low = if index == first / BITS { first % BITS } else { 0 };
+            let high = if index == last / BITS { last % BITS } else { BITS - 1 };
+            let mask = (u64::MAX << low) & (u64::MAX >> (BITS - 1 - high));
+            let Some(word) = self.storage.get_mut(index as usize) else {
+                continue;
+            };
+            if taken {
+                *word |= mask;
+            } else {
+                *word &= !mask;
+            }
+            let full = *word == u64::MAX;
+            if let Some(summary) = self.full.get_mut((index / BITS) as usize) {
+                let bit = 1 << (index % BITS);
+                if full {
+                    *summary |= bit;
+                } else {
+                    *summary &= !bit;
+                }
+            }
+        }
+    }
+}

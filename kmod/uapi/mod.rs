@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The ABI's calls, decoded: numbers become ranges, scopes and devices, and what is wrong in
+//! itself is refused before any lock is taken.
+
+mod info;
+
+pub(crate) use info::{write_info, Info};
+
+use crate::ffi::device::Bdf;
+use crate::ffi::nested::{InvalidationEntries, Stage1Data};
+use crate::ffi::paging::Access;
+use crate::ffi::uapi;
+use crate::ffi::user::Pointer;
+use crate::ioas::iova::IovaRange;
+use core::mem::size_of;
+use kernel::page::PAGE_SIZE;
+use kernel::prelude::*;
+
+const fn io(nr: u32) -> u32 {
+    (uapi::VFIO_TYPE as u32) << 8 | nr
+}
+
+/// Request numbers, `_IO(VFIO_TYPE, …)` in the headers.
+pub(crate) mod nr {
+    use super::{io, uapi};
+
+    pub(crate) const GET_INFO: u32 = io(uapi::VFIO_BASE + 12);
+    pub(crate) const MAP_DMA: u32 = io(uapi::VFIO_BASE + 13);
+    pub(crate) const UNMAP_DMA: u32 = io(uapi::VFIO_BASE + 14);
+    pub(crate) const PASID_ALLOC: u32 = io(uapi::VFIO_IOASID_BASE);
+    pub(crate) const PASID_FREE: u32 = io(uapi::VFIO_IOASID_BASE + 1);
+    pub(crate) const BIND: u32 = io(uapi::VFIO_IOASID_BASE + 2);
+    pub(crate) const UNBIND: u32 = io(uapi::VFIO_IOASID_BASE + 3);
+    pub(crate) const INVALIDATE: u32 = io(uapi::VFIO_IOASID_BASE + 4);
+    pub(crate) const FAULT_QUEUE: u32 = io(uapi::VFIO_IOASID_BASE + 5);
+    pub(crate) const DEVICES: u32 = io(uapi::VFIO_IOASID_BASE + 6);
+    pub(crate) const STATS: u32 = io(uapi::VFIO_IOASID_BASE + 7);
+}
+
+/// The ABI's name of a device.
+pub(crate) fn device_of(bdf: Bdf) -> uapi::vfio_ioasid_device {
+    uapi::vfio_ioasid_device {
+        segment: bdf.segment,
+        bus: bdf.bus,
+        devfn: bdf.devfn,
+    }
+}
+
+fn bdf_of(device: uapi::vfio_ioasid_device) -> Bdf {
+    Bdf {
+        segment: device.segment,
+        bus: device.bus,
+        devfn: device.devfn,
+    }
+}
+
+fn no_flags(flags: u32, known: u32) -> Result {
+    if flags & !known == 0 {
+        Ok(())
+    } else {
+        Err(EINVAL)
+    }
+}
+
+/// What UNBIND and INVALIDATE work on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Scope {
+    /// One binding: (device, PASID).
+    Binding(Bdf, u32),
+    /// Every binding of a device.
+    Device(Bdf),
+    /// Every binding of the container.
+    Container,
+}
+
+impl Scope {
+    fn decode(flags: u32, device: uapi::vfio_ioasid_device, pasid: u32) -> Result<Self> {
+        match flags {
+            uapi::VFIO_IOASID_SCOPE_BINDING => Ok(Self::Binding(bdf_of(device), pasid)),
+            uapi::VFIO_IOASID_SCOPE_DEVICE => Ok(Self::Device(bdf_of(device))),
+            uapi::VFIO_IOASID_SCOPE_CONTAINER => Ok(Self::Container),
+            _ => Err(EINVAL),
+        }
+    }
+}
+
+/// `VFIO_IOMMU_MAP_DMA`, by the rules of type1v2.
+pub(crate) struct Map {
+    pub(crate) range: IovaRange,
+    pub(crate) vaddr: usize,
+    pub(crate) access: Access,
+}
+
+impl Map {
+    /// # Errors
+    ///
+    /// - [`EINVAL`] if `argsz` is too small, a flag is unknown, no access is asked for, or the
+    ///   range is empty or not aligned to pages.
+    /// - [`EOVERFLOW`] if the range of addresses wraps.
+    pub(crate) fn decode(arg: Pointer) -> Result<Self> {
+        let map: uapi::vfio_iommu_type1_dma_map = arg.read()?;
+        let known = uapi::VFIO_DMA_MAP_FLAG_READ
+            | uapi::VFIO_DMA_MAP_FLAG_WRITE
+            | uapi::VFIO_DMA_MAP_FLAG_VADDR;
+        if (map.argsz as usize) < size_of::<uapi::vfio_iommu_type1_dma_map>() {
+            return Err(EINVAL);
+        }
+        no_flags(map.flags, known)?;
+        if map.size == 0 {
+            return Err(EINVAL);
+        }
+        let range = IovaRange::sized(map.iova, map.size).ok_or(EOVERFLOW)?;
+        IovaRange::sized(map.vaddr, map.size).ok_or(EOVERFLOW)?;
+        let access = Access {
+            read: map.flags & uapi::VFIO_DMA_MAP_FLAG_READ != 0,
+            write: map.flags & uapi::VFIO_DMA_MAP_FLAG_WRITE != 0,
+        };
+        let set_vaddr = map.flags & uapi::VFIO_DMA_MAP_FLAG_VADDR != 0;
+        if set_vaddr == (access.read || access.write) {
+            return Err(EINVAL);
+        }
+        if (map.iova | map.size | map.vaddr) & (PAGE_SIZE as u64 - 1) != 0 {
+            return Err(EINVAL);
+        }
+        if set_vaddr {
+            // VFIO_UPDATE_VADDR is not offered; this is what type1 says of a range whose
+            // address was not invalidated before.
+            return Err(ENOENT);
+        }
+        Ok(Self {
+            range,
+            vaddr: map.vaddr as usize,
+            access,
+        })
+    }
+}
+
+/// `VFIO_IOMMU_UNMAP_DMA`, by the rules of type1v2.
+pub(crate) struct Unmap {
+    /// What to unmap.
+    pub(crate) range: IovaRange,
+    /// Everything, whatever is there; otherwise no mapping may be cut.
+    pub(crate) all: bool,
+    reply: uapi::vfio_iommu_type1_dma_unmap,
+}
+
+impl Unmap {
+    /// # Errors
+    ///
+    /// - [`EINVAL`] if `argsz` is too small, a flag is unknown, or the range is empty or not
+    ///   aligned to pages.
+    /// - [`EOVERFLOW`] if the range of addresses wraps.
+    /// - [`EOPNOTSUPP`] for a flag that is known but not offered here.
+    pub(crate) fn decode(arg: Pointer) -> Result<Self> {
+        let unmap: uapi::vfio_iommu_type1_dma_unmap = arg.read()?;
+        let dirty = uapi::VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP;
+        let vaddr = uapi::VFIO_DMA_UNMAP_FLAG_VADDR;
+        if (unmap.argsz as usize) < size_of::<uapi::vfio_iommu_type1_dma_unmap>() {
+            return Err(EINVAL);
+        }
+        no_flags(unmap.flags, uapi::VFIO_DMA_UNMAP_FLAG_ALL | dirty | vaddr)?;
+        let all = unmap.flags & uapi::VFIO_DMA_UNMAP_FLAG_ALL != 0;
+        if unmap.flags & dirty != 0 && unmap.flags & !dirty != 0 {
+            return Err(EINVAL);
+        }
+        if unmap.flags & (dirty | vaddr) != 0 {
+            return Err(EOPNOTSUPP);
+        }
+        if unmap.iova & (PAGE_SIZE as u64 - 1) != 0 {
+            return Err(EINVAL);
+        }
+        let range = if all {
+            if unmap.iova != 0 || unmap.size != 0 {
+                return Err(EINVAL);
+            }
+            IovaRange::ALL
+        } else {
+            if unmap.size == 0 || unmap.size & (PAGE_SIZE as u64 - 1) != 0 {
+                return Err(EINVAL);
+            }
+            IovaRange::sized(unmap.iova, unmap.size).ok_or(EOVERFLOW)?
+        };
+        Ok(Self {
+            range,
+            all,
+            reply: unmap,
+        })
+    }
+
+    /// Tells the user how many bytes were unmapped.
+    pub(crate) fn reply(mut self, arg: Pointer, unmapped: u64) -> Result {
+        self.reply.size = unmapped;
+        arg.write(&self.reply)
+    }
+}
+
+/// `VFIO_IOASID_PASID_ALLOC`.
+pub(crate) struct PasidAlloc(uapi::vfio_ioasid_pasid_alloc);
+
+impl PasidAlloc {
+    pub(crate) fn decode(arg: Pointer) -> Result<Self> {
+        let call: uapi::vfio_ioasid_pasid_alloc = arg.read_call()?;
+        no_flags(call.flags, 0)?;
+        Ok(Self(call))
+    }
+
+    /// Lowest and highest PASID, both inclusive, and how many.
+    pub(crate) fn request(&self) -> (u32, u32, u32) {
+        (self.0.min, self.0.max, self.0.count)
+    }
+
+    pub(crate) fn reply(mut self, arg: Pointer, pasid: u32) -> Result {
+        self.0.pasid = pasid;
+        arg.write(&self.0)
+    }
+}
+
+/// `VFIO_IOASID_PASID_FREE`: the first PASID and how many.
+pub(crate) fn decode_pasid_free(arg: Pointer) -> Result<(u32, u32)> {
+    let call: uapi::vfio_ioasid_pasid_free = arg.read_call()?;
+    no_flags(call.flags, 0)?;
+    Ok((call.pasid, call.count))
+}
+
+/// `VFIO_IOASID_BIND`.
+pub(crate) struct Bind {
+    pub(crate) device: Bdf,
+    pub(crate) pasid: u32,
+    pub(crate) data: Stage1Data,
+    pub(crate) guest_pasid: u32,
+    pub(crate) fault_fd: Option<u32>,
+    pub(crate) cookie: u64,
+}
+
+impl Bind {
+    /// # Errors
+    ///
+    /// - [`EINVAL`] for an unknown flag or a negative `fault_fd` other than -1.
+    pub(crate) fn decode(arg: Pointer) -> Result<Self> {
+        let call: uapi::vfio_ioasid_bind = arg.read_call()?;
+        no_flags(call.flags, 0)?;
+        let fault_fd = match call.fault_fd {
+            -1 => None,
+            fd => Some(u32::try_from(fd).map_err(|_| EINVAL)?),
+        };
+        Ok(Self {
+            device: bdf_of(call.device),
+            pasid: call.pasid,
+            data: Stage1Data {
+                data_type: call.data_type,
+                pointer: Pointer::from_field(call.data_uptr)?,
+                len: call.data_len as usize,
+            },
+            guest_pasid: call.guest_pasid,
+            fault_fd,
+            cookie: call.cookie,
+        })
+    }
+}
+
+/// `VFIO_IOASID_UNBIND`.
+pub(crate) fn decode_unbind(arg: Pointer) -> Result<Scope> {
+    let call: uapi::vfio_ioasid_unbind = arg.read_call()?;
+    Scope::decode(call.flags, call.device, call.pasid)
+}
+
+/// `VFIO_IOASID_INVALIDATE`.
+pub(crate) struct Invalidate {
+    pub(crate) scope: Scope,
+    pub(crate) entries: InvalidationEntries,
+    reply: uapi::vfio_ioasid_invalidate,
+}
+
+impl Invalidate {
+    /// # Errors
+    ///
+    /// [`EINVAL`] for a bad scope, or more than `VFIO_IOASID_INVALIDATE_MAX` entries.
+    pub(crate) fn decode(arg: Pointer) -> Result<Self> {
+        let call: uapi::vfio_ioasid_invalidate = arg.read_call()?;
+        let scope = Scope::decode(call.flags, call.device, call.pasid)?;
+        if call.entry_num > uapi::VFIO_IOASID_INVALIDATE_MAX {
+            return Err(EINVAL);
+        }
+        Ok(Self {
+            scope,
+            entries: InvalidationEntries {
+                data_type: call.data_type,
+                pointer: Pointer::from_field(call.entries_uptr)?,
+                len: call.entry_len as usize,
+                count: call.entry_num,
+            },
+            reply: call,
+        })
+    }
+
+    /// Tells the user how many entries were done, and the index of the first bad one.
+    pub(crate) fn reply(mut self, arg: Pointer, done: u32, bad: u32) -> Result {
+        self.reply.entry_num = done;
+        self.reply.bad_index = bad;
+        arg.write(&self.reply)
+    }
+}
+
+/// `VFIO_IOASID_FAULT_QUEUE`.
+pub(crate) struct NewFaultQueue {
+    pub(crate) depth: Option<u32>,
+    pub(crate) cloexec: bool,
+    pub(crate) nonblock: bool,
+    reply: uapi::vfio_ioasid_fault_queue,
+}
+
+impl NewFaultQueue {
+    /// # Errors
+    ///
+    /// [`EINVAL`] for an unknown flag or too large a depth.
+    pub(crate) fn decode(arg: Pointer) -> Result<Self> {
+        let call: uapi::vfio_ioasid_fault_queue = arg.read_call()?;
+        let cloexec = uapi::VFIO_IOASID_FAULT_QUEUE_CLOEXEC;
+        let nonblock = uapi::VFIO_IOASID_FAULT_QUEUE_NONBLOCK;
+        no_flags(call.flags, cloexec | nonblock)?;
+        if call.depth > uapi::VFIO_IOASID_FAULT_DEPTH_MAX {
+            return Err(EINVAL);
+        }
+        Ok(Self {
+            depth: (call.depth != 0).then_some(call.depth),
+            cloexec: call.flags & cloexec != 0,
+            nonblock: call.flags & nonblock != 0,
+            reply: call,
+        })
+    }
+
+    pub(crate) fn reply(mut self, arg: Pointer, fd: u32) -> Result {
+        self.reply.fd = i32::try_from(fd)?;
+        arg.write(&self.reply)
+    }
+}
+
+/// `VFIO_IOASID_DEVICES`.
+pub(crate) struct Devices {
+    pub(crate) room: u32,
+    entry_len: usize,
+    pointer: Pointer,
+    reply: uapi::vfio_ioasid_devices,
+}
+
+impl Devices {
+    /// # Errors
+    ///
+    /// - [`EINVAL`] for an unknown flag or an entry that is too small.
+    pub(crate) fn decode(arg: Pointer) -> Result<Self> {
+        let call: uapi::vfio_ioasid_devices = arg.read_call()?;
+        no_flags(call.flags, 0)?;
+        let entry_len = call.entry_len as usize;
+        if !(size_of::<uapi::vfio_ioasid_device_info>()..=PAGE_SIZE).contains(&entry_len) {
+            return Err(EINVAL);
+        }
+        Ok(Self {
+            room: call.count,
+            entry_len,
+            pointer: Pointer::from_field(call.entries_uptr)?,
+            reply: call,
+        })
+    }
+
+    /// Writes entry number `index`; a longer entry of the user keeps its tail.
+    pub(crate) fn write(&self, index: usize, info: &uapi::vfio_ioasid_device_info) -> Result {
+        let at = index.checked_mul(self.entry_len).ok_or(EFAULT)?;
+        self.pointer.offset(at)?.write(info)
+    }
+
+    pub(crate) fn reply(mut self, arg: Pointer, count: u32) -> Result {
+        self.reply.count = count;
+        arg.write(&self.reply)
+    }
+}
+
+/// `VFIO_IOASID_STATS`: checks the call.
+pub(crate) fn decode_stats(arg: Pointer) -> Result<uapi::vfio_ioasid_stats> {
+    let call: uapi::vfio_ioasid_stats = arg.read_call()?;
+    no_flags(call.flags, 0)?;
+    Ok(call)
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0
+//! vfio_iommu_ioasid: PASIDs, nested page tables and page requests on a VFIO container.
+//!
+//! The ABI is bindings/uapi/linux/vfio_ioasid.h; [`container`] states the lock order, and
+//! [`fault`] the life of a binding.
+
+#![deny(unsafe_code)]
+
+mod container;
+mod fault;
+#[allow(unsafe_code)]
+mod ffi;
+mod ioas;
+mod nesting;
+mod pasid;
+mod uapi;
+
+use ffi::vfio::Registration;
+use kernel::prelude::*;
+
+module! {
+    type: IoasidModule,
+    name: "vfio_iommu_ioasid",
+    authors: ["The host-iommu authors"],
+    description: "PASIDs, nested translation and page requests on VFIO containers",
+    license: "GPL",
+    params: {
+        allow_unsafe_interrupts: bool {
+            default: false,
+            description: "Attach devices where interrupts are not remapped",
+        },
+        max_pasids: u32 {
+            default: 65536,
+            description: "Most PASIDs of a container",
+        },
+        max_bindings: u32 {
+            default: 4096,
+            description: "Most bindings of a container",
+        },
+        max_fault_queues: u32 {
+            default: 64,
+            description: "Most fault queues of a container",
+        },
+    },
+}
+
+struct IoasidModule {
+    _registration: Registration,
+}
+
+impl kernel::Module for IoasidModule {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        let registration = Registration::new()?;
+        pr_info!("nested translation at PASIDs: bind, invalidate, page requests\n");
+        Ok(Self {
+            _registration: registration,
+        })
+    }
+}
