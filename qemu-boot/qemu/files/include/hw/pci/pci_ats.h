@@ -67,8 +67,9 @@ typedef struct PCIATSClientOps {
 
 /* The IOMMU's side. */
 typedef struct PCIATSIOMMUOps {
-    void (*set_client)(PCIBus *bus, void *opaque, int devfn, PCIDevice *dev,
-                       const PCIATSClientOps *ops); /* NULL ops: unset */
+    /* NULL @ops: unset. 0, or -ENODEV if the IOMMU does not do ATS. */
+    int (*set_client)(PCIBus *bus, void *opaque, int devfn, PCIDevice *dev,
+                      const PCIATSClientOps *ops);
     /*
      * Untranslated request: *out is the translation of the page at @iova.
      * Reports a fault in the IOMMU where there is none. 0, or -EFAULT.
