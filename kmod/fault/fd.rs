@@ -8,9 +8,9 @@ use crate::ffi::uapi;
 use crate::ffi::user::Pointer;
 use core::mem::size_of;
 use kernel::fs::File;
+use kernel::new_poll_condvar;
 use kernel::prelude::*;
 use kernel::sync::poll::{PollCondVar, PollTable};
-use kernel::new_poll_condvar;
 use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
 
 const _: () = assert!(uapi::VFIO_IOASID_FAULT_DEPTH_MAX as usize <= MAX_SLOTS);
@@ -190,13 +190,15 @@ impl FaultQueue {
                     ..Default::default()
                 };
                 at.write(&record)
-                    .inspect_err(|_| self.state.lock().uncancelled(cookie))?;
+                    .inspect_err(|_| self.state.lock().unannounced(cookie))?;
+                self.state.lock().delivered(cookie);
                 Ok(Some(RECORD))
             }
             Some(Next::Group { cookie, records }) => {
-                let copied = records.iter().enumerate().try_for_each(|(index, record)| {
-                    at.offset(index * RECORD)?.write(record)
-                });
+                let copied = records
+                    .iter()
+                    .enumerate()
+                    .try_for_each(|(index, record)| at.offset(index * RECORD)?.write(record));
                 match copied {
                     Ok(()) => {
                         self.state.lock().delivered(cookie);
@@ -282,7 +284,11 @@ impl FaultQueue {
 pub(crate) fn close(queue: Arc<FaultQueue>) {
     queue.state.lock().close();
     loop {
-        let source = queue.state.lock().any().map(|pending| pending.source.clone());
+        let source = queue
+            .state
+            .lock()
+            .any()
+            .map(|pending| pending.source.clone());
         match source {
             Some(source) => source.cancel(),
             None => break,

@@ -26,12 +26,16 @@ enum Phase {
     Free,
     /// Waits to be read.
     Unread,
-    /// A reader copies it to its user.
+    /// A reader copies it to its user. Without a group: the host answered it meanwhile.
     Delivering,
+    /// A reader copies it to its user, who has answered it meanwhile.
+    Answered,
     /// The user has it and owes an answer.
     Read,
     /// The user has it, and it was answered by the host: a CANCELLED record waits.
     Cancelled,
+    /// A reader copies the CANCELLED record to its user.
+    Announcing,
 }
 
 /// Room for one group: `G` is the group that is owed an answer, `R` what is read.
@@ -71,7 +75,8 @@ pub(crate) enum Next<R> {
         /// What to copy.
         records: R,
     },
-    /// The group of this cookie needs no answer any more.
+    /// The group of this cookie needs no answer any more. [`State::delivered`] or
+    /// [`State::unannounced`] must follow.
     Cancelled(u64),
 }
 
@@ -100,7 +105,7 @@ pub(crate) enum Cookie {
 /// # Invariants
 ///
 /// - Each slot is on exactly one list: free (`Free`), or ready (`Unread` and
-///   `Cancelled`), or none (`Delivering` and `Read`).
+///   `Cancelled`), or none (all others).
 /// - `waiting` is the sum of `weight` over all slots that are not free, at most
 ///   `depth`.
 /// - `group` is `Some` exactly in phases `Unread`, `Delivering` and `Read`, but for a
@@ -131,7 +136,11 @@ where
             return None;
         }
         for (index, slot) in slots.iter_mut().enumerate() {
-            slot.next = if index + 1 < depth { index as u32 + 1 } else { NIL };
+            slot.next = if index + 1 < depth {
+                index as u32 + 1
+            } else {
+                NIL
+            };
         }
         Some(Self {
             slots,
@@ -188,7 +197,11 @@ where
         }
         let index = self.free;
         let room = self.depth - self.waiting;
-        let Some(slot) = self.slots.get_mut(index as usize).filter(|_| weight <= room) else {
+        let Some(slot) = self
+            .slots
+            .get_mut(index as usize)
+            .filter(|_| weight <= room)
+        else {
             self.lost = self.lost.saturating_add(u64::from(weight));
             return Err((Refused::Full, group, records));
         };
@@ -215,7 +228,10 @@ where
     /// there is nothing, `Err(())` if they do not fit.
     ///
     /// One reader at a time may be between this and the call that ends a delivery.
-    pub(crate) fn next(&mut self, fits: impl FnOnce(Option<&R>) -> bool) -> Result<Option<Next<R>>, ()> {
+    pub(crate) fn next(
+        &mut self,
+        fits: impl FnOnce(Option<&R>) -> bool,
+    ) -> Result<Option<Next<R>>, ()> {
         if self.lost != 0 {
             if !fits(None) {
                 return Err(());
@@ -239,7 +255,9 @@ where
                 records,
             }),
             _ => {
-                self.release(index);
+                if let Some(slot) = self.slots.get_mut(index as usize) {
+                    slot.phase = Phase::Announcing;
+                }
                 Some(Next::Cancelled(name))
             }
         })
@@ -247,39 +265,35 @@ where
 
     /// Ends a delivery that reached the user.
     pub(crate) fn delivered(&mut self, name: u64) {
-        let index = slot_of(name);
-        let Some(slot) = self.slots.get_mut(index as usize) else {
+        let Some((index, slot)) = self.current(name) else {
             return;
         };
-        if slot.generation != name >> SLOT_BITS || slot.phase != Phase::Delivering {
-            return;
-        }
-        if slot.group.is_some() {
-            slot.phase = Phase::Read;
-        } else {
-            // Answered meanwhile by the host: the user has the group, so tell.
-            slot.phase = Phase::Cancelled;
-            self.append(index);
+        match slot.phase {
+            Phase::Delivering if slot.group.is_some() => slot.phase = Phase::Read,
+            Phase::Delivering => {
+                slot.phase = Phase::Cancelled;
+                self.append(index);
+            }
+            Phase::Answered | Phase::Announcing => self.release(index),
+            _ => {}
         }
     }
 
     /// Ends a delivery that failed: the group is again the next to be read.
     pub(crate) fn undelivered(&mut self, name: u64, records: R) {
-        let index = slot_of(name);
-        let Some(slot) = self.slots.get_mut(index as usize) else {
+        let Some((index, slot)) = self.current(name) else {
             return;
         };
-        if slot.generation != name >> SLOT_BITS || slot.phase != Phase::Delivering {
-            return;
+        match slot.phase {
+            Phase::Delivering if slot.group.is_some() => {
+                slot.phase = Phase::Unread;
+                slot.records = Some(records);
+                self.prepend(index);
+            }
+            // Answered meanwhile: what the user never saw need not be cancelled.
+            Phase::Delivering | Phase::Answered => self.release(index),
+            _ => {}
         }
-        if slot.group.is_none() {
-            // Answered meanwhile, and the user never saw it.
-            self.release(index);
-            return;
-        }
-        slot.phase = Phase::Unread;
-        slot.records = Some(records);
-        self.prepend(index);
     }
 
     /// Puts an overflow count back that could not be copied to its reader.
@@ -287,19 +301,14 @@ where
         self.lost = self.lost.saturating_add(records);
     }
 
-    /// Puts a CANCELLED record back that could not be copied to its reader. Its slot may
-    /// be in use again, so the record is kept only while the slot is free.
-    pub(crate) fn uncancelled(&mut self, name: u64) {
-        let index = slot_of(name);
-        if self.free != index {
-            return;
+    /// Ends the delivery of a CANCELLED record that failed: it is again the next to be read.
+    pub(crate) fn unannounced(&mut self, name: u64) {
+        if let Some((index, slot)) = self.current(name) {
+            if slot.phase == Phase::Announcing {
+                slot.phase = Phase::Cancelled;
+                self.prepend(index);
+            }
         }
-        let Some(slot) = self.slots.get_mut(index as usize) else {
-            return;
-        };
-        self.free = slot.next;
-        slot.phase = Phase::Cancelled;
-        self.prepend(index);
     }
 
     /// What `name` names.
@@ -339,6 +348,8 @@ where
         let group = slot.group.take();
         if slot.phase == Phase::Read {
             self.release(index);
+        } else {
+            slot.phase = Phase::Answered;
         }
         group
     }
@@ -347,7 +358,11 @@ where
     /// has read it, a CANCELLED record follows, unless nobody reads any more.
     ///
     /// Looks at the slots from `*from` on and leaves there where to go on.
-    pub(crate) fn take_where(&mut self, from: &mut usize, wanted: impl Fn(&G) -> bool) -> Option<G> {
+    pub(crate) fn take_where(
+        &mut self,
+        from: &mut usize,
+        wanted: impl Fn(&G) -> bool,
+    ) -> Option<G> {
         while let Some(slot) = self.slots.get_mut(*from) {
             let index = *from as u32;
             *from += 1;
@@ -375,6 +390,13 @@ where
     /// Any group that still waits for its answer.
     pub(crate) fn any(&self) -> Option<&G> {
         self.slots.iter().find_map(|slot| slot.group.as_ref())
+    }
+
+    /// The slot that `name` stands in, if it is the latest there.
+    fn current(&mut self, name: u64) -> Option<(u32, &mut Slot<G, R>)> {
+        let index = slot_of(name);
+        let slot = self.slots.get_mut(index as usize)?;
+        (slot.generation == name >> SLOT_BITS).then_some((index, slot))
     }
 
     fn append(&mut self, index: u32) {

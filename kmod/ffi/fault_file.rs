@@ -30,8 +30,11 @@ impl NewFaultFd {
     ///
     /// [`EMFILE`], [`ENFILE`] or [`ENOMEM`].
     pub(crate) fn new(queue: Arc<FaultQueue>, cloexec: bool, nonblock: bool) -> Result<Self> {
-        let reservation =
-            FileDescriptorReservation::get_unused_fd_flags(if cloexec { flags::O_CLOEXEC } else { 0 })?;
+        let reservation = FileDescriptorReservation::get_unused_fd_flags(if cloexec {
+            flags::O_CLOEXEC
+        } else {
+            0
+        })?;
         let mode = flags::O_RDWR | if nonblock { flags::O_NONBLOCK } else { 0 };
         let data = Arc::into_raw(queue);
         // SAFETY: `data` is a reference that the file takes over; its release gives it back.

@@ -70,8 +70,7 @@ impl Group {
     pub(crate) fn for_each_reserved(self, mut each: impl FnMut(u64, u64) -> Result) -> Result {
         let mut regions = [shim::ReservedRegion::default(); REGIONS];
         // SAFETY: The group is live by the invariant, and `regions` has `REGIONS` entries.
-        let count =
-            unsafe { shim::ioasid_group_reserved(self.0, regions.as_mut_ptr(), REGIONS) };
+        let count = unsafe { shim::ioasid_group_reserved(self.0, regions.as_mut_ptr(), REGIONS) };
         let count = usize::try_from(count).map_err(|_| Error::from_errno(count as c_int))?;
         for region in regions.get(..count).ok_or(ENOSPC)? {
             each(region.start, region.last)?;

@@ -60,7 +60,10 @@ impl PageGroup {
 
     /// Calls `each` with every page request of a group of `N` at most, in the order they came
     /// in. A longer group is [`E2BIG`].
-    pub(crate) fn for_each<const N: usize>(&self, mut each: impl FnMut(PageRequest) -> Result) -> Result {
+    pub(crate) fn for_each<const N: usize>(
+        &self,
+        mut each: impl FnMut(PageRequest) -> Result,
+    ) -> Result {
         let mut requests = [shim::PageRequest::default(); N];
         // SAFETY: The group is live by the invariant, and `requests` has `N` entries.
         let count =

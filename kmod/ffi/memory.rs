@@ -235,9 +235,8 @@ fn pin(
     }
     let count = count.min(pages.len());
     // SAFETY: `pages` has room for `count` pointers.
-    let got = unsafe {
-        bindings::pin_user_pages_fast(vaddr, count as i32, flags, pages.as_mut_ptr())
-    };
+    let got =
+        unsafe { bindings::pin_user_pages_fast(vaddr, count as i32, flags, pages.as_mut_ptr()) };
     match got {
         0 => Err(EFAULT),
         error if error < 0 => Err(Error::from_errno(error)),

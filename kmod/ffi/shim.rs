@@ -37,7 +37,10 @@ pub(super) struct ReservedRegion {
     pub(super) last: u64,
 }
 
-#[allow(improper_ctypes, reason = "the C types are the kernel's, some empty without lockdep")]
+#[allow(
+    improper_ctypes,
+    reason = "the C types are the kernel's, some empty without lockdep"
+)]
 extern "C" {
     pub(super) fn ioasid_vfio_register() -> c_int;
     pub(super) fn ioasid_vfio_unregister();

@@ -104,7 +104,10 @@ impl Capability {
 }
 
 /// The report of one device.
-pub(crate) fn device_info(device: &Device, capability: &Capability) -> uapi::vfio_ioasid_device_info {
+pub(crate) fn device_info(
+    device: &Device,
+    capability: &Capability,
+) -> uapi::vfio_ioasid_device_info {
     let (vtd_cap, vtd_ecap) = device.vtd_registers().unwrap_or_default();
     let (reason, prq_reason) = capability.reasons();
     let mut flags = 0;

@@ -357,7 +357,10 @@ impl Nesting {
     ) -> Result<u32> {
         for (index, attached) in self.devices.iter().take(call.room as usize).enumerate() {
             let capability = self.capability(attached, parent);
-            call.write(index, &capability::device_info(&attached.device, &capability))?;
+            call.write(
+                index,
+                &capability::device_info(&attached.device, &capability),
+            )?;
         }
         Ok(u32::try_from(self.devices.len())?)
     }

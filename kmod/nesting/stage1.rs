@@ -70,7 +70,10 @@ pub(crate) fn check_entries(entries: &InvalidationEntries) -> Result<(u32, Resul
     }
     for index in 0..entries.count {
         let at = index as usize * entries.len;
-        let entry = entries.pointer.offset(at).and_then(|pointer| pointer.read());
+        let entry = entries
+            .pointer
+            .offset(at)
+            .and_then(|pointer| pointer.read());
         if let Err(error) = entry.and_then(check_entry) {
             return Ok((index, Err(error)));
         }

@@ -179,8 +179,16 @@ impl<S: DerefMut<Target = [u64]>> Pool<S> {
     /// Marks `first..=last`, which is below [`LIMIT`] and wholly in the other state.
     fn set(&mut self, first: u32, last: u32, taken: bool) {
         for index in first / BITS..=last / BITS {
-            let low = if index == first / BITS { first % BITS } else { 0 };
-            let high = if index == last / BITS { last % BITS } else { BITS - 1 };
+            let low = if index == first / BITS {
+                first % BITS
+            } else {
+                0
+            };
+            let high = if index == last / BITS {
+                last % BITS
+            } else {
+                BITS - 1
+            };
             let mask = (u64::MAX << low) & (u64::MAX >> (BITS - 1 - high));
             let Some(word) = self.storage.get_mut(index as usize) else {
                 continue;

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The state of a fault queue: cookies, depth, order, and what an answer may do when.
+
+use crate::queue::{Cookie, Next, Refused, Slot, State};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// A group is its number; its records are its number, its size and its cookie.
+type Group = u32;
+type Records = (u32, u32, u64);
+type Queue = State<Vec<Slot<Group, Records>>>;
+
+fn queue(depth: usize) -> Queue {
+    State::new((0..depth).map(|_| Slot::free()).collect()).expect("a good depth")
+}
+
+fn push(queue: &mut Queue, group: Group, weight: u32) -> Result<(), Refused> {
+    queue
+        .push(group, weight, (group, weight, 0), |records, cookie| {
+            records.2 = cookie
+        })
+        .map_err(|(reason, _, _)| reason)
+}
+
+fn read(queue: &mut Queue) -> Option<Next<Records>> {
+    queue.next(|_| true).expect("it fits")
+}
+
+fn read_group(queue: &mut Queue) -> (u64, Records) {
+    match read(queue) {
+        Some(Next::Group { cookie, records }) => {
+            queue.delivered(cookie);
+            (cookie, records)
+        }
+        _ => panic!("no group"),
+    }
+}
+
+#[test]
+fn push_past_depth_is_refused_and_reported_once() {
+    let mut queue = queue(4);
+    assert_eq!(push(&mut queue, 1, 3), Ok(()));
+    assert_eq!(push(&mut queue, 2, 2), Err(Refused::Full));
+    assert_eq!(push(&mut queue, 3, 1), Ok(()));
+    assert_eq!(push(&mut queue, 4, 1), Err(Refused::Full));
+    assert!(matches!(read(&mut queue), Some(Next::Overflow(3))));
+    assert_eq!(read_group(&mut queue).1 .0, 1);
+}
+
+#[test]
+fn depth_is_held_by_groups_that_were_read_until_they_are_answered() {
+    let mut queue = queue(1);
+    assert_eq!(push(&mut queue, 1, 1), Ok(()));
+    let (cookie, _) = read_group(&mut queue);
+    assert_eq!(push(&mut queue, 2, 1), Err(Refused::Full));
+    assert_eq!(queue.take(cookie), Some(1));
+    assert_eq!(push(&mut queue, 3, 1), Ok(()));
+}
+
+#[test]
+fn cookie_is_unknown_until_read_then_pending_then_late() {
+    let mut queue = queue(2);
+    assert_eq!(queue.look_up(0), Cookie::Unknown);
+    push(&mut queue, 1, 1).expect("room");
+    assert_eq!(queue.take(1 << 16), None);
+    let (cookie, records) = read_group(&mut queue);
+    assert_eq!(cookie, records.2);
+    assert_eq!(queue.look_up(cookie), Cookie::Pending);
+    assert_eq!(queue.take(cookie), Some(1));
+    assert_eq!(queue.look_up(cookie), Cookie::Late);
+    assert_eq!(queue.take(cookie), None);
+    assert_eq!(queue.look_up(cookie + (1 << 16)), Cookie::Unknown);
+    assert_eq!(queue.look_up(u64::MAX), Cookie::Unknown);
+}
+
+#[test]
+fn delivery_that_fails_loses_nothing() {
+    let mut queue = queue(4);
+    push(&mut queue, 1, 1).expect("room");
+    push(&mut queue, 2, 1).expect("room");
+    let Some(Next::Group { cookie, records }) = read(&mut queue) else {
+        panic!("no group");
+    };
+    queue.undelivered(cookie, records);
+    assert_eq!(read_group(&mut queue).1 .0, 1);
+    assert_eq!(read_group(&mut queue).1 .0, 2);
+}
+
+#[test]
+fn group_too_large_for_the_reader_stays_first() {
+    let mut queue = queue(4);
+    push(&mut queue, 1, 3).expect("room");
+    assert!(queue
+        .next(|records| records.is_some_and(|r| r.1 <= 2))
+        .is_err());
+    assert_eq!(read_group(&mut queue).1 .0, 1);
+}
+
+#[test]
+fn cancel_of_unread_leaves_no_trace_and_of_read_one_record() {
+    let mut queue = queue(4);
+    push(&mut queue, 1, 1).expect("room");
+    push(&mut queue, 2, 1).expect("room");
+    let (cookie, _) = read_group(&mut queue);
+    let mut from = 0;
+    let mut taken = BTreeSet::new();
+    while let Some(group) = queue.take_where(&mut from, |_| true) {
+        taken.insert(group);
+    }
+    assert_eq!(taken, BTreeSet::from([1, 2]));
+    assert_eq!(queue.look_up(cookie), Cookie::Late);
+    assert!(matches!(read(&mut queue), Some(Next::Cancelled(c)) if c == cookie));
+    assert!(read(&mut queue).is_none());
+}
+
+#[test]
+fn cancel_during_delivery_is_told_if_the_user_got_it_and_not_if_not() {
+    for delivered in [true, false] {
+        let mut queue = queue(2);
+        push(&mut queue, 1, 1).expect("room");
+        let Some(Next::Group { cookie, records }) = read(&mut queue) else {
+            panic!("no group");
+        };
+        assert_eq!(queue.take_where(&mut 0, |_| true), Some(1));
+        if delivered {
+            queue.delivered(cookie);
+            assert!(matches!(read(&mut queue), Some(Next::Cancelled(c)) if c == cookie));
+            queue.delivered(cookie);
+        } else {
+            queue.undelivered(cookie, records);
+        }
+        assert!(read(&mut queue).is_none());
+        assert_eq!(push(&mut queue, 2, 2), Ok(()));
+    }
+}
+
+#[test]
+fn answer_during_delivery_is_late_for_the_second_and_frees_the_slot() {
+    let mut queue = queue(1);
+    push(&mut queue, 1, 1).expect("room");
+    let Some(Next::Group { cookie, .. }) = read(&mut queue) else {
+        panic!("no group");
+    };
+    assert_eq!(queue.take(cookie), Some(1));
+    queue.delivered(cookie);
+    assert_eq!(queue.look_up(cookie), Cookie::Late);
+    assert!(
+        read(&mut queue).is_none(),
+        "an answered group needs no CANCELLED record"
+    );
+    assert_eq!(push(&mut queue, 2, 1), Ok(()));
+}
+
+#[test]
+fn cancelled_record_that_fails_to_copy_is_read_again() {
+    let mut queue = queue(2);
+    push(&mut queue, 1, 1).expect("room");
+    let (cookie, _) = read_group(&mut queue);
+    assert_eq!(queue.take_where(&mut 0, |_| true), Some(1));
+    assert!(matches!(read(&mut queue), Some(Next::Cancelled(c)) if c == cookie));
+    push(&mut queue, 2, 1).expect("room");
+    queue.unannounced(cookie);
+    let mut seen = Vec::new();
+    while let Some(next) = read(&mut queue) {
+        match next {
+            Next::Cancelled(c) => {
+                queue.delivered(c);
+                seen.push(("cancelled", c));
+            }
+            Next::Group { cookie, .. } => {
+                queue.delivered(cookie);
+                seen.push(("group", cookie));
+            }
+            Next::Overflow(_) => panic!("nothing overflowed"),
+        }
+    }
+    assert!(seen.contains(&("cancelled", cookie)), "{seen:?}");
+    assert_eq!(seen.len(), 2, "{seen:?}");
+}
+
+#[test]
+fn closed_and_ended_queues_refuse() {
+    let mut closed = queue(1);
+    closed.close();
+    assert_eq!(push(&mut closed, 1, 1), Err(Refused::Closed));
+    let mut ended = queue(1);
+    assert!(!ended.readable());
+    ended.end();
+    assert!(ended.readable() && ended.ended() && !ended.has_records());
+    assert_eq!(push(&mut ended, 1, 1), Err(Refused::Closed));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Push(u32),
+    Read(bool),
+    Answer(usize),
+    Cancel(usize),
+    Forge(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1u32..4).prop_map(Step::Push),
+        3 => any::<bool>().prop_map(Step::Read),
+        3 => (0usize..40).prop_map(Step::Answer),
+        1 => (0usize..4).prop_map(Step::Cancel),
+        1 => any::<u64>().prop_map(Step::Forge),
+    ]
+}
+
+proptest! {
+    /// Every group that is taken in comes out once, answered by exactly one side; what is read
+    /// comes in order; the depth holds.
+    #[test]
+    fn queue_gives_each_group_out_once(steps in proptest::collection::vec(step(), 1..200)) {
+        const DEPTH: usize = 8;
+        let mut queue = queue(DEPTH);
+        let mut number = 0;
+        let mut unread: VecDeque<(u32, u32)> = VecDeque::new();
+        let mut pending: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
+        let mut cancelled: BTreeMap<u64, u32> = BTreeMap::new();
+        let mut late: BTreeSet<u64> = BTreeSet::new();
+        let mut lost = 0u64;
+        for step in steps {
+            let waiting: u32 = unread.iter().map(|g| g.1).sum::<u32>()
+                + pending.values().map(|g| g.1).sum::<u32>()
+                + cancelled.values().sum::<u32>();
+            match step {
+                Step::Push(weight) => {
+                    number += 1;
+                    let fits = (waiting + weight) as usize <= DEPTH;
+                    prop_assert_eq!(push(&mut queue, number, weight).is_ok(), fits);
+                    if fits {
+                        unread.push_back((number, weight));
+                    } else {
+                        lost += u64::from(weight);
+                    }
+                }
+                Step::Read(works) => match read(&mut queue) {
+                    None => prop_assert!(unread.is_empty() && cancelled.is_empty() && lost == 0),
+                    Some(Next::Overflow(count)) => {
+                        prop_assert_eq!(count, lost);
+                        lost = 0;
+                    }
+                    Some(Next::Cancelled(cookie)) => {
+                        prop_assert!(cancelled.contains_key(&cookie));
+                        if works {
+                            queue.delivered(cookie);
+                            cancelled.remove(&cookie);
+                        } else {
+                            queue.unannounced(cookie);
+                        }
+                    }
+                    Some(Next::Group { cookie, records }) => {
+                        prop_assert_eq!(Some(&(records.0, records.1)), unread.front());
+                        prop_assert!(!pending.contains_key(&cookie) && !late.contains(&cookie));
+                        if works {
+                            queue.delivered(cookie);
+                            unread.pop_front();
+                            pending.insert(cookie, (records.0, records.1));
+                        } else {
+                            queue.undelivered(cookie, records);
+                        }
+                    }
+                },
+                Step::Answer(nth) => {
+                    let all: Vec<u64> = pending.keys().chain(late.iter()).copied().collect();
+                    if let Some(&cookie) = all.get(nth) {
+                        let want = pending.remove(&cookie).map(|g| g.0);
+                        prop_assert_eq!(queue.take(cookie), want);
+                        late.insert(cookie);
+                    }
+                }
+                Step::Cancel(residue) => {
+                    let wanted = |group: u32| group as usize % 4 == residue;
+                    let mut from = 0;
+                    let mut taken = BTreeSet::new();
+                    while let Some(group) = queue.take_where(&mut from, |&g| wanted(g)) {
+                        prop_assert!(taken.insert(group));
+                    }
+                    let mut want: BTreeSet<u32> =
+                        unread.iter().map(|g| g.0).filter(|&g| wanted(g)).collect();
+                    unread.retain(|g| !wanted(g.0));
+                    for (cookie, (group, weight)) in pending.clone() {
+                        if wanted(group) {
+                            want.insert(group);
+                            pending.remove(&cookie);
+                            cancelled.insert(cookie, weight);
+                            late.insert(cookie);
+                        }
+                    }
+                    prop_assert_eq!(taken, want);
+                }
+                Step::Forge(cookie) => {
+                    if !pending.contains_key(&cookie) {
+                        prop_assert_eq!(queue.take(cookie), None);
+                        if !late.contains(&cookie) {
+                            prop_assert_eq!(queue.look_up(cookie), Cookie::Unknown);
+                        }
+                    }
+                }
+            }
+            let readable = !unread.is_empty() || !cancelled.is_empty() || lost != 0;
+            prop_assert_eq!(queue.readable(), readable);
+        }
+    }
+}
