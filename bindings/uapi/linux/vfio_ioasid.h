@@ -13,7 +13,7 @@
  *
  * - @argsz smaller than the first published size of the structure: EINVAL.
  * - @argsz larger than the kernel's structure: bytes beyond it must be zero,
- *   E2BIG otherwise.
+ *   E2BIG otherwise, and for more than a page.
  * - Undefined bits of @flags and non-zero padding: EINVAL.
  *
  * errno of all calls:
@@ -253,14 +253,15 @@ struct vfio_ioasid_unbind {
  * @entries_uptr: user pointer to an array of struct
  *	iommu_hwpt_vtd_s1_invalidate
  *
- * With VFIO_IOASID_SCOPE_BINDING the entries are carried out in order, the
- * IOTLB and, where the device has ATS, its device TLB. With the other two
- * scopes @entry_num, @entry_len and @entries_uptr must be zero, and everything
- * cached of stage 1 is dropped. @entry_num and @bad_index are written on
- * success and on error.
+ * The entries are carried out in order for the binding, or for each binding in
+ * scope: the IOTLB and, where the device has ATS, its device TLB. Good entries
+ * before a bad one are carried out. Address 0 with npages U64_MAX means
+ * everything. @entry_num and @bad_index are written on success and on error.
  *
  * EINVAL: an entry with zero npages, unknown flags, an unaligned address or a
- * range that wraps. ENOENT: nothing bound there.
+ * range that wraps; a wrong @entry_len; too many entries. EOPNOTSUPP: another
+ * @data_type. ENOENT: nothing bound there (VFIO_IOASID_SCOPE_BINDING), no such
+ * device (VFIO_IOASID_SCOPE_DEVICE).
  */
 struct vfio_ioasid_invalidate {
 	__u32 argsz;
@@ -281,7 +282,8 @@ struct vfio_ioasid_invalidate {
  * @argsz: size of this structure
  * @flags: VFIO_IOASID_FAULT_QUEUE_*
  * @depth: page requests that may wait unanswered, each record counts; zero for
- *	the default; VFIO_IOASID_FAULT_DEPTH_MAX at most
+ *	the default, which the attached devices cannot exceed;
+ *	VFIO_IOASID_FAULT_DEPTH_MAX at most
  * @fd: out: the fault fd
  *
  * read(2) gives whole page request groups as struct vfio_ioasid_fault; it
@@ -325,6 +327,10 @@ struct vfio_ioasid_fault_queue {
 
 /**
  * struct vfio_ioasid_fault - one record read from a fault fd
+ *
+ * In an OVERFLOW record only @kind and @addr mean something, in a CANCELLED
+ * record only @kind and @cookie.
+ *
  * @kind: VFIO_IOASID_FAULT_*
  * @flags: VFIO_IOASID_FAULT_FLAG_*
  * @device: the device that asked
@@ -337,7 +343,7 @@ struct vfio_ioasid_fault_queue {
  * @cookie: names the group in the answer; the same in every record of the
  *	group, never zero for a group and never reused
  * @user_cookie: the binding's cookie
- * @private_data: must be zero for now
+ * @private_data: zero for now
  */
 struct vfio_ioasid_fault {
 	__u32 kind;
