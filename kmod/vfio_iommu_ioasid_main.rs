@@ -5,6 +5,7 @@
 //! [`fault`] the life of a binding.
 
 #![deny(unsafe_code)]
+#![deny(clippy::multiple_unsafe_ops_per_block)]
 
 mod container;
 mod fault;

@@ -90,15 +90,6 @@ unsafe fn queue<'a>(file: *mut bindings::file) -> ArcBorrow<'a, FaultQueue> {
     unsafe { ArcBorrow::from_raw(data.cast()) }
 }
 
-/// # Safety
-///
-/// `file` must be a live file.
-unsafe fn is_nonblocking(file: *mut bindings::file) -> bool {
-    // SAFETY: The file is live by the requirement; its flags change in one store.
-    let file_flags = unsafe { (&raw const (*file).f_flags).read_volatile() };
-    file_flags & flags::O_NONBLOCK != 0
-}
-
 fn to_ssize(result: Result<usize>) -> isize {
     match result {
         Ok(bytes) => bytes as isize,
@@ -114,9 +105,10 @@ extern "C" fn ioasid_fault_read(
     _pos: *mut bindings::loff_t,
 ) -> isize {
     // SAFETY: The VFS passes a live file of ours.
-    let nonblocking = unsafe { is_nonblocking(file) };
-    // SAFETY: As above.
     let queue = unsafe { queue(file) };
+    // SAFETY: As above; the reference is not kept.
+    let file = unsafe { File::from_raw_file(file) };
+    let nonblocking = file.flags() & flags::O_NONBLOCK != 0;
     to_ssize(queue.read(Pointer::from_arg(buf.addr()), len, nonblocking))
 }
 

@@ -12,6 +12,8 @@ use kernel::transmute::{AsBytes, FromBytes};
     unreachable_pub,
     unsafe_op_in_unsafe_fn,
     clippy::all,
+    clippy::ptr_as_ptr,
+    clippy::ref_as_ptr,
     clippy::undocumented_unsafe_blocks,
     reason = "generated code"
 )]
