@@ -140,9 +140,7 @@ impl MappedMemory {
         let mut pending: Option<Run> = None;
         let mut done = 0u64;
         while done < pages {
-            if kernel::current!().signal_pending() && fatal_signal_pending() {
-                return Err(EINTR);
-            }
+            yield_unless_killed()?;
             let want = BATCH.min(usize::try_from(pages - done)?);
             let at = vaddr + ((done as usize) << PAGE_SHIFT);
             let got = pin(at, want, access, &mut batch)?;
@@ -160,7 +158,6 @@ impl MappedMemory {
                 }
             }
             done += got as u64;
-            kernel::task::might_sleep();
         }
         if let Some(run) = pending.take() {
             memory.map_run(run, access)?;
@@ -244,7 +241,16 @@ fn pin(
     }
 }
 
-fn fatal_signal_pending() -> bool {
-    // SAFETY: No requirements: it asks about the current task.
-    unsafe { shim::ioasid_fatal_signal_pending() }
+/// Lets others run.
+///
+/// # Errors
+///
+/// [`EINTR`] if a fatal signal came.
+fn yield_unless_killed() -> Result {
+    // SAFETY: No requirements but a context that may sleep, as pinning has.
+    if unsafe { shim::ioasid_yield_unless_killed() } {
+        Ok(())
+    } else {
+        Err(EINTR)
+    }
 }

@@ -151,9 +151,10 @@ u64 ioasid_page_phys(struct page *page)
 	return page_to_phys(page);
 }
 
-bool ioasid_fatal_signal_pending(void)
+bool ioasid_yield_unless_killed(void)
 {
-	return fatal_signal_pending(current);
+	cond_resched();
+	return !fatal_signal_pending(current);
 }
 
 struct iommu_domain *ioasid_alloc_nested(struct device *dev,

@@ -75,7 +75,7 @@ bool ioasid_enforce_coherency(struct iommu_domain *domain, struct device *dev);
 ssize_t ioasid_group_reserved(struct iommu_group *group,
 			      struct ioasid_reserved_region *out, size_t max);
 u64 ioasid_page_phys(struct page *page);
-bool ioasid_fatal_signal_pending(void);
+bool ioasid_yield_unless_killed(void);
 struct iommu_domain *ioasid_alloc_nested(struct device *dev,
 					 struct iommu_domain *parent,
 					 bool page_requests, u32 data_type,

@@ -56,7 +56,7 @@ extern "C" {
         max: usize,
     ) -> isize;
     pub(super) fn ioasid_page_phys(page: *mut bindings::page) -> u64;
-    pub(super) fn ioasid_fatal_signal_pending() -> bool;
+    pub(super) fn ioasid_yield_unless_killed() -> bool;
     pub(super) fn ioasid_alloc_nested(
         dev: *mut bindings::device,
         parent: *mut bindings::iommu_domain,

@@ -86,10 +86,7 @@ impl Ioas {
         };
         let mut windows = self.windows.clone();
         windows.restrict(&domain.aperture().ok_or(EINVAL)?);
-        group.for_each_reserved(|start, last| {
-            let hole = IovaRange::new(start, last).ok_or(EINVAL)?;
-            windows.exclude(&hole).ok_or(ENOSPC)
-        })?;
+        exclude_reserved(&mut windows, group)?;
         let fits = |memory: &MappedMemory| windows.contains(memory.range());
         if !self.mappings.values().all(fits) {
             return Err(EINVAL);
@@ -110,6 +107,22 @@ impl Ioas {
             domain.detach_group(group);
         }
         self.groups.retain(|&mut other| other != group);
+        // What only this group reserved can be mapped again; without memory for the list, the
+        // windows stay as they are, which is safe.
+        if let Ok(windows) = self.windows_left() {
+            self.windows = windows;
+        }
+    }
+
+    fn windows_left(&self) -> Result<Windows> {
+        let mut windows = Windows::all();
+        if let Some(domain) = &self.domain {
+            windows.restrict(&domain.aperture().ok_or(EINVAL)?);
+        }
+        for &group in &self.groups {
+            exclude_reserved(&mut windows, group)?;
+        }
+        Ok(windows)
     }
 
     /// Unmaps everything and forgets the domain; no group is attached any more.
@@ -196,6 +209,13 @@ impl Ioas {
         let mapping = *cursor.current().1.range();
         (mapping.start() <= range.last()).then_some(mapping)
     }
+}
+
+fn exclude_reserved(windows: &mut Windows, group: Group) -> Result {
+    group.for_each_reserved(|start, last| {
+        let hole = IovaRange::new(start, last).ok_or(EINVAL)?;
+        windows.exclude(&hole).ok_or(ENOSPC)
+    })
 }
 
 fn pages(range: &IovaRange) -> u64 {
