@@ -1,2 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Shared parts of the test programs.
+//! Shared parts of the test programs, from the bottom up:
+//!
+//! - [`vfio`]: container, group and device as owned fds, with every call as it is;
+//! - [`memory`]: guest memory, a memfd with guest-physical addresses;
+//! - [`stage1`]: a guest's page tables in it;
+//! - [`testdev`]: the driver of the endpoint `pasid-dma-testdev`;
+//! - [`ktap`]: tests, run one by one and reported as KTAP.
+//!
+//! A test program is a list of functions:
+//!
+//! ```no_run
+//! use host_iommu_tests::{ktap::{skip, Outcome}, suite};
+//!
+//! fn sum_of_two_and_two_is_four() -> Outcome {
+//!     if cfg!(target_endian = "big") {
+//!         return skip("little-endian machines only");
+//!     }
+//!     assert_eq!(2 + 2, 4);
+//!     Ok(())
+//! }
+//!
+//! suite![sum_of_two_and_two_is_four];
+//! ```
+
+pub mod ktap;
+pub mod memory;
+pub mod stage1;
+pub mod testdev;
+pub mod vfio;
+
+pub use host_iommu::sys::Errno;

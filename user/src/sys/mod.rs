@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The system calls, one function each: the only unsafe code of the crate.
+//!
+//! Nothing here keeps state or interprets an error. Functions take the fd they work on; the
+//! structures are those of `host-iommu-bindings`.
+
+pub mod ioasid;
+pub mod memory;
+pub mod plain;
+#[cfg(feature = "raw")]
+pub mod raw;
+pub mod vfio;
+
+use plain::Plain;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+pub use nix::errno::Errno;
+
+/// What a system call gives: its value, or the error number.
+pub type Result<T> = std::result::Result<T, Errno>;
+
+/// The argument of a call that starts with `argsz`.
+///
+/// # Safety
+///
+/// The kernel must read and write no more than `argsz` bytes of the structure for `REQUEST`,
+/// with `argsz` as [`Call::set_argsz`] sets it: at most its size.
+unsafe trait Call: Plain {
+    const REQUEST: u32;
+
+    fn set_argsz(&mut self);
+}
+
+/// Implements [`Call`] for structures with a field `argsz`.
+macro_rules! calls {
+    ($($structure:ty => $request:expr),+ $(,)?) => { $(
+        // SAFETY: `set_argsz` gives the structure's own size, and the header of the call names
+        // this structure for this request.
+        unsafe impl $crate::sys::Call for $structure {
+            const REQUEST: u32 = $request;
+
+            fn set_argsz(&mut self) {
+                self.argsz = const {
+                    assert!(size_of::<$structure>() <= u32::MAX as usize);
+                    size_of::<$structure>() as u32
+                };
+            }
+        }
+    )+ };
+}
+use calls;
+
+/// Makes a call whose argument is a structure without pointers into the caller's memory, or
+/// whose pointers the caller vouches for.
+///
+/// # Safety
+///
+/// What the pointers in `arg` point at must be good for what the call does with it.
+unsafe fn call<T: Call>(fd: BorrowedFd<'_>, arg: &mut T) -> Result<i32> {
+    arg.set_argsz();
+    let pointer = std::ptr::from_mut(arg);
+    // SAFETY: by the contract of `Call` the kernel stays inside `arg`, which is borrowed
+    // exclusively; the caller vouches for the pointers in it.
+    let value = unsafe { libc::ioctl(fd.as_raw_fd(), T::REQUEST as libc::Ioctl, pointer) };
+    Errno::result(value)
+}
+
+/// Makes a call whose argument is a number.
+///
+/// # Safety
+///
+/// The request must take a number, or nothing, and no pointer.
+unsafe fn call_number(fd: BorrowedFd<'_>, request: u32, number: libc::c_ulong) -> Result<i32> {
+    // SAFETY: the caller says that the kernel takes `number` as a number.
+    let value = unsafe { libc::ioctl(fd.as_raw_fd(), request as libc::Ioctl, number) };
+    Errno::result(value)
+}
+
+/// Takes over a fd that a call has just made.
+///
+/// # Safety
+///
+/// `number` must be a fresh fd that nobody else owns.
+unsafe fn take_fd(number: i32) -> OwnedFd {
+    // SAFETY: by the contract of this function.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
