@@ -287,7 +287,8 @@ static uint64_t vtd_nst_ss_reserved(IntelIOMMUState *s, uint64_t pte,
         reserved |= VTD_PT_PAGE_SIZE_MASK;
     }
     if (leaf) {
-        reserved |= MAKE_64BIT_MASK(12, (level - 1) * VTD_LEVEL_BITS);
+        reserved |= (VTD_PAGE_SIZE << ((level - 1) * VTD_LEVEL_BITS)) -
+                    VTD_PAGE_SIZE;
     } else {
         reserved |= VTD_SPTE_SNP;
     }
