@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The kernel module `vfio_iommu_ioasid`, on a VFIO container.
+
+use crate::capabilities::{Capabilities, DeviceInfo, Stats};
+use crate::context::{Binding, HostIommuContext, Mapping, Scope};
+use crate::error::{Error, Operation, Result};
+use crate::fault::FaultQueueOptions;
+use crate::nesting::InvalidationEntry;
+use crate::pasid::PasidRequest;
+use crate::sys::{ioasid, memory, vfio, Errno};
+use crate::types::{Bdf, IovaRange, MapAccess, Pasid};
+use host_iommu_bindings::uapi as abi;
+use std::ffi::CString;
+use std::fs::{self, OpenOptions};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const CONTAINER_PATH: &str = "/dev/vfio/vfio";
+
+/// A VFIO container on the module, with its groups.
+///
+/// Devices of the groups are opened with [`Kmod::open_device_fd`]: registers, interrupts and reset
+/// are VFIO's as ever. The container's contents live until this is dropped and every device fd
+/// that was opened is closed.
+#[derive(Debug)]
+pub struct Kmod {
+    container: OwnedFd,
+    groups: Mutex<Groups>,
+}
+
+#[derive(Debug, Default)]
+struct Groups {
+    next: u64,
+    open: Vec<(u64, OwnedFd)>,
+}
+
+impl AsFd for Kmod {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.container.as_fd()
+    }
+}
+
+impl Kmod {
+    /// Opens a new container and attaches the group of a device, which must be bound to vfio-pci.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`]: the path that cannot be opened, EBUSY for a group that is in use, ENODEV
+    /// where the module is not loaded, EPERM without interrupt remapping.
+    pub fn open_device(device: Bdf) -> Result<Self> {
+        Self::open_group(&group_path(device)?)
+    }
+
+    /// Opens a new container and attaches a group by its path, as in `/dev/vfio/12`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kmod::open_device`].
+    pub fn open_group(group: &Path) -> Result<Self> {
+        let container = open(Path::new(CONTAINER_PATH))?;
+        Self::from_fds(container, open(group)?)
+    }
+
+    /// Attaches a group to a container that has none, both handed to this process.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kmod::open_device`].
+    pub fn from_fds(container: OwnedFd, group: OwnedFd) -> Result<Self> {
+        let kmod = Self {
+            container,
+            groups: Mutex::default(),
+        };
+        kmod.attach(group)?;
+        // The first group makes the container ask for its driver.
+        vfio::set_iommu(kmod.as_fd(), abi::VFIO_IOASID_IOMMU)
+            .map_err(|errno| Error::failed(Operation::SelectBackend, errno))?;
+        Ok(kmod)
+    }
+
+    /// Takes over a container that somebody else has set up for the module, groups and all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] if the container is not on the module.
+    pub fn from_container(container: OwnedFd) -> Result<Self> {
+        let kmod = Self {
+            container,
+            groups: Mutex::default(),
+        };
+        kmod.stats()?;
+        Ok(kmod)
+    }
+
+    /// Opens a device of an attached group: its registers, interrupts and reset by VFIO.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] with ENODEV if no attached group has it.
+    pub fn open_device_fd(&self, device: Bdf) -> Result<OwnedFd> {
+        let failed = |errno| Error::failed(Operation::OpenDevice(device), errno);
+        let name = CString::new(device.to_string()).map_err(|_| failed(Errno::EINVAL))?;
+        for (_, group) in &self.groups().open {
+            match vfio::group_get_device_fd(group.as_fd(), &name) {
+                Err(Errno::ENODEV) => {}
+                result => return result.map_err(failed),
+            }
+        }
+        Err(failed(Errno::ENODEV))
+    }
+
+    /// The list is whole whatever a thread that panicked was doing.
+    fn groups(&self) -> MutexGuard<'_, Groups> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The path of a device's group.
+fn group_path(device: Bdf) -> Result<PathBuf> {
+    let failed = |error| Error::failed(Operation::FindGroup(device), error);
+    let link = format!("/sys/bus/pci/devices/{device}/iommu_group");
+    let target = fs::read_link(link).map_err(failed)?;
+    let number = target
+        .file_name()
+        .ok_or_else(|| failed(Errno::ENODEV.into()))?;
+    Ok(Path::new("/dev/vfio").join(number))
+}
+
+fn open(path: &Path) -> Result<OwnedFd> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map(OwnedFd::from)
+        .map_err(|error| Error::failed(Operation::Open(path.to_owned()), error))
+}
+
+/// The ABI's form of a scope: flag, device and PASID.
+fn scope_parts(scope: Scope) -> (u32, abi::vfio_ioasid_device, u32) {
+    match scope {
+        Scope::Binding(device, pasid) => {
+            (abi::VFIO_IOASID_SCOPE_BINDING, device.into(), pasid.get())
+        }
+        Scope::Device(device) => (abi::VFIO_IOASID_SCOPE_DEVICE, device.into(), 0),
+        Scope::All => (abi::VFIO_IOASID_SCOPE_CONTAINER, Default::default(), 0),
+    }
+}
+
+impl HostIommuContext for Kmod {
+    /// Attaches a group by its fd, as from `/dev/vfio/12`.
+    fn attach(&self, fd: OwnedFd) -> Result<u64> {
+        vfio::group_set_container(fd.as_fd(), self.as_fd())
+            .map_err(|errno| Error::failed(Operation::AttachGroup, errno))?;
+        let mut groups = self.groups();
+        let number = groups.next;
+        groups.next = number.wrapping_add(1);
+        groups.open.push((number, fd));
+        Ok(number)
+    }
+
+    fn detach(&self, attached: u64) -> Result<OwnedFd> {
+        let failed = |errno| Error::failed(Operation::DetachGroup, errno);
+        let mut groups = self.groups();
+        let position = groups
+            .open
+            .iter()
+            .position(|(number, _)| *number == attached);
+        let position = position.ok_or_else(|| failed(Errno::ENOENT))?;
+        if let Some((_, group)) = groups.open.get(position) {
+            vfio::group_unset_container(group.as_fd()).map_err(failed)?;
+        }
+        Ok(groups.open.swap_remove(position).1)
+    }
+
+    fn capabilities(&self) -> Result<Capabilities> {
+        let reply = vfio::get_info(self.as_fd())
+            .map_err(|errno| Error::failed(Operation::ReadCapabilities, errno))?;
+        Capabilities::parse(&reply)
+    }
+
+    fn devices(&self) -> Result<Vec<DeviceInfo>> {
+        /// Devices of a container are few; a list that grows between two calls is read again.
+        const TRIES: usize = 8;
+        let failed = |errno| Error::failed(Operation::ListDevices, errno);
+
+        let mut room = Vec::new();
+        for _ in 0..TRIES {
+            let count = ioasid::devices(self.as_fd(), &mut room).map_err(failed)? as usize;
+            if count <= room.len() {
+                room.truncate(count);
+                return Ok(room.iter().map(DeviceInfo::from).collect());
+            }
+            room.resize_with(count, Default::default);
+        }
+        Err(failed(Errno::EAGAIN))
+    }
+
+    fn map(&self, mapping: &Mapping<'_>) -> Result<()> {
+        let range = mapping.range;
+        let failed = |errno| Error::failed(Operation::Map(range), errno);
+        let size = range.size().ok_or_else(|| failed(Errno::EINVAL))?;
+        let flags = match mapping.access {
+            MapAccess::Read => abi::VFIO_DMA_MAP_FLAG_READ,
+            MapAccess::Write => abi::VFIO_DMA_MAP_FLAG_WRITE,
+            MapAccess::ReadWrite => abi::VFIO_DMA_MAP_FLAG_READ | abi::VFIO_DMA_MAP_FLAG_WRITE,
+        };
+        memory::map_dma_part(
+            self.as_fd(),
+            flags,
+            mapping.memory,
+            mapping.offset,
+            range.start().0,
+            size,
+        )
+        .map_err(failed)
+    }
+
+    fn unmap(&self, range: IovaRange) -> Result<u64> {
+        let failed = |errno| Error::failed(Operation::Unmap(range), errno);
+        match range.size() {
+            Some(size) => vfio::unmap_dma(self.as_fd(), 0, range.start().0, size).map_err(failed),
+            None => self.unmap_all(),
+        }
+    }
+
+    fn unmap_all(&self) -> Result<u64> {
+        vfio::unmap_dma(self.as_fd(), abi::VFIO_DMA_UNMAP_FLAG_ALL, 0, 0)
+            .map_err(|errno| Error::failed(Operation::UnmapAll, errno))
+    }
+
+    fn alloc_pasids(&self, request: &PasidRequest) -> Result<Pasid> {
+        let PasidRequest { min, max, count } = *request;
+        let first = ioasid::pasid_alloc(self.as_fd(), min.get(), max.get(), count)
+            .map_err(|errno| Error::failed(Operation::AllocPasids { min, max, count }, errno))?;
+        Pasid::try_from(first)
+    }
+
+    fn free_pasids(&self, first: Pasid, count: u32) -> Result<()> {
+        ioasid::pasid_free(self.as_fd(), first.get(), count)
+            .map_err(|errno| Error::failed(Operation::FreePasids { first, count }, errno))
+    }
+
+    fn bind(&self, binding: &Binding<'_>) -> Result<()> {
+        let Binding {
+            device,
+            pasid,
+            table,
+            fault_queue,
+        } = *binding;
+        let bind = ioasid::Bind {
+            device: device.into(),
+            pasid: pasid.get(),
+            data: table.data(),
+            guest_pasid: table.guest_pasid.unwrap_or(pasid.get()),
+            fault_queue,
+            cookie: table.cookie,
+        };
+        ioasid::bind(self.as_fd(), &bind)
+            .map_err(|errno| Error::failed(Operation::BindStage1 { pasid, device }, errno))
+    }
+
+    fn unbind(&self, scope: Scope) -> Result<()> {
+        let (flags, device, pasid) = scope_parts(scope);
+        ioasid::unbind(self.as_fd(), flags, device, pasid).map_err(|errno| {
+            let operation = match scope {
+                Scope::Binding(device, pasid) => Operation::Unbind { pasid, device },
+                Scope::Device(device) => Operation::UnbindDevice(device),
+                Scope::All => Operation::UnbindAll,
+            };
+            Error::failed(operation, errno)
+        })
+    }
+
+    fn invalidate(&self, device: Bdf, pasid: Pasid, entries: &[InvalidationEntry]) -> Result<()> {
+        const MAX: usize = abi::VFIO_IOASID_INVALIDATE_MAX as usize;
+
+        let scope = Scope::Binding(device, pasid);
+        let mut before = 0usize;
+        for chunk in entries.chunks(MAX) {
+            let data: Vec<_> = chunk.iter().map(InvalidationEntry::data).collect();
+            let (flags, id, number) = scope_parts(scope);
+            ioasid::invalidate(self.as_fd(), flags, id, number, &data).map_err(|failure| {
+                Error::Flush {
+                    pasid,
+                    device,
+                    index: before.saturating_add(failure.done as usize),
+                    count: entries.len(),
+                    source: failure.errno.into(),
+                }
+            })?;
+            before = before.saturating_add(chunk.len());
+        }
+        Ok(())
+    }
+
+    fn invalidate_all(&self, scope: Scope) -> Result<()> {
+        let operation = match scope {
+            Scope::Binding(device, pasid) => {
+                let everything = InvalidationEntry {
+                    range: IovaRange::ALL,
+                    leaf_only: false,
+                };
+                return self.invalidate(device, pasid, &[everything]);
+            }
+            Scope::Device(device) => Operation::FlushDevice(device),
+            Scope::All => Operation::FlushAll,
+        };
+        let (flags, device, pasid) = scope_parts(scope);
+        ioasid::invalidate(self.as_fd(), flags, device, pasid, &[])
+            .map(|_| ())
+            .map_err(|failure| Error::failed(operation, failure.errno))
+    }
+
+    fn fault_queue(&self, options: &FaultQueueOptions) -> Result<OwnedFd> {
+        let mut flags = abi::VFIO_IOASID_FAULT_QUEUE_CLOEXEC;
+        if options.nonblocking {
+            flags |= abi::VFIO_IOASID_FAULT_QUEUE_NONBLOCK;
+        }
+        ioasid::fault_queue(self.as_fd(), flags, options.depth.unwrap_or(0))
+            .map_err(|errno| Error::failed(Operation::OpenFaultQueue, errno))
+    }
+
+    fn stats(&self) -> Result<Stats> {
+        ioasid::stats(self.as_fd())
+            .map(|stats| Stats::from(&stats))
+            .map_err(|errno| Error::failed(Operation::ReadStats, errno))
+    }
+}

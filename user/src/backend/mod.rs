@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Implementations of [`HostIommuContext`](crate::HostIommuContext).
+
+pub mod kmod;

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What can fail, and how it is told.
+
+use crate::types::{Bdf, Iova, IovaRange, Pasid};
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// A result with the crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What went wrong. The errno of a call is the [`source`](std::error::Error::source).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A call failed.
+    #[error("Failed to {operation}")]
+    Failed {
+        /// What was to be done, and where.
+        operation: Operation,
+        /// Why not.
+        source: io::Error,
+    },
+    /// An invalidation failed part of the way.
+    #[error("Failed to flush stage 1 at PASID {pasid} of {device}: entry {index} of {count}")]
+    Flush {
+        /// The binding's PASID.
+        pasid: Pasid,
+        /// The binding's device.
+        device: Bdf,
+        /// The entry that failed; those before it were carried out.
+        index: usize,
+        /// How many there were.
+        count: usize,
+        /// Why.
+        source: io::Error,
+    },
+    /// A number has more than the 20 bits of a PASID.
+    #[error("{0} is no PASID: they have 20 bits")]
+    PasidOutOfRange(u32),
+    /// A PASID is not one of the allocation that was given with it.
+    #[error("PASID {0} is not of this allocation")]
+    PasidNotAllocated(Pasid),
+    /// The owned value belongs to another context.
+    #[error("The {0} belongs to another context")]
+    OtherContext(&'static str),
+    /// The fault queue of a page request group was dropped; the host has answered the group.
+    #[error("The fault queue is closed")]
+    QueueClosed,
+    /// The host said something that its interface does not allow.
+    #[error("The host's {what} is malformed: {detail}")]
+    Malformed {
+        /// What it said.
+        what: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
+}
+
+impl Error {
+    /// The error number, if a call gave one.
+    ///
+    /// ```
+    /// use host_iommu::{Error, Operation};
+    ///
+    /// let error = Error::Failed {
+    ///     operation: Operation::ReadStats,
+    ///     source: std::io::Error::from_raw_os_error(25),
+    /// };
+    /// assert_eq!(error.errno(), Some(25));
+    /// ```
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Failed { source, .. } | Self::Flush { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+
+    /// The error of a failed call, for backends.
+    pub fn failed(operation: Operation, source: impl Into<io::Error>) -> Self {
+        Self::Failed {
+            operation,
+            source: source.into(),
+        }
+    }
+}
+
+/// What was to be done when a call failed, with the numbers it was to be done with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the text of each says what it is")]
+pub enum Operation {
+    Open(PathBuf),
+    FindGroup(Bdf),
+    AttachGroup,
+    DetachGroup,
+    SelectBackend,
+    OpenDevice(Bdf),
+    ReadCapabilities,
+    ListDevices,
+    ReadStats,
+    Map(IovaRange),
+    MapNothing(Iova),
+    Unmap(IovaRange),
+    UnmapAll,
+    AllocPasids { min: Pasid, max: Pasid, count: u32 },
+    FreePasids { first: Pasid, count: u32 },
+    BindStage1 { pasid: Pasid, device: Bdf },
+    Unbind { pasid: Pasid, device: Bdf },
+    UnbindDevice(Bdf),
+    UnbindAll,
+    FlushDevice(Bdf),
+    FlushAll,
+    OpenFaultQueue,
+    ReadFaults,
+    Respond { cookie: u64 },
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open(path) => write!(f, "open {}", path.display()),
+            Self::FindGroup(device) => write!(f, "find the IOMMU group of {device}"),
+            Self::AttachGroup => f.write_str("attach a group to the container"),
+            Self::DetachGroup => f.write_str("detach a group from the container"),
+            Self::SelectBackend => {
+                f.write_str("select vfio_iommu_ioasid for the container (is the module loaded?)")
+            }
+            Self::OpenDevice(device) => write!(f, "open {device}"),
+            Self::ReadCapabilities => f.write_str("read the capabilities"),
+            Self::ListDevices => f.write_str("list the devices"),
+            Self::ReadStats => f.write_str("read the counters"),
+            Self::Map(range) => write!(f, "map {range}"),
+            Self::MapNothing(start) => write!(f, "map no or too much memory at {start}"),
+            Self::Unmap(range) => write!(f, "unmap {range}"),
+            Self::UnmapAll => f.write_str("unmap everything"),
+            Self::AllocPasids { min, max, count } => {
+                write!(f, "allocate {count} PASIDs in {min}..={max}")
+            }
+            Self::FreePasids { first, count: 1 } => write!(f, "free PASID {first}"),
+            Self::FreePasids { first, count } => write!(f, "free {count} PASIDs from {first} on"),
+            Self::BindStage1 { pasid, device } => {
+                write!(f, "bind stage 1 at PASID {pasid} of {device}")
+            }
+            Self::Unbind { pasid, device } => write!(f, "unbind PASID {pasid} of {device}"),
+            Self::UnbindDevice(device) => write!(f, "unbind every PASID of {device}"),
+            Self::UnbindAll => f.write_str("unbind every PASID of every device"),
+            Self::FlushDevice(device) => write!(f, "flush every PASID of {device}"),
+            Self::FlushAll => f.write_str("flush every PASID of every device"),
+            Self::OpenFaultQueue => f.write_str("open a fault queue"),
+            Self::ReadFaults => f.write_str("read the fault queue"),
+            Self::Respond { cookie } => write!(f, "answer page request group {cookie:#x}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    #[test]
+    fn failed_says_operation_and_ids_and_keeps_the_errno() -> Result<()> {
+        let error = Error::failed(
+            Operation::BindStage1 {
+                pasid: 5.try_into()?,
+                device: Bdf::new(0, 0, 4 << 3),
+            },
+            io::Error::from_raw_os_error(16),
+        );
+        assert_eq!(
+            error.to_string(),
+            "Failed to bind stage 1 at PASID 5 of 0000:00:04.0"
+        );
+        assert_eq!(error.errno(), Some(16));
+        assert!(error
+            .source()
+            .is_some_and(|source| source.to_string().contains("busy")));
+        Ok(())
+    }
+}

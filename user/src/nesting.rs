@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Stage-1 tables that are bound, and the invalidation of what is cached of them.
+
+use crate::context::{Binding, HostIommu, Scope};
+use crate::error::{Error, Result};
+use crate::fault::FaultQueue;
+use crate::pasid::{PasidAllocation, Run};
+use crate::types::{AddressWidth, Bdf, Gpa, IovaRange, Pasid};
+use host_iommu_bindings::uapi::{
+    iommu_hwpt_vtd_s1, iommu_hwpt_vtd_s1_flags_IOMMU_VTD_S1_EAFE as EAFE,
+    iommu_hwpt_vtd_s1_flags_IOMMU_VTD_S1_SRE as SRE,
+    iommu_hwpt_vtd_s1_flags_IOMMU_VTD_S1_WPE as WPE, iommu_hwpt_vtd_s1_invalidate,
+    iommu_hwpt_vtd_s1_invalidate_flags_IOMMU_VTD_INV_FLAGS_LEAF as LEAF,
+};
+use std::sync::Arc;
+
+/// A VT-d stage-1 table in guest memory (VT-d 4.1, 9.6: a scalable-mode PASID-table entry).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stage1Table {
+    /// Where its top level is, on a page.
+    pub root: Gpa,
+    /// How many bits it translates.
+    pub width: AddressWidth,
+    /// Supervisor requests are allowed (SRE).
+    pub supervisor: bool,
+    /// Accessed flags are extended (EAFE).
+    pub extended_accessed: bool,
+    /// Supervisor requests obey write protection (WPE).
+    pub write_protect: bool,
+    /// The guest's number for the PASID, given back in fault records; `None` if it is the host's.
+    pub guest_pasid: Option<u32>,
+    /// A number of the VMM's own, given back in fault records.
+    pub cookie: u64,
+}
+
+impl Stage1Table {
+    /// A table of four levels at `root`, for user requests.
+    pub const fn four_level(root: Gpa) -> Self {
+        Self {
+            root,
+            width: AddressWidth::Bits48,
+            supervisor: false,
+            extended_accessed: false,
+            write_protect: false,
+            guest_pasid: None,
+            cookie: 0,
+        }
+    }
+
+    /// The same with a cookie for fault records.
+    #[must_use]
+    pub const fn with_cookie(self, cookie: u64) -> Self {
+        Self { cookie, ..self }
+    }
+
+    /// The same with the guest's number for the PASID.
+    #[must_use]
+    pub const fn with_guest_pasid(self, guest_pasid: u32) -> Self {
+        Self {
+            guest_pasid: Some(guest_pasid),
+            ..self
+        }
+    }
+
+    /// The form of linux/iommufd.h.
+    pub(crate) fn data(&self) -> iommu_hwpt_vtd_s1 {
+        let flag = |on: bool, flag: u32| if on { u64::from(flag) } else { 0 };
+        iommu_hwpt_vtd_s1 {
+            flags: flag(self.supervisor, SRE)
+                | flag(self.extended_accessed, EAFE)
+                | flag(self.write_protect, WPE),
+            pgtbl_addr: self.root.0,
+            addr_width: self.width.bits(),
+            ..Default::default()
+        }
+    }
+}
+
+/// One step of an invalidation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidationEntry {
+    /// Addresses of stage 1; [`IovaRange::ALL`] for everything. Whole pages of 4 KiB are dropped,
+    /// and the hardware may round up further.
+    pub range: IovaRange,
+    /// Only entries that map pages changed, no tables.
+    pub leaf_only: bool,
+}
+
+const PAGE_SHIFT: u32 = 12;
+
+impl InvalidationEntry {
+    /// The form of linux/iommufd.h, where everything is page count `u64::MAX` at address 0.
+    pub(crate) fn data(&self) -> iommu_hwpt_vtd_s1_invalidate {
+        let first = self.range.start().0 >> PAGE_SHIFT;
+        let last = self.range.last().0 >> PAGE_SHIFT;
+        let everything = first == 0 && last == u64::MAX >> PAGE_SHIFT;
+        iommu_hwpt_vtd_s1_invalidate {
+            addr: first << PAGE_SHIFT,
+            npages: if everything {
+                u64::MAX
+            } else {
+                // Cannot overflow: both have 52 bits.
+                last - first + 1
+            },
+            flags: if self.leaf_only { LEAF } else { 0 },
+            ..Default::default()
+        }
+    }
+}
+
+/// What to drop of what is cached of a binding, built up range by range.
+///
+/// ```
+/// use host_iommu::{Invalidation, Iova, IovaRange};
+///
+/// let page = IovaRange::sized(Iova(0x7000), 4096).unwrap();
+/// let tables = IovaRange::sized(Iova(0), 1 << 30).unwrap();
+/// let invalidation = Invalidation::new().leaf(page).range(tables);
+/// assert_eq!(invalidation.entries().len(), 2);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Invalidation {
+    entries: Vec<InvalidationEntry>,
+}
+
+impl Invalidation {
+    /// Nothing yet.
+    pub const fn new() -> Self {
+        Self {
+            entries: Vec::new(),
+        }
+    }
+
+    /// Everything of the binding.
+    pub fn all() -> Self {
+        Self::new().range(IovaRange::ALL)
+    }
+
+    /// And these addresses, pages and tables.
+    pub fn range(self, range: IovaRange) -> Self {
+        self.entry(InvalidationEntry {
+            range,
+            leaf_only: false,
+        })
+    }
+
+    /// And the pages at these addresses: no table above them has changed.
+    pub fn leaf(self, range: IovaRange) -> Self {
+        self.entry(InvalidationEntry {
+            range,
+            leaf_only: true,
+        })
+    }
+
+    fn entry(mut self, entry: InvalidationEntry) -> Self {
+        self.entries.push(entry);
+        self
+    }
+
+    /// What was built.
+    pub fn entries(&self) -> &[InvalidationEntry] {
+        &self.entries
+    }
+}
+
+impl FromIterator<InvalidationEntry> for Invalidation {
+    fn from_iter<I: IntoIterator<Item = InvalidationEntry>>(entries: I) -> Self {
+        Self {
+            entries: entries.into_iter().collect(),
+        }
+    }
+}
+
+/// A stage-1 table in force. Unbinds when it is dropped.
+#[derive(Debug)]
+pub struct Stage1Binding {
+    host: HostIommu,
+    device: Bdf,
+    pasid: Pasid,
+    bound: bool,
+    // The PASID is freed after the last binding at it.
+    _run: Arc<Run>,
+}
+
+impl Stage1Binding {
+    pub(crate) fn new(
+        host: HostIommu,
+        device: Bdf,
+        pasids: &PasidAllocation,
+        pasid: Pasid,
+        table: &Stage1Table,
+        faults: Option<&FaultQueue>,
+    ) -> Result<Self> {
+        if !pasids.is_of(&host) {
+            return Err(Error::OtherContext("PASID allocation"));
+        }
+        if !pasids.contains(pasid) {
+            return Err(Error::PasidNotAllocated(pasid));
+        }
+        host.context().bind(&Binding {
+            device,
+            pasid,
+            table,
+            fault_queue: faults.map(std::os::fd::AsFd::as_fd),
+        })?;
+        Ok(Self {
+            host,
+            device,
+            pasid,
+            bound: true,
+            _run: pasids.run().clone(),
+        })
+    }
+
+    /// The device.
+    pub fn device(&self) -> Bdf {
+        self.device
+    }
+
+    /// The host's PASID.
+    pub fn pasid(&self) -> Pasid {
+        self.pasid
+    }
+
+    /// Drops what is cached, in the IOMMU and in the device. When it returns, no request uses
+    /// what the table said before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Flush`] names the first entry that was not carried out; ENOENT if the binding is
+    /// gone.
+    pub fn flush(&self, invalidation: &Invalidation) -> Result<()> {
+        self.host
+            .context()
+            .invalidate(self.device, self.pasid, invalidation.entries())
+    }
+
+    /// Unbinds now, and says whether it worked. Done once, it does nothing.
+    ///
+    /// When it returns, nothing is translated by the table any more, and page requests that
+    /// waited are answered INVALID; their fault queue says CANCELLED.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`]; dropping tries again. ENOENT if the device is gone from the context.
+    pub fn unbind(&mut self) -> Result<()> {
+        if self.bound {
+            let scope = Scope::Binding(self.device, self.pasid);
+            self.host.context().unbind(scope)?;
+            self.bound = false;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Stage1Binding {
+    fn drop(&mut self) {
+        // The container unbinds what is left when it goes; nothing else can be done here.
+        let _ = self.unbind();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Iova;
+
+    fn data(start: u64, last: u64) -> Option<(u64, u64)> {
+        let range = IovaRange::new(Iova(start), Iova(last))?;
+        let entry = InvalidationEntry {
+            range,
+            leaf_only: true,
+        };
+        Some((entry.data().addr, entry.data().npages))
+    }
+
+    #[test]
+    fn invalidation_entry_covers_every_page_it_touches() {
+        assert_eq!(data(0x1000, 0x1fff), Some((0x1000, 1)));
+        assert_eq!(data(0x1fff, 0x2000), Some((0x1000, 2)));
+        assert_eq!(data(0, 0), Some((0, 1)));
+        assert_eq!(data(0, u64::MAX - 0x1000), Some((0, (1 << 52) - 1)));
+        assert_eq!(data(0x1000, u64::MAX), Some((0x1000, (1 << 52) - 1)));
+    }
+
+    #[test]
+    fn invalidation_entry_of_all_is_the_special_form() {
+        assert_eq!(data(0, u64::MAX), Some((0, u64::MAX)));
+    }
+
+    #[test]
+    fn stage1_table_flags_are_those_of_iommufd_h() {
+        let table = Stage1Table {
+            supervisor: true,
+            extended_accessed: true,
+            write_protect: true,
+            ..Stage1Table::four_level(Gpa(0x5000))
+        };
+        assert_eq!(table.data().flags, 7);
+        assert_eq!(table.data().addr_width, 48);
+        assert_eq!(Stage1Table::four_level(Gpa(0)).data().flags, 0);
+    }
+}
