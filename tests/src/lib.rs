@@ -5,7 +5,8 @@
 //! - [`memory`]: guest memory, a memfd with guest-physical addresses;
 //! - [`stage1`]: a guest's page tables in it;
 //! - [`testdev`]: the driver of the endpoint `pasid-dma-testdev`;
-//! - [`ktap`]: tests, run one by one and reported as KTAP.
+//! - [`ktap`]: tests, run one by one and reported as KTAP;
+//! - [`rig`]: what the programs in `bin` stand on.
 //!
 //! A test program is a list of functions:
 //!
@@ -25,6 +26,7 @@
 
 pub mod ktap;
 pub mod memory;
+pub mod rig;
 pub mod stage1;
 pub mod testdev;
 pub mod vfio;
