@@ -6,8 +6,8 @@
  *
  *   doorbell ─► QUEUED (in runnable) ─► final
  *                 │  ▲
- *                 ▼  │ response, or room in the allocation
- *               WAITING (of a group, or in stalled)
+ *                 ▼  │ response, room in the allocation, or time
+ *               WAITING (of a group, in stalled or in resting)
  *
  * A bottom half takes the runnable slots in turn and moves a chunk of each, so
  * that neither a long transfer nor a full ring keeps the BQL. Every chunk is
@@ -28,6 +28,13 @@
 #define CHUNK           4096u       /* bytes of a slot at a time */
 #define STEPS_PER_RUN   32          /* chunks before the BQL is given up */
 #define PAGES_AHEAD     64          /* looked at to fill a group */
+
+/*
+ * A page that is still missing after "success" is asked for again, later each
+ * time: an IOMMU whose queue is full answers so at once (VT-d 4.1, 7.4.1).
+ */
+#define REST_NS         SCALE_MS
+#define REST_DOUBLINGS  7
 
 #define FLAGS_ALL       (PDT_FLAG_PASID | PDT_FLAG_PRIV | PDT_FLAG_EXEC | \
                          PDT_FLAG_NO_ATS | PDT_FLAG_NO_PRI | PDT_FLAG_IRQ | \
@@ -87,6 +94,7 @@ void pdt_engine_init(PDTState *s)
 {
     QTAILQ_INIT(&s->runnable);
     QTAILQ_INIT(&s->stalled);
+    QTAILQ_INIT(&s->resting);
 }
 
 void pdt_engine_reset(PDTState *s)
@@ -94,6 +102,7 @@ void pdt_engine_reset(PDTState *s)
     s->epoch++;
     QTAILQ_INIT(&s->runnable);
     QTAILQ_INIT(&s->stalled);
+    QTAILQ_INIT(&s->resting);
     memset(s->slots, 0, sizeof(s->slots));
     memset(s->ring, 0, sizeof(s->ring));
     memset(s->buffer, 0, sizeof(s->buffer));
@@ -135,6 +144,7 @@ void pdt_engine_abort(PDTState *s)
     }
     QTAILQ_INIT(&s->runnable);
     QTAILQ_INIT(&s->stalled);
+    QTAILQ_INIT(&s->resting);
     for (uint32_t i = s->head; i != s->taken; i = (i + 1) % PDT_SLOTS) {
         if (!status_final(s->slots[i].status)) {
             slot_retire(s, &s->slots[i], PDT_STATUS_ABORTED, 0);
@@ -278,6 +288,48 @@ static int ats_ask(PDTState *s, const PCIATSRequest *req, hwaddr iova,
     return 0;
 }
 
+static void rest_arm(PDTState *s)
+{
+    int64_t first = INT64_MAX;
+    PDTSlot *slot;
+
+    QTAILQ_FOREACH(slot, &s->resting, next) {
+        first = MIN(first, slot->ready_at);
+    }
+    if (first == INT64_MAX) {
+        timer_del(s->rest_timer);
+    } else {
+        timer_mod(s->rest_timer, first);
+    }
+}
+
+/* The timer: who has rested long enough may ask again. */
+void pdt_engine_rested(void *opaque)
+{
+    PDTState *s = opaque;
+    int64_t now = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
+    PDTSlot *slot, *following;
+
+    QTAILQ_FOREACH_SAFE(slot, &s->resting, next, following) {
+        if (slot->ready_at <= now) {
+            QTAILQ_REMOVE(&s->resting, slot, next);
+            slot->rested = true;
+            pdt_engine_wake(s, slot);
+        }
+    }
+    rest_arm(s);
+}
+
+static void slot_rest(PDTState *s, PDTSlot *slot)
+{
+    unsigned doublings = MIN(slot->retries - 1, REST_DOUBLINGS);
+
+    slot->ready_at = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL) +
+                     ((int64_t)REST_NS << doublings);
+    QTAILQ_INSERT_TAIL(&s->resting, slot, next);
+    rest_arm(s);
+}
+
 /* Asks for the page of @iova and the missing ones after it, up to @last. */
 static Step reach_by_request(PDTState *s, PDTSlot *slot,
                              const PCIATSRequest *req, hwaddr iova,
@@ -290,9 +342,15 @@ static Step reach_by_request(PDTState *s, PDTSlot *slot,
     if (page != slot->retry_page) {
         slot->retry_page = page;
         slot->retries = 0;
+        slot->rested = false;
     }
     if (slot->retries >= PDT_RETRY_MAX) {
         return failed(r, PDT_STATUS_RETRIES, iova);
+    }
+    if (slot->retries && !slot->rested) {
+        slot_set_status(s, slot, PDT_STATUS_WAITING);
+        slot_rest(s, slot);
+        return STEP_WAITING;
     }
 
     pages[0] = page;

@@ -16,6 +16,7 @@
 #include "hw/pci/pci_ats.h"
 #include "hw/pci/pci_device.h"
 #include "qemu/queue.h"
+#include "qemu/timer.h"
 #include "qom/object.h"
 
 #define TYPE_PASID_DMA_TESTDEV "pasid-dma-testdev"
@@ -47,9 +48,11 @@ typedef struct PDTSlot {
     uint32_t done;                          /* bytes */
     uint64_t retry_page;
     unsigned retries;                       /* successes in a row at retry_page */
+    bool rested;                            /* since the last of them */
+    int64_t ready_at;                       /* while in resting; virtual clock */
     uint32_t prgi;                          /* awaited, or PDT_NO_GROUP */
     uint32_t answer;                        /* a bad answer: the final status */
-    QTAILQ_ENTRY(PDTSlot) next;             /* in runnable or in stalled */
+    QTAILQ_ENTRY(PDTSlot) next;             /* in one of PDTState's lists */
 } PDTSlot;
 
 /* A page request group that has not been answered. */
@@ -85,6 +88,8 @@ struct PDTState {
     PDTSlot slots[PDT_SLOTS];
     QTAILQ_HEAD(, PDTSlot) runnable;
     QTAILQ_HEAD(, PDTSlot) stalled;         /* want page requests, no credit */
+    QTAILQ_HEAD(, PDTSlot) resting;         /* before they ask again */
+    QEMUTimer *rest_timer;
 
     PDTTlb tlb;
 
@@ -113,6 +118,7 @@ void pdt_engine_doorbell(PDTState *s, uint32_t tail);
 void pdt_engine_take(PDTState *s);
 void pdt_engine_wake(PDTState *s, PDTSlot *slot);
 void pdt_engine_run(void *opaque);
+void pdt_engine_rested(void *opaque);
 
 /* pasid-dma-tlb.c */
 void pdt_tlb_init(PDTTlb *tlb);

@@ -125,6 +125,7 @@ void pdt_pri_ask(PDTState *s, PDTSlot *slot, const PCIATSRequest *req,
         return;
     }
     slot->retries++;
+    slot->rested = false;
     serial = g->serial;
     g->pasid = req->pasid;
     g->slot = slot;

@@ -321,6 +321,7 @@ static void pdt_realize(PCIDevice *dev, Error **errp)
 
     s->bh = qemu_bh_new_guarded(pdt_engine_run, s,
                                 &DEVICE(s)->mem_reentrancy_guard);
+    s->rest_timer = timer_new_ns(QEMU_CLOCK_VIRTUAL, pdt_engine_rested, s);
     pdt_tlb_init(&s->tlb);
     pdt_engine_init(s);
     s->client_set = !pci_ats_set_client(dev, &client_ops);
@@ -333,6 +334,7 @@ static void pdt_exit(PCIDevice *dev)
     if (s->client_set) {
         pci_ats_set_client(dev, NULL);
     }
+    timer_free(s->rest_timer);
     qemu_bh_delete(s->bh);
     pdt_tlb_destroy(&s->tlb);
     pcie_cap_exit(dev);

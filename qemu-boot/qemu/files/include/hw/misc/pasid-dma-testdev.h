@@ -163,6 +163,10 @@
 #define PDT_STATUS_RETRIES      0x87  /* still no access after PDT_RETRY_MAX successes; RESULT: IOVA */
 #define PDT_STATUS_DISABLED     0x88  /* bus master, PASID, privileged or execute is not enabled; RESULT: IOVA */
 #define PDT_STATUS_ATS_ERROR    0x89  /* the translation request was answered by an error (UR or CA); RESULT: IOVA */
+/*
+ * A page that is missing after its request was answered with success is asked for
+ * again, after a rest of 1 ms that doubles up to 128 ms.
+ */
 #define PDT_RETRY_MAX           16
 
 /*

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Tests of the emulated hardware alone: no kernel runs in the machine. Each case
+//! starts QEMU with `accel=qtest`, writes VT-d's registers and tables by hand and
+//! drives the endpoint by its BAR.
+
+mod bench;
+mod endpoint;
+mod layout;
+mod layouts;
+mod qtest;
+mod tables;
+mod vtd;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use bench::Bench;
+
+/// How to start the QEMU under test.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// The program and what goes before its arguments (a chroot, for example).
+    pub command: Vec<OsString>,
+    /// A folder for the socket and QEMU's messages.
+    pub dir: PathBuf,
+    /// The name by which QEMU finds that folder.
+    pub dir_seen: PathBuf,
+}
+
+impl Program {
+    fn log(&self) -> PathBuf {
+        self.dir.join("qemu.log")
+    }
+}
+
+/// How many cases passed and failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Cases that passed.
+    pub passed: usize,
+    /// Cases that failed.
+    pub failed: usize,
+}
+
+/// One named case.
+struct Case {
+    name: String,
+    run: Box<dyn Fn(&mut Bench) -> Result<()>>,
+}
+
+impl Case {
+    fn new(name: &str, run: impl Fn(&mut Bench) -> Result<()> + 'static) -> Self {
+        Self {
+            name: name.to_owned(),
+            run: Box::new(run),
+        }
+    }
+}
+
+fn cases() -> Vec<Case> {
+    layouts::all()
+        .into_iter()
+        .map(|layout| Case {
+            name: layout.name.clone(),
+            run: Box::new(move |b| layout.check(b)),
+        })
+        .collect()
+}
+
+/// Runs every case whose name contains `filter` with `program`, and writes KTAP to
+/// `out`.
+///
+/// # Errors
+/// If nothing can be run at all, or `out` cannot be written. A case that fails is
+/// counted, not returned.
+pub fn run(program: &Program, filter: &str, out: &mut dyn std::io::Write) -> Result<Summary> {
+    let cases: Vec<Case> = cases()
+        .into_iter()
+        .filter(|c| c.name.contains(filter))
+        .collect();
+    let mut summary = Summary::default();
+
+    writeln!(out, "KTAP version 1\n1..{}", cases.len())?;
+    for (i, case) in cases.iter().enumerate() {
+        let result = Bench::start(program).and_then(|mut b| (case.run)(&mut b));
+        match result {
+            Ok(()) => {
+                summary.passed += 1;
+                writeln!(out, "ok {} {}", i + 1, case.name)?;
+            }
+            Err(e) => {
+                summary.failed += 1;
+                writeln!(out, "# {e:#}")?;
+                let log = qtest::tail(&program.log());
+                if !log.is_empty() {
+                    writeln!(out, "# QEMU: {log}")?;
+                }
+                writeln!(out, "not ok {} {}", i + 1, case.name)?;
+            }
+        }
+    }
+    writeln!(
+        out,
+        "# Totals: pass:{} fail:{}",
+        summary.passed, summary.failed
+    )?;
+    Ok(summary)
+}
