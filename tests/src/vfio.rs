@@ -247,6 +247,12 @@ impl AsFd for Group {
     }
 }
 
+impl From<OwnedFd> for Group {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
 impl Group {
     /// Opens the group of a device. EBUSY if it is open.
     ///
@@ -287,6 +293,12 @@ pub struct Device(File);
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+impl From<OwnedFd> for Device {
+    fn from(fd: OwnedFd) -> Self {
+        Self(File::from(fd))
     }
 }
 

@@ -103,7 +103,7 @@ pub fn write_at_address(fd: BorrowedFd<'_>, address: u64, len: usize) -> Result<
 }
 
 fn check(request: u32) -> Result<()> {
-    if request >> 8 == u32::from(VFIO_TYPE) {
+    if (request >> 8) & 0xff == u32::from(VFIO_TYPE) {
         Ok(())
     } else {
         Err(Errno::EINVAL)
