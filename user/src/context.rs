@@ -4,7 +4,7 @@
 use crate::capabilities::{Capabilities, DeviceInfo, Stats};
 use crate::error::{Error, Operation, Result};
 use crate::fault::{FaultQueue, FaultQueueOptions};
-use crate::nesting::{InvalidationEntry, Stage1Binding, Stage1Table};
+use crate::nesting::{Invalidation, InvalidationEntry, Stage1Binding, Stage1Table};
 use crate::pasid::{PasidAllocation, PasidRequest};
 use crate::sys::memory::DmaMemory;
 use crate::types::{Bdf, Iova, IovaRange, MapAccess, Pasid};
@@ -49,7 +49,7 @@ pub struct Binding<'a> {
     pub fault_queue: Option<BorrowedFd<'a>>,
 }
 
-/// What an unbind or a flush without addresses is about.
+/// What an unbind or a flush is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// One binding.
@@ -58,6 +58,16 @@ pub enum Scope {
     Device(Bdf),
     /// Every binding of the context.
     All,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Binding(device, pasid) => write!(f, "stage 1 at PASID {pasid} of {device}"),
+            Self::Device(device) => write!(f, "every PASID of {device}"),
+            Self::All => f.write_str("every PASID of every device"),
+        }
+    }
 }
 
 /// What a backend does: one context is one VFIO container, or what stands for one.
@@ -108,11 +118,8 @@ pub trait HostIommuContext: fmt::Debug + Send + Sync {
     /// Unbinds. Afterwards nothing of it is translated or answered any more.
     fn unbind(&self, scope: Scope) -> Result<()>;
 
-    /// Drops what is cached of a binding, entry by entry; any number of them.
-    fn invalidate(&self, device: Bdf, pasid: Pasid, entries: &[InvalidationEntry]) -> Result<()>;
-
-    /// Drops everything that is cached of stage 1 in a scope.
-    fn invalidate_all(&self, scope: Scope) -> Result<()>;
+    /// Drops what is cached of each binding in a scope, entry by entry; any number of them.
+    fn invalidate(&self, scope: Scope, entries: &[InvalidationEntry]) -> Result<()>;
 
     /// Makes a fault queue: a fd that gives and takes the records of `vfio_ioasid.h`.
     fn fault_queue(&self, options: &FaultQueueOptions) -> Result<OwnedFd>;
@@ -251,13 +258,15 @@ impl HostIommu {
         Stage1Binding::new(self.clone(), device, pasids, pasid, table, faults)
     }
 
-    /// Drops everything that is cached of stage 1 in a scope: a guest's global invalidation.
+    /// Drops what is cached of each binding in a scope; [`Invalidation::all`] is a guest's global
+    /// invalidation. One binding has [`Stage1Binding::flush`].
     ///
     /// # Errors
     ///
-    /// [`Error::Failed`] with ENOENT if the scope names what is not there.
-    pub fn flush_all(&self, scope: Scope) -> Result<()> {
-        self.context.invalidate_all(scope)
+    /// [`Error::Flush`] names the first entry that was not carried out; ENOENT if the scope names
+    /// what is not there.
+    pub fn flush(&self, scope: Scope, invalidation: &Invalidation) -> Result<()> {
+        self.context.invalidate(scope, invalidation.entries())
     }
 
     /// Makes a fault queue, for any number of bindings of this context.

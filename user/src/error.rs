@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What can fail, and how it is told.
 
+use crate::context::Scope;
 use crate::types::{Bdf, Iova, IovaRange, Pasid};
 use std::fmt;
 use std::io;
@@ -22,12 +23,10 @@ pub enum Error {
         source: io::Error,
     },
     /// An invalidation failed part of the way.
-    #[error("Failed to flush stage 1 at PASID {pasid} of {device}: entry {index} of {count}")]
+    #[error("Failed to flush {scope}: entry {index} of {count}")]
     Flush {
-        /// The binding's PASID.
-        pasid: Pasid,
-        /// The binding's device.
-        device: Bdf,
+        /// What was to be flushed.
+        scope: Scope,
         /// The entry that failed; those before it were carried out.
         index: usize,
         /// How many there were.
@@ -106,11 +105,7 @@ pub enum Operation {
     AllocPasids { min: Pasid, max: Pasid, count: u32 },
     FreePasids { first: Pasid, count: u32 },
     BindStage1 { pasid: Pasid, device: Bdf },
-    Unbind { pasid: Pasid, device: Bdf },
-    UnbindDevice(Bdf),
-    UnbindAll,
-    FlushDevice(Bdf),
-    FlushAll,
+    Unbind(Scope),
     OpenFaultQueue,
     ReadFaults,
     Respond { cookie: u64 },
@@ -142,11 +137,7 @@ impl fmt::Display for Operation {
             Self::BindStage1 { pasid, device } => {
                 write!(f, "bind stage 1 at PASID {pasid} of {device}")
             }
-            Self::Unbind { pasid, device } => write!(f, "unbind PASID {pasid} of {device}"),
-            Self::UnbindDevice(device) => write!(f, "unbind every PASID of {device}"),
-            Self::UnbindAll => f.write_str("unbind every PASID of every device"),
-            Self::FlushDevice(device) => write!(f, "flush every PASID of {device}"),
-            Self::FlushAll => f.write_str("flush every PASID of every device"),
+            Self::Unbind(scope) => write!(f, "unbind {scope}"),
             Self::OpenFaultQueue => f.write_str("open a fault queue"),
             Self::ReadFaults => f.write_str("read the fault queue"),
             Self::Respond { cookie } => write!(f, "answer page request group {cookie:#x}"),

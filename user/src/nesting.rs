@@ -223,6 +223,10 @@ impl Stage1Binding {
         self.pasid
     }
 
+    fn scope(&self) -> Scope {
+        Scope::Binding(self.device, self.pasid)
+    }
+
     /// Drops what is cached, in the IOMMU and in the device. When it returns, no request uses
     /// what the table said before.
     ///
@@ -231,9 +235,7 @@ impl Stage1Binding {
     /// [`Error::Flush`] names the first entry that was not carried out; ENOENT if the binding is
     /// gone.
     pub fn flush(&self, invalidation: &Invalidation) -> Result<()> {
-        self.host
-            .context()
-            .invalidate(self.device, self.pasid, invalidation.entries())
+        self.host.flush(self.scope(), invalidation)
     }
 
     /// Unbinds now, and says whether it worked. Done once, it does nothing.
@@ -246,8 +248,7 @@ impl Stage1Binding {
     /// [`Error::Failed`]; dropping tries again. ENOENT if the device is gone from the context.
     pub fn unbind(&mut self) -> Result<()> {
         if self.bound {
-            let scope = Scope::Binding(self.device, self.pasid);
-            self.host.context().unbind(scope)?;
+            self.host.context().unbind(self.scope())?;
             self.bound = false;
         }
         Ok(())

@@ -12,17 +12,18 @@ use host_iommu::backend::kmod::Kmod;
 use host_iommu::{
     Bdf, FaultQueueOptions, Gpa, HostIommu, Iova, MapAccess, PasidRequest, Stage1Table,
 };
+use host_iommu_tests::ktap::Stop;
 use host_iommu_tests::memory::GuestMemory;
+use host_iommu_tests::rig::{
+    load_module, module_is_loaded, unload_module, wait_for_module_references,
+};
 use host_iommu_tests::stage1::Table;
 use host_iommu_tests::testdev::{status, Counter, Order, Slot, Testdev, BAR, DEADLINE};
 use host_iommu_tests::vfio::Device;
-use nix::errno::Errno;
 
-use nix::kmod::{delete_module, finit_module, DeleteModuleFlags, ModuleInitFlags};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{stdin, stdout};
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
@@ -31,8 +32,6 @@ pub const CHILD: &str = "--die-with-faults-unanswered";
 
 /// How the child dies if all went well so far.
 const DIED: u8 = 42;
-
-const MODULE: &str = "/sys/module/vfio_iommu_ioasid";
 
 /// Pages pinned and not unpinned, in the whole machine.
 fn pinned_pages() -> Seen<i64> {
@@ -47,6 +46,12 @@ fn pinned_pages() -> Seen<i64> {
             .parse()?)
     };
     Ok(value("nr_foll_pin_acquired ")? - value("nr_foll_pin_released ")?)
+}
+
+fn reason(stop: Stop) -> String {
+    match stop {
+        Stop::Skip(reason) | Stop::Fail(reason) => reason,
+    }
 }
 
 /// A VMM dies with one page request read and one unread.
@@ -86,37 +91,25 @@ pub fn with_faults_unanswered(world: &mut World) -> Seen {
 
     let left = pinned_pages()? - pinned;
     check(left == 0, format!("{left} pages are still pinned"))?;
-    unload()?;
-    let after = match &world.module {
-        Some(path) => load_and_look(path, device)?,
-        None => "",
-    };
+    wait_for_module_references(0).map_err(reason)?;
+    unload_module()?;
+    check(!module_is_loaded(), "the module is still there")?;
+    load_module("")?;
+    look_again(device)?;
     Ok(format!(
-        "the device had {answers} answers, all {} MiB were unpinned, the module unloaded{after}",
+        "the device had {answers} answers, all {} MiB were unpinned, the module unloaded \
+         and loaded again",
         MEMORY_SIZE >> 20
     ))
 }
 
-fn unload() -> Seen<()> {
-    delete_module(c"vfio_iommu_ioasid", DeleteModuleFlags::O_NONBLOCK)
-        .map_err(|errno| format!("the module does not unload: {errno}"))?;
-    check(!Path::new(MODULE).exists(), "the module is still there")
-}
-
-/// Loads the module again and finds a context that nothing is left in.
-fn load_and_look(module: &Path, device: Bdf) -> Seen<&'static str> {
-    let file = File::open(module).map_err(|error| format!("{}: {error}", module.display()))?;
-    match finit_module(&file, c"", ModuleInitFlags::empty()) {
-        Ok(()) | Err(Errno::EEXIST) => {}
-        Err(errno) => return Err(format!("the module does not load again: {errno}").into()),
-    }
-    let kmod = Kmod::open_device(device)?;
-    let stats = HostIommu::new(kmod).stats()?;
+/// Finds a context that nothing is left in.
+fn look_again(device: Bdf) -> Seen<()> {
+    let stats = HostIommu::new(Kmod::open_device(device)?).stats()?;
     check(
         stats.pasids == 0 && stats.bindings == 0 && stats.mapped_pages == 0,
         format!("a new context is not empty: {stats:?}"),
-    )?;
-    Ok(" and loads again")
+    )
 }
 
 /// The VMM that dies.

@@ -5,7 +5,8 @@
 //! `pasid-dma-testdev` that is bound to vfio-pci, and plays VMM and guest at once: each step does
 //! one thing, checks what came of it, and says so in a line.
 //!
-//! `demo [--module PATH]`: PATH is the module's file, to load it again after the last step.
+//! The last step unloads the module and loads it again, from the file that the variable
+//! `HOST_IOMMU_MODULE` names or from below /lib/modules.
 
 mod dma;
 mod exit;
@@ -15,7 +16,6 @@ mod setup;
 
 use report::{Report, Seen};
 use setup::World;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 type Step = fn(&mut World) -> Seen;
@@ -43,20 +43,11 @@ const STEPS: [(&str, Step); 13] = [
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    let mut module = None;
-    while let Some(argument) = arguments.next() {
-        match argument.to_str() {
-            Some(exit::CHILD) => return exit::child(),
-            Some("--module") => module = arguments.next().map(PathBuf::from),
-            _ => {
-                eprintln!("usage: demo [--module PATH]");
-                return ExitCode::FAILURE;
-            }
-        }
+    if std::env::args().nth(1).as_deref() == Some(exit::CHILD) {
+        return exit::child();
     }
     let mut report = Report::default();
-    let mut world = World::new(module);
+    let mut world = World::default();
     for (title, step) in STEPS {
         report.step(title, step(&mut world));
     }

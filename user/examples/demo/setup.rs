@@ -11,7 +11,6 @@ use host_iommu_tests::memory::{GuestMemory, PAGE};
 use host_iommu_tests::stage1::{entry, Table};
 use host_iommu_tests::testdev::{Testdev, BAR};
 use host_iommu_tests::vfio::{endpoints, Device};
-use std::path::PathBuf;
 
 /// Guest memory stands at guest-physical address 0, as a guest has it.
 pub const MEMORY_SIZE: u64 = 256 << 20;
@@ -51,8 +50,6 @@ impl Space {
 /// The VMM, its guest and the endpoint, as far as the steps have come.
 #[derive(Debug, Default)]
 pub struct World {
-    /// The module's file.
-    pub module: Option<PathBuf>,
     device: Option<Bdf>,
     spaces: Vec<Space>,
     faults: Option<FaultQueue>,
@@ -66,14 +63,6 @@ pub struct World {
 const MISSING: &str = "an earlier step failed";
 
 impl World {
-    /// Nothing yet.
-    pub fn new(module: Option<PathBuf>) -> Self {
-        Self {
-            module,
-            ..Self::default()
-        }
-    }
-
     /// The device.
     pub fn device(&self) -> Seen<Bdf> {
         self.device.ok_or_else(|| MISSING.into())
@@ -117,7 +106,6 @@ impl World {
     /// Gives everything back: the next step starts from nothing.
     pub fn clear(&mut self) {
         *self = Self {
-            module: self.module.take(),
             device: self.device,
             ..Self::default()
         };

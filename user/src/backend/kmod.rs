@@ -73,9 +73,6 @@ impl Kmod {
             groups: Mutex::default(),
         };
         kmod.attach(group)?;
-        // The first group makes the container ask for its driver.
-        vfio::set_iommu(kmod.as_fd(), abi::VFIO_IOASID_IOMMU)
-            .map_err(|errno| Error::failed(Operation::SelectBackend, errno))?;
         Ok(kmod)
     }
 
@@ -152,6 +149,11 @@ impl HostIommuContext for Kmod {
     fn attach(&self, fd: OwnedFd) -> Result<u64> {
         vfio::group_set_container(fd.as_fd(), self.as_fd())
             .map_err(|errno| Error::failed(Operation::AttachGroup, errno))?;
+        // A container has a driver from the first group to the last: this may be the first.
+        if ioasid::stats(self.as_fd()).is_err() {
+            vfio::set_iommu(self.as_fd(), abi::VFIO_IOASID_IOMMU)
+                .map_err(|errno| Error::failed(Operation::SelectBackend, errno))?;
+        }
         let mut groups = self.groups();
         let number = groups.next;
         groups.next = number.wrapping_add(1);
@@ -262,29 +264,21 @@ impl HostIommuContext for Kmod {
 
     fn unbind(&self, scope: Scope) -> Result<()> {
         let (flags, device, pasid) = scope_parts(scope);
-        ioasid::unbind(self.as_fd(), flags, device, pasid).map_err(|errno| {
-            let operation = match scope {
-                Scope::Binding(device, pasid) => Operation::Unbind { pasid, device },
-                Scope::Device(device) => Operation::UnbindDevice(device),
-                Scope::All => Operation::UnbindAll,
-            };
-            Error::failed(operation, errno)
-        })
+        ioasid::unbind(self.as_fd(), flags, device, pasid)
+            .map_err(|errno| Error::failed(Operation::Unbind(scope), errno))
     }
 
-    fn invalidate(&self, device: Bdf, pasid: Pasid, entries: &[InvalidationEntry]) -> Result<()> {
+    fn invalidate(&self, scope: Scope, entries: &[InvalidationEntry]) -> Result<()> {
         const MAX: usize = abi::VFIO_IOASID_INVALIDATE_MAX as usize;
 
-        let scope = Scope::Binding(device, pasid);
+        let (flags, device, pasid) = scope_parts(scope);
         let mut before = 0usize;
         for chunk in entries.chunks(MAX) {
             let data: Vec<_> = chunk.iter().map(InvalidationEntry::data).collect();
-            let (flags, id, number) = scope_parts(scope);
-            ioasid::invalidate(self.as_fd(), flags, id, number, &data).map_err(|failure| {
+            ioasid::invalidate(self.as_fd(), flags, device, pasid, &data).map_err(|failure| {
                 Error::Flush {
-                    pasid,
-                    device,
-                    index: before.saturating_add(failure.done as usize),
+                    scope,
+                    index: before.saturating_add(failure.bad_index as usize),
                     count: entries.len(),
                     source: failure.errno.into(),
                 }
@@ -292,24 +286,6 @@ impl HostIommuContext for Kmod {
             before = before.saturating_add(chunk.len());
         }
         Ok(())
-    }
-
-    fn invalidate_all(&self, scope: Scope) -> Result<()> {
-        let operation = match scope {
-            Scope::Binding(device, pasid) => {
-                let everything = InvalidationEntry {
-                    range: IovaRange::ALL,
-                    leaf_only: false,
-                };
-                return self.invalidate(device, pasid, &[everything]);
-            }
-            Scope::Device(device) => Operation::FlushDevice(device),
-            Scope::All => Operation::FlushAll,
-        };
-        let (flags, device, pasid) = scope_parts(scope);
-        ioasid::invalidate(self.as_fd(), flags, device, pasid, &[])
-            .map(|_| ())
-            .map_err(|failure| Error::failed(operation, failure.errno))
     }
 
     fn fault_queue(&self, options: &FaultQueueOptions) -> Result<OwnedFd> {

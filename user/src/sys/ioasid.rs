@@ -117,8 +117,8 @@ pub struct InvalidateFailure {
     pub errno: Errno,
 }
 
-/// `VFIO_IOASID_INVALIDATE`; `scope` is one of `VFIO_IOASID_SCOPE_*`, `entries` are empty but
-/// for a binding's.
+/// `VFIO_IOASID_INVALIDATE`; `scope` is one of `VFIO_IOASID_SCOPE_*`. Gives the number of entries
+/// carried out.
 pub fn invalidate(
     container: BorrowedFd<'_>,
     scope: u32,
