@@ -12,12 +12,12 @@ use super::vtd::{self, desc::Desc, Fault, PageRequest};
 use super::Program;
 
 /// RAM of the machine.
-pub const RAM: u64 = 256 << 20;
+pub const RAM: u64 = 512 << 20;
 /// Where tables are taken from, upwards.
 const ARENA: u64 = 64 << 20;
-const ARENA_END: u64 = 128 << 20;
+const ARENA_END: u64 = DATA;
 /// Memory for data, 2 MiB aligned; everything above the arena.
-pub const DATA: u64 = 128 << 20;
+pub const DATA: u64 = 256 << 20;
 
 const ECAM: u64 = 0xb000_0000;
 const PAGE: u64 = 0x1000;
@@ -50,6 +50,7 @@ pub struct Bench {
     pasid: u64,
     pri: u64,
     stamps: u64,
+    notes: Vec<String>,
 }
 
 impl Bench {
@@ -94,6 +95,7 @@ impl Bench {
             pasid: 0,
             pri: 0,
             stamps: 0,
+            notes: Vec::new(),
         };
         b.start_iommu()?;
         b.start_endpoint()?;
@@ -419,6 +421,16 @@ impl Bench {
     /// The table pages in use, from the first on.
     pub fn arena_in_use(&self) -> std::ops::Range<u64> {
         ARENA..self.next
+    }
+
+    /// Keeps a line for the report of this case.
+    pub fn note(&mut self, line: String) {
+        self.notes.push(line);
+    }
+
+    /// Takes the lines for the report.
+    pub fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
     }
 
     /// A value that was not used before in this machine.

@@ -4,10 +4,14 @@
 //! drives the endpoint by its BAR.
 
 mod bench;
+mod caching;
+mod device;
 mod endpoint;
 mod layout;
 mod layouts;
 mod qtest;
+mod requests;
+mod scale;
 mod tables;
 mod vtd;
 
@@ -44,10 +48,12 @@ pub struct Summary {
     pub failed: usize,
 }
 
+type Run = Box<dyn Fn(&mut Bench) -> Result<()>>;
+
 /// One named case.
 struct Case {
     name: String,
-    run: Box<dyn Fn(&mut Bench) -> Result<()>>,
+    run: Run,
 }
 
 impl Case {
@@ -60,12 +66,15 @@ impl Case {
 }
 
 fn cases() -> Vec<Case> {
-    layouts::all()
-        .into_iter()
-        .map(|layout| Case {
-            name: layout.name.clone(),
-            run: Box::new(move |b| layout.check(b)),
-        })
+    let layouts = layouts::all().into_iter().map(|layout| Case {
+        name: layout.name.clone(),
+        run: Box::new(move |b| layout.check(b)),
+    });
+    layouts
+        .chain(caching::cases())
+        .chain(requests::cases())
+        .chain(device::cases())
+        .chain(scale::cases())
         .collect()
 }
 
@@ -84,7 +93,15 @@ pub fn run(program: &Program, filter: &str, out: &mut dyn std::io::Write) -> Res
 
     writeln!(out, "KTAP version 1\n1..{}", cases.len())?;
     for (i, case) in cases.iter().enumerate() {
-        let result = Bench::start(program).and_then(|mut b| (case.run)(&mut b));
+        let mut notes = Vec::new();
+        let result = Bench::start(program).and_then(|mut b| {
+            let result = (case.run)(&mut b);
+            notes = b.take_notes();
+            result
+        });
+        for note in notes {
+            writeln!(out, "# {note}")?;
+        }
         match result {
             Ok(()) => {
                 summary.passed += 1;

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Thousands of PASIDs in use: each translates right, and a translation costs no
+//! more than with one PASID.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Context, Result};
+
+use super::bench::{Bench, DATA};
+use super::endpoint::{self as ep, Op};
+use super::layout::URW;
+use super::tables::{PasidEntry, Table, SIZE_4K};
+use super::vtd::desc;
+use super::Case;
+
+const V: u64 = 0x7f12_3440_0000;
+const PASIDS: u32 = 4096;
+/// The highest PASIDs, so that the whole width is in use.
+const FIRST: u32 = (1 << 20) - PASIDS;
+const DID: u16 = 0x99;
+/// Rounds of a measurement; the fastest counts, as the machine is shared.
+const ROUNDS: usize = 5;
+/// Four times is far above the noise, and far below a search among thousands.
+const RATIO_MAX: f64 = 4.0;
+
+/// Gives every PASID a stage 1 and a page of data of its own.
+fn world(b: &mut Bench) -> Result<()> {
+    for n in 0..PASIDS {
+        let s1 = Table::stage1(b, 4, false)?;
+        s1.map(b, V, data_page(n), SIZE_4K, URW)?;
+        b.set_pasid(FIRST + n, &PasidEntry::first(DID, &s1))?;
+    }
+    Ok(())
+}
+
+fn data_page(n: u32) -> u64 {
+    DATA + u64::from(n) * SIZE_4K
+}
+
+/// An addition by `pasid` in its page `n`.
+fn add_at(pasid: u32, n: u32) -> Op {
+    Op {
+        op: ep::OP_FETCH_ADD,
+        flags: ep::FLAG_PASID | ep::FLAG_NO_ATS,
+        pasid,
+        length: 8,
+        dst: V + u64::from(n) * SIZE_4K + 0x100,
+        operand: 1,
+        ..Op::default()
+    }
+}
+
+fn add_by(pasid: u32) -> Op {
+    add_at(pasid, 0)
+}
+
+/// Time for 4,096 operations.
+fn measure(b: &mut Bench, op: impl Fn(u32) -> Op) -> Result<Duration> {
+    let mut sum = Duration::ZERO;
+    for batch in 0..PASIDS / 128 {
+        let ops: Vec<Op> = (0..128).map(|i| op(batch * 128 + i)).collect();
+        let slots = b.place(&ops)?;
+        let last = *slots.last().context("No slots")?;
+        let begun = Instant::now();
+        b.doorbell()?;
+        // Slots of one chunk are done in order.
+        let done = b.finish(last)?;
+        sum += begun.elapsed();
+        ensure!(done.status == ep::OK, "{done:x?}");
+    }
+    Ok(sum)
+}
+
+/// The fastest of some rounds; `cold`: with empty caches.
+fn best(b: &mut Bench, cold: bool, op: impl Fn(u32) -> Op) -> Result<Duration> {
+    let mut best = Duration::MAX;
+    for _ in 0..ROUNDS {
+        if cold {
+            b.invalidate(&[desc::iotlb_all(), desc::pasid_all()])?;
+        }
+        best = best.min(measure(b, &op)?);
+    }
+    Ok(best)
+}
+
+/// One page of 4,096 PASIDs against 4,096 pages of one PASID: as many entries in
+/// the IOTLB, as many walks.
+fn costs(b: &mut Bench) -> Result<()> {
+    world(b)?;
+    let single = FIRST - 1;
+    let s1 = Table::stage1(b, 4, false)?;
+    for n in 0..PASIDS {
+        s1.map(b, V + u64::from(n) * SIZE_4K, data_page(n), SIZE_4K, URW)?;
+    }
+    b.set_pasid(single, &PasidEntry::first(DID, &s1))?;
+
+    for (what, cold) in [("walked", true), ("cached", false)] {
+        let one = best(b, cold, |i| add_at(single, i))?;
+        let many = best(b, cold, |i| add_by(FIRST + i))?;
+        let ratio = many.as_secs_f64() / one.as_secs_f64();
+        b.note(format!(
+            "{PASIDS} translations, {what}: one PASID {one:?}, {PASIDS} PASIDs {many:?}, \
+             ratio {ratio:.2}"
+        ));
+        ensure!(
+            ratio < RATIO_MAX,
+            "{PASIDS} PASIDs ({what}) cost {ratio:.2} times what one costs"
+        );
+    }
+    Ok(())
+}
+
+fn reaches(b: &mut Bench) -> Result<()> {
+    world(b)?;
+    measure(b, |i| add_by(FIRST + i))?;
+    for n in 0..PASIDS {
+        let seen = b.q.read64(data_page(n) + 0x100)?;
+        ensure!(seen == 1, "PASID {:#x}: {seen} additions, not 1", FIRST + n);
+    }
+
+    // All are cached: one goes, its neighbours stay.
+    let victim = FIRST + 1234;
+    for pasid in victim - 1..=victim + 1 {
+        let entry = b.pasid_entry(pasid)?;
+        b.q.write64(entry, 0)?;
+    }
+    b.invalidate(&[desc::pasid_one(DID, victim), desc::piotlb_all(DID, victim)])?;
+    b.run_ok(add_by(victim - 1))?;
+    b.run_ok(add_by(victim + 1))?;
+    let done = b.run(add_by(victim))?;
+    ensure!(
+        done.status == ep::NO_ACCESS,
+        "the invalidated one: {done:x?}"
+    );
+    Ok(())
+}
+
+/// All cases of this module.
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("scale_4096_pasids_keep_apart", reaches),
+        Case::new("scale_4096_pasids_cost_no_more_than_one", costs),
+    ]
+}
