@@ -1,3 +1,94 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The boot and set-up program.
-fn main() {}
+//! Sets up what host-iommu is proved on, and runs it: a Debian 13 build root, Debian's own
+//! kernel with its Rust metadata, a QEMU whose emulated VT-d nests, the module, and the
+//! programs in a booted machine. The make targets of the top folder call it.
+
+mod boot;
+mod cache;
+mod command;
+mod hw;
+mod judge;
+mod mirror;
+mod progress;
+mod root;
+mod setup;
+mod stages;
+mod suite;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use setup::Setup;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use suite::Part;
+
+/// Sets up and runs host-iommu's demo and tests.
+///
+/// Everything that takes long is kept in a cache folder (HOST_IOMMU_CACHE, by default
+/// host-iommu in the user's cache folder). Debian's packages come from the archive that this
+/// machine's apt is set up for, or from HOST_IOMMU_MIRROR.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Set up what is missing, and run nothing
+    Setup,
+    /// Run the demo in the booted machine
+    Demo,
+    /// Run the tests: cargo's, those of the emulated hardware, and the guest suite
+    Test {
+        /// Run only this part (may be given again)
+        #[arg(long = "part", value_enum)]
+        parts: Vec<Part>,
+        /// Names of guest programs, or a part of the hardware cases' names
+        only: Vec<String>,
+    },
+    /// Build the module against a kernel build of your own, with this machine's tools
+    Modules {
+        /// The kernel's build folder
+        #[arg(long)]
+        kdir: PathBuf,
+    },
+    /// Boot the machine with a shell on this terminal
+    Shell,
+    /// Run clippy over the module
+    Clippy,
+    /// Forget which packages were resolved: the next run takes the archive's newest
+    Update,
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    if let Task::Modules { kdir } = &arguments.command {
+        let file = stages::module::make_for(&Setup::open()?, kdir)?;
+        println!("{}", file.display());
+        return Ok(());
+    }
+    let setup = Setup::open()?;
+    match arguments.command {
+        Task::Setup => suite::ready(&setup).map(|_| ()),
+        Task::Demo => suite::ready(&setup)?.demo(&setup),
+        Task::Test { parts, only } => suite::test(&setup, &parts, &only),
+        Task::Shell => suite::ready(&setup)?.shell(&setup),
+        Task::Clippy => {
+            let (root, _, _, metadata) = suite::kernel_side(&setup)?;
+            stages::module::clippy(&setup, &root, &metadata)
+        }
+        Task::Update => stages::packages::forget(&setup),
+        Task::Modules { .. } => Ok(()),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# host-iommu: `make demo` and `make test` set up what is missing and run.
+# `make help` lists the targets. Kbuild, beside this file, is what builds the module.
+
+CARGO ?= cargo
+MSRV := 1.85
+
+# $(call boot,ARGUMENTS): run the set-up program, after a look at cargo.
+define boot
+@sh qemu-boot/check-cargo "$(CARGO)" $(MSRV)
+@$(CARGO) run --quiet --release --locked -p qemu-boot -- $(1)
+endef
+
+.PHONY: help demo test setup shell modules update clippy
+
+help:
+	@echo "make demo               set up what is missing and run the demo (cold 15 minutes, warm 20 seconds)"
+	@echo "make test               set up what is missing and run every test on the stock kernel"
+	@echo "make setup              set up only"
+	@echo "make shell              a prompt in the booted machine"
+	@echo "make modules KDIR=DIR   build the module against your own kernel build"
+	@echo "make update             take the archive's newest kernel and QEMU from now on"
+	@echo "make clippy             lint the crates and the module"
+
+demo:
+	$(call boot,demo)
+
+test:
+	$(call boot,test $(if $(PART),--part $(PART)) $(ONLY))
+
+setup:
+	$(call boot,setup)
+
+shell:
+	$(call boot,shell)
+
+modules:
+ifeq ($(KDIR),)
+	@echo "make modules needs KDIR=<your kernel's build folder>" >&2; exit 2
+else
+	$(call boot,modules --kdir "$(abspath $(KDIR))")
+endif
+
+update:
+	$(call boot,update)
+
+clippy:
+	@sh qemu-boot/check-cargo "$(CARGO)" $(MSRV)
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(call boot,clippy)

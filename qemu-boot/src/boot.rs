@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Booting the machine: an unmodified Debian kernel on an emulated VT-d, with two endpoints.
+
+use crate::root::Root;
+use crate::stages::qemu::PROGRAM;
+use anyhow::{bail, Context, Result};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// Where a run's folder is seen in the root.
+const RUN: &str = "/src";
+/// Where the folder of the kernel's modules, which has its image, is seen.
+const KERNEL: &str = "/kernel";
+
+/// What is booted.
+pub struct Machine<'a> {
+    /// The root that QEMU runs in.
+    pub root: &'a Root,
+    /// The folder with QEMU.
+    pub qemu: &'a Path,
+    /// The kernel's image.
+    pub kernel: &'a Path,
+    /// A folder for this run, with the guest's `image` in it.
+    pub run: &'a Path,
+    /// Whether the emulated VT-d offers nesting.
+    pub nesting: bool,
+}
+
+/// How a run ended.
+pub struct Ended {
+    /// What the kernel's console said.
+    pub console: String,
+    /// Whether it was stopped for taking too long.
+    pub timed_out: bool,
+}
+
+impl Machine<'_> {
+    /// QEMU with everything but its consoles; `words` go to the kernel's command line.
+    fn command(&self, words: &str, consoles: &[&str]) -> Result<Command> {
+        let kernel = self.kernel.parent().context("the kernel has no folder")?;
+        let image = self.kernel.file_name().context("the kernel has no name")?;
+        let image = format!("{KERNEL}/{}", image.to_string_lossy());
+        let nesting = if self.nesting { "on" } else { "off" };
+        let iommu = format!(
+            "intel-iommu,intremap=on,x-scalable-mode=on,device-iotlb=on,nesting={nesting}"
+        );
+        let line = format!(
+            "console=ttyS0 loglevel=6 panic=-1 intel_iommu=on random.trust_cpu=on {words}"
+        );
+        let initrd = format!("{RUN}/image");
+        let mut arguments = vec![
+            PROGRAM, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+            "-M", "q35,kernel-irqchip=split", "-accel", "tcg,thread=multi", "-cpu", "max,la57=off",
+            "-smp", "2", "-m", "2G",
+            "-device", &iommu,
+            "-device", "pasid-dma-testdev,id=endpoint0,addr=0x4",
+            "-device", "pasid-dma-testdev,id=endpoint1,addr=0x5",
+            "-kernel", &image, "-initrd", &initrd, "-append", &line,
+        ];
+        arguments.extend(consoles);
+        let binds = [(self.qemu, "/build"), (kernel, KERNEL), (self.run, RUN)];
+        Ok(self.root.command(&binds, arguments))
+    }
+
+    /// Boots, runs what `words` ask for, and gives each line of the guest's to `line`.
+    ///
+    /// # Errors
+    ///
+    /// If QEMU cannot be run. A guest that takes longer than `limit` is stopped.
+    pub fn run(&self, words: &str, limit: Duration, mut line: impl FnMut(&str)) -> Result<Ended> {
+        let consoles = [
+            "-chardev", "stdio,id=guest,signal=off",
+            "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=guest",
+            "-serial", "file:/src/console",
+        ];
+        let messages = self.run.join("qemu-messages");
+        let mut child = self
+            .command(words, &consoles)?
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(&messages).context("cannot write QEMU's messages")?)
+            .spawn()
+            .context("cannot run unshare (package util-linux)")?;
+        let stdout = child.stdout.take().context("QEMU has no output")?;
+        let (sender, lines) = mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            for text in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+                let text = String::from_utf8_lossy(&text).trim_end().to_owned();
+                if sender.send(text).is_err() {
+                    break;
+                }
+            }
+        });
+        let end = Instant::now() + limit;
+        let timed_out = loop {
+            match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(text) => line(&text),
+                Err(RecvTimeoutError::Disconnected) => break false,
+                Err(RecvTimeoutError::Timeout) => break true,
+            }
+        };
+        if timed_out {
+            stop(&mut child)?;
+        }
+        let status = child.wait().context("cannot wait for QEMU")?;
+        // A reader that still waits ends with the pipe.
+        drop(reader.join());
+        let console = fs::read(self.run.join("console")).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console).into_owned();
+        if !timed_out && !status.success() {
+            let said = fs::read_to_string(&messages).unwrap_or_default();
+            bail!("QEMU failed ({status}): {}", said.trim());
+        }
+        Ok(Ended { console, timed_out })
+    }
+
+    /// Boots with the kernel's console on this terminal, and a shell on it.
+    pub fn shell(&self) -> Result<()> {
+        let consoles = ["-serial", "mon:stdio"];
+        let status = self
+            .command("run=shell", &consoles)?
+            .status()
+            .context("cannot run unshare (package util-linux)")?;
+        if !status.success() {
+            bail!("QEMU failed ({status})");
+        }
+        Ok(())
+    }
+
+    /// Where a run's console is kept.
+    pub fn console(&self) -> PathBuf {
+        self.run.join("console")
+    }
+}
+
+/// Ends unshare, which takes QEMU with it.
+fn stop(child: &mut Child) -> Result<()> {
+    child.kill().context("cannot end QEMU")
+}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The cache folder: finished stages under the hash of what they were made from, their locks
+//! and their logs.
+//!
+//! A stage is made in a temporary folder and renamed when it is done, so that a folder with a
+//! stage's final name is always whole. One process at a time makes a stage; another that wants
+//! it waits and then finds it.
+
+use anyhow::{bail, Context, Result};
+use nix::fcntl::{Flock, FlockArg};
+use sha2::{Digest, Sha256};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Free space that the set-up takes at the most, in bytes: the finished stages are about 6 GB,
+/// and the kernel source is unpacked beside its archive.
+const NEEDED: u64 = 12 << 30;
+
+/// The folder where everything that takes long is kept.
+pub struct Cache {
+    dir: PathBuf,
+}
+
+impl Cache {
+    /// Opens the folder that the environment names, and makes it if need be: `HOST_IOMMU_CACHE`,
+    /// or `host-iommu` in `XDG_CACHE_HOME` or in `~/.cache`.
+    pub fn open() -> Result<Self> {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let dir = match (
+            variable("HOST_IOMMU_CACHE"),
+            variable("XDG_CACHE_HOME"),
+            variable("HOME"),
+        ) {
+            (Some(dir), _, _) => PathBuf::from(dir),
+            (None, Some(dir), _) => PathBuf::from(dir).join("host-iommu"),
+            (None, None, Some(home)) => PathBuf::from(home).join(".cache/host-iommu"),
+            _ => bail!("no cache folder: set HOST_IOMMU_CACHE to a folder with 12 GB free"),
+        };
+        for part in ["stages", "tmp", "logs", "locks", "files"] {
+            let dir = dir.join(part);
+            fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        }
+        let dir = dir
+            .canonicalize()
+            .with_context(|| format!("cannot open {}", dir.display()))?;
+        Ok(Self { dir })
+    }
+
+    /// The folder itself.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where the log of `name` is written.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.dir.join("logs").join(format!("{name}.log"))
+    }
+
+    /// Where a file with that content (its SHA-256 in hexadecimal) is kept.
+    pub fn file(&self, sha256: &str) -> PathBuf {
+        self.dir.join("files").join(sha256)
+    }
+
+    /// The finished folder of stage `name` with `key`, whether it exists or not.
+    pub fn stage(&self, name: &str, key: &Key) -> PathBuf {
+        self.dir
+            .join("stages")
+            .join(format!("{name}-{}", key.short()))
+    }
+
+    /// Takes the lock of `name`; `waiting` is called if somebody else has it.
+    pub fn lock(&self, name: &str, waiting: impl FnOnce()) -> Result<Flock<File>> {
+        let path = self.dir.join("locks").join(name);
+        let open = || {
+            File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(&path)
+                .with_context(|| format!("cannot open {}", path.display()))
+        };
+        match Flock::lock(open()?, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(lock),
+            Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
+                waiting();
+                Flock::lock(file, FlockArg::LockExclusive)
+                    .map_err(|(_, errno)| errno)
+                    .with_context(|| format!("cannot lock {}", path.display()))
+            }
+            Err((_, errno)) => {
+                Err(errno).with_context(|| format!("cannot lock {}", path.display()))
+            }
+        }
+    }
+
+    /// An empty folder to make stage `name` in. What an interrupted run left there is removed:
+    /// the caller holds the stage's lock.
+    pub fn scratch(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.dir.join("tmp").join(name);
+        if dir.exists() {
+            fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        }
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    /// Refuses to start what would fill the disk.
+    pub fn check_space(&self) -> Result<()> {
+        let stat = nix::sys::statvfs::statvfs(&self.dir)
+            .with_context(|| format!("cannot ask for the free space at {}", self.dir.display()))?;
+        let free = stat.blocks_available() as u64 * stat.fragment_size() as u64;
+        if free < NEEDED {
+            bail!(
+                "not enough disk space: the set-up takes up to {} GB in {}, and {} GB are free; \
+                 set HOST_IOMMU_CACHE to a folder with more",
+                NEEDED >> 30,
+                self.dir.display(),
+                free >> 30
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The hash of what a stage is made from.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key(String);
+
+impl Key {
+    /// Starts a key.
+    pub fn of(name: &str) -> KeyBuilder {
+        KeyBuilder(Sha256::new()).text(name)
+    }
+
+    /// Enough of it for a folder's name.
+    pub fn short(&self) -> &str {
+        self.0.get(..16).unwrap_or(&self.0)
+    }
+}
+
+/// A key in the making: every input goes in with its length, so that no two lists of inputs
+/// look alike.
+pub struct KeyBuilder(Sha256);
+
+impl KeyBuilder {
+    fn bytes(mut self, bytes: &[u8]) -> Self {
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+        self
+    }
+
+    /// Adds a text.
+    pub fn text(self, text: &str) -> Self {
+        self.bytes(text.as_bytes())
+    }
+
+    /// Adds another key.
+    pub fn key(self, key: &Key) -> Self {
+        self.text(&key.0)
+    }
+
+    /// Adds a file or a whole folder: names, whether executable, and contents.
+    pub fn tree(mut self, path: &Path) -> Result<Self> {
+        let meta =
+            fs::symlink_metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+        self = self.bytes(path.file_name().unwrap_or(OsStr::new("")).as_bytes());
+        if meta.is_dir() {
+            let mut names = fs::read_dir(path)
+                .and_then(|entries| entries.collect::<std::io::Result<Vec<_>>>())
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            names.sort_by_key(fs::DirEntry::file_name);
+            for entry in names {
+                self = self.tree(&entry.path())?;
+            }
+            Ok(self.text("end"))
+        } else {
+            let content =
+                fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            Ok(self.bytes(&content))
+        }
+    }
+
+    /// The finished key.
+    pub fn finish(self) -> Key {
+        Key(hex(&self.0.finalize()))
+    }
+}
+
+/// The SHA-256 of a file in hexadecimal.
+pub fn sha256_of(path: &Path) -> Result<String> {
+    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut hash = Sha256::new();
+    std::io::copy(&mut file, &mut hash)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(hex(&hash.finalize()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_of_texts_split_differently_differs() {
+        let one = Key::of("a").text("bc").finish();
+        let two = Key::of("ab").text("c").finish();
+        assert!(one != two);
+    }
+
+    #[test]
+    fn key_of_tree_changes_with_name_and_content() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("one");
+        let key = || {
+            Key::of("x")
+                .tree(dir.path())
+                .map(KeyBuilder::finish)
+                .expect("readable")
+        };
+        fs::write(&file, "1").expect("writable");
+        let first = key();
+        fs::write(&file, "2").expect("writable");
+        let second = key();
+        fs::rename(&file, dir.path().join("two")).expect("writable");
+        assert!(first != second && second != key());
+    }
+}

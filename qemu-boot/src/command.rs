@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Running programs: their output goes to a log, and an error shows the end of it.
+
+use crate::progress::Progress;
+use anyhow::{bail, Context, Result};
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Lines of a log that an error shows.
+const TAIL: usize = 15;
+
+/// The log of a stage.
+pub struct Log {
+    path: PathBuf,
+}
+
+impl Log {
+    /// Starts an empty log at `path`.
+    pub fn create(path: PathBuf) -> Result<Self> {
+        File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { path })
+    }
+
+    /// Runs a command to its end with its output in the log.
+    ///
+    /// # Errors
+    ///
+    /// Names `what` failed, with the last lines of the log and where it is.
+    pub fn run(&self, what: &str, command: &mut Command, progress: &Progress) -> Result<()> {
+        let mut log = OpenOptions::new()
+            .append(true)
+            .open(&self.path)
+            .with_context(|| format!("cannot write {}", self.path.display()))?;
+        writeln!(log, "$ {command:?}").with_context(|| self.full())?;
+        let (reader, writer) = nix::unistd::pipe().context("cannot make a pipe")?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone().context("cannot make a pipe")?)
+            .stderr(writer)
+            .spawn()
+            .with_context(|| format!("cannot run {:?}", command.get_program()))?;
+        // The command holds the pipe's write ends until it is dropped or given others.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut lines = BufReader::new(File::from(reader));
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line).context("cannot read a pipe")? != 0 {
+            log.write_all(&line).with_context(|| self.full())?;
+            progress.peek(&String::from_utf8_lossy(&line));
+            line.clear();
+        }
+        let status = child.wait().context("cannot wait for a command")?;
+        if !status.success() {
+            bail!(
+                "{what} failed ({status}); the end of {}:\n{}",
+                self.path.display(),
+                tail(&self.path)
+            );
+        }
+        Ok(())
+    }
+
+    fn full(&self) -> String {
+        format!("cannot write {} (is the disk full?)", self.path.display())
+    }
+}
+
+/// The last lines of a file, indented.
+pub fn tail(path: &Path) -> String {
+    let text = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<_> = text.lines().collect();
+    lines
+        .iter()
+        .skip(lines.len().saturating_sub(TAIL))
+        .map(|line| format!("  {line}\n"))
+        .collect()
+}
+
+/// Runs a command and gives its standard output.
+pub fn output(what: &str, command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run {:?}", command.get_program()))?;
+    if !output.status.success() {
+        bail!(
+            "{what} failed ({}): {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What every stage of the set-up shares: the checkout, the cache, and how a stage is made.
+
+use crate::cache::{Cache, Key};
+use crate::command::Log;
+use crate::progress::Progress;
+use anyhow::{bail, Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The checkout and the cache that a run works with.
+pub struct Setup {
+    /// The top folder of the checkout.
+    pub repo: PathBuf,
+    /// Where finished stages are kept.
+    pub cache: Cache,
+}
+
+impl Setup {
+    /// Opens the cache for the checkout that this program was built from.
+    ///
+    /// # Errors
+    ///
+    /// Says so where the user is not root: the build root needs mounts and chroot.
+    pub fn open() -> Result<Self> {
+        let repo = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .context("the checkout has no top folder")?
+            .to_path_buf();
+        if !nix::unistd::geteuid().is_root() {
+            bail!("not root: the set-up mounts and changes root; run it again with sudo");
+        }
+        Ok(Self {
+            repo,
+            cache: Cache::open()?,
+        })
+    }
+
+    /// Gives the folder of stage `name` with `key`; makes it by `make` if it is not there.
+    ///
+    /// `make` fills an empty folder, and shows `what` meanwhile.
+    pub fn stage(
+        &self,
+        name: &str,
+        key: &Key,
+        what: &str,
+        make: impl FnOnce(&Path, &Log, &Progress) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let done = self.cache.stage(name, key);
+        if done.exists() {
+            return Ok(done);
+        }
+        let _lock = self.cache.lock(name, || {
+            eprintln!("{name}: another run is making it; waiting");
+        })?;
+        if done.exists() {
+            return Ok(done);
+        }
+        self.cache.check_space()?;
+        let progress = Progress::start(name, what);
+        let scratch = self.cache.scratch(name)?;
+        let log = Log::create(self.cache.log(name))?;
+        make(&scratch, &log, &progress)?;
+        fs::rename(&scratch, &done)
+            .with_context(|| format!("cannot rename {} to its place", scratch.display()))?;
+        progress.done();
+        Ok(done)
+    }
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The build root: a Debian 13 tree with the tools that the stock kernel was built with.
+
+use crate::cache::{Cache, Key};
+use crate::command::Log;
+use crate::mirror::Mirror;
+use crate::progress::Progress;
+use crate::root::Root;
+use crate::setup::Setup;
+use anyhow::{bail, Context, Result};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// Where a stage's folder is seen inside the root.
+pub const BUILD: &str = "/build";
+
+/// Counts up when the recipe below changes without its texts.
+const RECIPE: &str = "1";
+
+/// Tools at the versions that Debian built the kernel with, which its .config records.
+const TOOLS: &str = "gcc-14=14.2.0* g++-14=14.2.0* gcc g++ \
+    rustc=1.85.1* libstd-rust-dev=1.85.1* rust-src=1.85.1* rust-clippy=1.85.1* rustfmt=1.85.1* \
+    bindgen=0.71.1* libclang1-19 \
+    make flex bison bc libssl-dev python3 kmod cpio xz-utils perl gawk rsync patch \
+    busybox-static dpkg-dev ca-certificates \
+    ninja-build meson python3-pycotap python3-venv pkg-config libglib2.0-dev libpixman-1-dev \
+    libfdt-dev seabios qemu-system-data";
+
+/// Tools that the kernel took from backports.
+const BACKPORTED: &str = "pahole libelf-dev";
+
+/// Makes the sources of apt in the root, and installs the tools.
+const INSTALL: &str = r#"
+apt-get update
+apt-get install -y --no-install-recommends $1
+apt-get install -y --no-install-recommends -t trixie-backports $2
+apt-get clean
+mkdir -p /build /src /kernel
+"#;
+
+/// The key of the root.
+pub fn key() -> Key {
+    Key::of("build-root")
+        .text(RECIPE)
+        .text(TOOLS)
+        .text(BACKPORTED)
+        .text(INSTALL)
+        .finish()
+}
+
+/// Gives the root, and makes it if need be: 2 minutes, 1.5 GB.
+pub fn make(setup: &Setup) -> Result<Root> {
+    let dir = setup.stage(
+        "build-root",
+        &key(),
+        "a Debian 13 tree with the kernel's own tools (2 minutes)",
+        |dir, log, progress| debootstrap(&setup.cache, dir, log, progress),
+    )?;
+    Ok(Root::new(dir))
+}
+
+fn debootstrap(_cache: &Cache, dir: &Path, log: &Log, progress: &Progress) -> Result<()> {
+    let mirror = Mirror::find()?;
+    install_debootstrap(log, progress)?;
+    let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+    if !Path::new(keyring).exists() {
+        bail!("no Debian archive keys: install the package debian-archive-keyring");
+    }
+    progress.say("debootstrap");
+    log.run(
+        "debootstrap (is the mirror reachable, and does it have trixie?)",
+        Command::new("debootstrap")
+            .args(["--variant=minbase", "--include=ca-certificates"])
+            .arg(format!("--keyring={keyring}"))
+            .arg("trixie")
+            .arg(dir)
+            .arg(&mirror.url),
+        progress,
+    )?;
+    let apt = dir.join("etc/apt");
+    let sources: String = ["trixie", "trixie-backports"]
+        .iter()
+        .flat_map(|suite| {
+            let url = &mirror.url;
+            ["deb", "deb-src"].map(|kind| format!("{kind} {url} {suite} main\n"))
+        })
+        .collect();
+    fs::write(apt.join("sources.list"), sources).context("cannot write the root's sources.list")?;
+    fs::write(apt.join("apt.conf.d/90machine"), &mirror.acquire)
+        .context("cannot write the root's apt.conf.d")?;
+    progress.say("tools");
+    log.run(
+        "installing the tools",
+        &mut Root::new(dir.to_path_buf()).script(&[], INSTALL, &[TOOLS, BACKPORTED]),
+        progress,
+    )
+}
+
+/// debootstrap itself comes from this machine's apt, whose configuration stays as it is.
+fn install_debootstrap(log: &Log, progress: &Progress) -> Result<()> {
+    let there = Command::new("debootstrap").arg("--version").output().is_ok();
+    if there {
+        return Ok(());
+    }
+    progress.say("installing debootstrap on this machine");
+    let install = "DEBIAN_FRONTEND=noninteractive; export DEBIAN_FRONTEND
+        apt-get install -y debootstrap || { apt-get update && apt-get install -y debootstrap; }";
+    log.run(
+        "installing debootstrap with this machine's apt-get",
+        Command::new("sh").args(["-c", install]),
+        progress,
+    )
+}

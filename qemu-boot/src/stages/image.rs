@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The guest's image: an initramfs of busybox, the kernel's VFIO modules, ours, and the
+//! programs. Made anew for each boot, in a second.
+
+use crate::command::output;
+use crate::root::Root;
+use crate::setup::Setup;
+use crate::stages::build_root::BUILD;
+use crate::stages::kernel::Kernel;
+use crate::stages::programs::Programs;
+use anyhow::{bail, Context, Result};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// The kernel modules that the guest loads, below `kernel/`, in the order that they stand on
+/// each other. type1 is there for the tests that compare with it.
+const MODULES: [&str; 5] = [
+    "virt/lib/irqbypass",
+    "drivers/vfio/vfio",
+    "drivers/vfio/pci/vfio-pci-core",
+    "drivers/vfio/pci/vfio-pci",
+    "drivers/vfio/vfio_iommu_type1",
+];
+
+/// The files of the guest.
+const GUEST: [&str; 3] = ["init", "run-tests", "run-demo"];
+
+const PACK: &str = r#"
+cd /build/tree
+mkdir -p bin dev proc sys tmp
+cp /bin/busybox bin/
+for module in modules/*.xz; do [ -e "$module" ] && xz -d "$module"; done
+strip --strip-debug modules/vfio_iommu_ioasid.ko
+find . | cpio -o -H newc --quiet > ../image
+"#;
+
+/// What goes into an image.
+pub struct Contents<'a> {
+    /// The kernel that it is for.
+    pub kernel: &'a Kernel,
+    /// The module.
+    pub module: &'a Path,
+    /// The tests and the demo.
+    pub programs: &'a Programs,
+}
+
+/// Makes an image in `dir`, gives its path.
+pub fn make(setup: &Setup, root: &Root, dir: &Path, contents: &Contents<'_>) -> Result<PathBuf> {
+    let tree = dir.join("tree");
+    for part in ["modules", "tests", "demo"] {
+        let part = tree.join(part);
+        fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
+    }
+    for module in MODULES {
+        let below = contents.kernel.modules().join("kernel");
+        let found = ["ko.xz", "ko"]
+            .iter()
+            .map(|ending| below.join(format!("{module}.{ending}")))
+            .find(|path| path.exists());
+        let Some(found) = found else {
+            bail!("the kernel's packages lack the module {module}");
+        };
+        copy_into(&found, &tree.join("modules"))?;
+    }
+    copy_into(contents.module, &tree.join("modules"))?;
+    for test in contents.programs.tests(setup)? {
+        copy_into(&test, &tree.join("tests"))?;
+    }
+    copy_into(&contents.programs.demo(), &tree.join("demo"))?;
+    for name in GUEST {
+        let from = setup.repo.join("qemu-boot/guest").join(name);
+        copy_into(&from, &tree)?;
+        let to = tree.join(name);
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o755))
+            .with_context(|| format!("cannot change {}", to.display()))?;
+    }
+    output(
+        "packing the guest's image",
+        &mut root.script(&[(dir, BUILD)], PACK, &[]),
+    )?;
+    Ok(dir.join("image"))
+}
+
+fn copy_into(file: &Path, dir: &Path) -> Result<()> {
+    let name = file.file_name().context("a file without a name")?;
+    fs::copy(file, dir.join(name))
+        .map(|_| ())
+        .with_context(|| format!("cannot copy {} to {}", file.display(), dir.display()))
+}

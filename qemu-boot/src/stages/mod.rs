@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The stages of the set-up, in the order that they stand on each other.
+
+pub mod build_root;
+pub mod image;
+pub mod kernel;
+pub mod metadata;
+pub mod module;
+pub mod packages;
+pub mod programs;
+pub mod qemu;

@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Which Debian packages the kernel and QEMU come from: resolved once, recorded with their
+//! checksums in the cache's lock file, and fetched by them.
+//!
+//! The lock file stands in the cache, not in the checkout: it follows what the mirror offers,
+//! and a checkout must work unchanged when Debian has moved on to the next 7.3.y.
+
+use crate::cache::sha256_of;
+use crate::command::{output, Log};
+use crate::progress::Progress;
+use crate::root::Root;
+use crate::setup::Setup;
+use crate::stages::build_root::BUILD;
+use anyhow::{bail, Context, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The series of kernels that the module is written for.
+const SERIES: &str = "7.3";
+
+/// The packages in use.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Packages {
+    /// The kernel's series, as `7.3`.
+    pub series: String,
+    /// The kernel's release, as `uname -r` prints it.
+    pub release: String,
+    /// The binary packages of the kernel.
+    pub kernel: Vec<Package>,
+    /// The files of QEMU's source package, the `.dsc` first.
+    pub qemu: Vec<Package>,
+}
+
+/// A file of the archive.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Package {
+    /// The package's name, or the file's for a source.
+    pub name: String,
+    /// Debian's version.
+    pub version: String,
+    /// SHA-256 of the file in hexadecimal.
+    pub sha256: String,
+}
+
+impl Packages {
+    /// The kernel's package whose name starts with `prefix`.
+    pub fn kernel(&self, prefix: &str) -> Result<&Package> {
+        self.kernel
+            .iter()
+            .find(|package| package.name.starts_with(prefix))
+            .with_context(|| format!("the lock file names no package {prefix}"))
+    }
+}
+
+/// Where the lock file is.
+pub fn lock_file(setup: &Setup) -> PathBuf {
+    setup.cache.dir().join("packages.lock")
+}
+
+/// Gives the packages of the lock file; resolves and records them if there is none, or if it
+/// is of another series than is wanted.
+pub fn resolve(setup: &Setup, root: &Root) -> Result<Packages> {
+    let series = wanted_series();
+    let path = lock_file(setup);
+    let _lock = setup.cache.lock("packages", || {
+        eprintln!("packages: another run is resolving them; waiting");
+    })?;
+    if let Ok(text) = fs::read_to_string(&path) {
+        let packages: Packages = toml::from_str(&text)
+            .with_context(|| format!("{} is damaged: remove it", path.display()))?;
+        if packages.series == series {
+            return Ok(packages);
+        }
+    }
+    let progress = Progress::start("packages", "the newest kernel of the series, and QEMU");
+    let packages = query(setup, root, &series, &progress)?;
+    let text = toml::to_string(&packages).context("cannot write the lock file")?;
+    let draft = path.with_extension("new");
+    fs::write(&draft, text).with_context(|| format!("cannot write {}", draft.display()))?;
+    fs::rename(&draft, &path).with_context(|| format!("cannot write {}", path.display()))?;
+    progress.say(&format!("Linux {}", packages.release));
+    progress.done();
+    Ok(packages)
+}
+
+/// Forgets the lock file, so that the newest packages are resolved again.
+pub fn forget(setup: &Setup) -> Result<()> {
+    match fs::remove_file(lock_file(setup)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).context("cannot remove the lock file")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn wanted_series() -> String {
+    std::env::var("HOST_IOMMU_KERNEL_SERIES")
+        .ok()
+        .filter(|series| !series.is_empty())
+        .unwrap_or_else(|| SERIES.to_owned())
+}
+
+fn query(setup: &Setup, root: &Root, series: &str, progress: &Progress) -> Result<Packages> {
+    let log = Log::create(setup.cache.log("packages"))?;
+    log.run(
+        "apt-get update in the build root (is the mirror reachable?)",
+        &mut root.command(&[], ["apt-get", "update"]),
+        progress,
+    )?;
+    let names = output(
+        "apt-cache pkgnames",
+        &mut root.command(&[], ["apt-cache", "pkgnames", "linux-headers-"]),
+    )?;
+    let release = newest_release(&names, series)?;
+    let wanted = [
+        format!("linux-binary-{release}"),
+        format!("linux-modules-{release}"),
+        format!("linux-headers-{release}"),
+        format!("linux-source-{series}"),
+    ];
+    let headers = show(root, &wanted[2], None)?;
+    let mut kernel = Vec::new();
+    for name in &wanted {
+        // All of one build: the source's version is the kernel's.
+        kernel.push(show(root, name, Some(&headers.version))?);
+    }
+    Ok(Packages {
+        series: series.to_owned(),
+        release,
+        kernel,
+        qemu: qemu_source(root)?,
+    })
+}
+
+/// The newest `7.3.y+debNN-amd64` among the packages' names.
+fn newest_release(names: &str, series: &str) -> Result<String> {
+    let releases = || {
+        names.lines().filter_map(|name| {
+            let release = name.strip_prefix("linux-headers-")?;
+            let (version, rest) = release.split_once('+')?;
+            let flavour = rest.split_once('-')?.1;
+            let (major_minor, patch) = version.rsplit_once('.')?;
+            (flavour == "amd64").then_some((major_minor, patch.parse::<u32>().ok()?, release))
+        })
+    };
+    let newest = releases()
+        .filter(|(major_minor, _, _)| *major_minor == series)
+        .max_by_key(|(_, patch, _)| *patch);
+    match newest {
+        Some((_, _, release)) => Ok(release.to_owned()),
+        None => {
+            let offered: BTreeSet<_> = releases().map(|(major_minor, _, _)| major_minor).collect();
+            let offered: Vec<_> = offered.into_iter().collect();
+            bail!(
+                "Debian 13 backports has no Linux {series}; on offer: {}. \
+                 Choose one with HOST_IOMMU_KERNEL_SERIES=<series>",
+                offered.join(", ")
+            )
+        }
+    }
+}
+
+/// What the archive says of a package.
+fn show(root: &Root, name: &str, version: Option<&str>) -> Result<Package> {
+    let spec = match version {
+        Some(version) => format!("{name}={version}"),
+        None => name.to_owned(),
+    };
+    let text = output(
+        &format!("apt-cache show {spec}"),
+        &mut root.command(&[], ["apt-cache", "show", "--no-all-versions", &spec]),
+    )?;
+    let field = |key: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))
+            .map(str::to_owned)
+            .with_context(|| format!("the archive gives no {key} of {name}"))
+    };
+    Ok(Package {
+        name: name.to_owned(),
+        version: field("Version")?,
+        sha256: field("SHA256")?,
+    })
+}
+
+/// The files of trixie's QEMU source.
+fn qemu_source(root: &Root) -> Result<Vec<Package>> {
+    let text = output(
+        "apt-cache showsrc qemu",
+        &mut root.command(&[], ["apt-cache", "showsrc", "qemu"]),
+    )?;
+    // Backports has newer ones: trixie's own is the lowest version.
+    text.split("\n\n")
+        .filter_map(source_files)
+        .min_by_key(|files| upstream_version(&files[0].version))
+        .context("the archive gives no source of QEMU")
+}
+
+fn upstream_version(version: &str) -> Vec<u32> {
+    let upstream = version.rsplit(':').next().unwrap_or(version);
+    upstream
+        .split(['.', '+', '~', '-'])
+        .map_while(|part| part.parse().ok())
+        .collect()
+}
+
+/// The files in a stanza of a Sources index, the `.dsc` first.
+fn source_files(stanza: &str) -> Option<Vec<Package>> {
+    let version = stanza
+        .lines()
+        .find_map(|line| line.strip_prefix("Version: "))?;
+    let mut files: Vec<_> = stanza
+        .split_once("Checksums-Sha256:")?
+        .1
+        .lines()
+        .skip(1)
+        .take_while(|line| line.starts_with(' '))
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let sha256 = words.next()?.to_owned();
+            let name = words.nth(1)?.to_owned();
+            Some(Package {
+                name,
+                version: version.to_owned(),
+                sha256,
+            })
+        })
+        .filter(|file| !file.name.ends_with(".asc"))
+        .collect();
+    files.sort_by_key(|file| !file.name.ends_with(".dsc"));
+    (!files.is_empty()).then_some(files)
+}
+
+/// Fetches what is not yet in the cache, and checks all of it.
+///
+/// # Errors
+///
+/// Says so where the archive no longer has a file of the lock file, or gives another one.
+pub fn fetch(
+    setup: &Setup,
+    root: &Root,
+    files: &[&Package],
+    source: bool,
+    log: &Log,
+    progress: &Progress,
+) -> Result<()> {
+    let _lock = setup.cache.lock("files", || {
+        eprintln!("files: another run is fetching them; waiting");
+    })?;
+    let missing: Vec<_> = files
+        .iter()
+        .filter(|file| !setup.cache.file(&file.sha256).exists())
+        .collect();
+    let Some(first) = missing.first() else {
+        return Ok(());
+    };
+    progress.say("fetching packages");
+    let scratch = setup.cache.scratch("files")?;
+    let binds = [(scratch.as_path(), BUILD)];
+    let specs: Vec<_> = if source {
+        vec![format!("qemu={}", first.version)]
+    } else {
+        missing
+            .iter()
+            .map(|file| format!("{}={}", file.name, file.version))
+            .collect()
+    };
+    let fetch = if source {
+        "cd /build && apt-get source --download-only \"$@\""
+    } else {
+        // apt's own user cannot write into the folder: it says so, and root does it.
+        "cd /build && apt-get -o APT::Sandbox::User=root download \"$@\""
+    };
+    let args: Vec<_> = specs.iter().map(String::as_str).collect();
+    log.run(
+        "fetching packages (if the archive has newer ones, run `make update` and try again)",
+        &mut root.script(&binds, fetch, &args),
+        progress,
+    )?;
+    for entry in fs::read_dir(&scratch).context("cannot read the fetched files")? {
+        let path = entry.context("cannot read the fetched files")?.path();
+        let sha256 = sha256_of(&path)?;
+        let known = missing.iter().any(|file| file.sha256 == sha256);
+        if known {
+            let to = setup.cache.file(&sha256);
+            fs::rename(&path, &to).with_context(|| format!("cannot write {}", to.display()))?;
+        }
+    }
+    for file in &missing {
+        if !setup.cache.file(&file.sha256).exists() {
+            bail!(
+                "checksum of {} {} differs from the lock file's: the archive gave another file; \
+                 run `make update` if you trust it",
+                file.name,
+                file.version
+            );
+        }
+    }
+    fs::remove_dir_all(&scratch).context("cannot remove the fetched files")
+}
+
+/// Copies a fetched file into a folder under its name.
+pub fn place(setup: &Setup, file: &Package, to: &Path) -> Result<()> {
+    let from = setup.cache.file(&file.sha256);
+    if sha256_of(&from)? != file.sha256 {
+        bail!(
+            "checksum of {} in the cache is wrong: remove {} and try again",
+            file.name,
+            from.display()
+        );
+    }
+    fs::copy(&from, to)
+        .map(|_| ())
+        .with_context(|| format!("cannot write {} (is the disk full?)", to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: &str = "linux-headers-7.3.4+deb13-amd64\nlinux-headers-7.3.12+deb13-amd64\n\
+        linux-headers-7.3.12+deb13-rt-amd64\nlinux-headers-7.2.9+deb13-amd64\n\
+        linux-headers-7.3.12+deb13-common\nlinux-headers-amd64\n";
+
+    #[test]
+    fn newest_release_compares_numbers_not_texts() {
+        let release = newest_release(NAMES, "7.3").expect("there are some");
+        assert_eq!(release, "7.3.12+deb13-amd64");
+    }
+
+    #[test]
+    fn newest_release_of_a_gone_series_names_those_on_offer() {
+        let error = newest_release(NAMES, "7.1").expect_err("there is none");
+        let text = error.to_string();
+        assert!(text.contains("7.2, 7.3") && text.contains("HOST_IOMMU_KERNEL_SERIES"));
+    }
+
+    #[test]
+    fn source_files_have_the_dsc_first() {
+        let stanza = "Package: qemu\nVersion: 1:10.0.13+ds-1\nChecksums-Sha256:\n aa 10 q.orig.tar.xz\n \
+            bb 20 q.dsc\nFiles:\n cc 1 x\n";
+        let files = source_files(stanza).expect("a stanza");
+        let names: Vec<_> = files.iter().map(|f| (f.name.as_str(), f.sha256.as_str())).collect();
+        assert_eq!(names, [("q.dsc", "bb"), ("q.orig.tar.xz", "aa")]);
+        assert_eq!(upstream_version(&files[0].version), [10, 0, 13]);
+    }
+}

@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What `make demo` and `make test` run once everything is set up, and their verdict.
+
+use crate::boot::Machine;
+use crate::command::tail;
+use crate::hw;
+use crate::judge::{console, ktap, Totals};
+use crate::progress::Progress;
+use crate::root::Root;
+use crate::setup::Setup;
+use crate::stages::kernel::Kernel;
+use crate::stages::packages::{self, Packages};
+use crate::stages::programs::Programs;
+use crate::stages::{build_root, image, kernel, metadata, module, programs, qemu};
+use anyhow::{bail, Context, Result};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// The demo takes seconds; a machine under load may take many.
+const DEMO_LIMIT: Duration = Duration::from_secs(180);
+/// The whole guest suite.
+const TESTS_LIMIT: Duration = Duration::from_secs(900);
+
+/// Programs that check a machine without nesting: they have nothing to do on the other.
+const WITHOUT_NESTING: [&str; 1] = ["no_nesting"];
+
+/// Everything that a boot needs.
+pub struct Ready {
+    root: Root,
+    kernel: Kernel,
+    qemu: PathBuf,
+    module: PathBuf,
+    programs: Programs,
+}
+
+/// Sets up what is missing of the root, the kernel and its metadata.
+pub fn kernel_side(setup: &Setup) -> Result<(Root, Packages, Kernel, metadata::Metadata)> {
+    let root = build_root::make(setup)?;
+    let packages = packages::resolve(setup, &root)?;
+    let kernel = kernel::make(setup, &root, &packages)?;
+    let metadata = metadata::make(setup, &root, &packages, &kernel)?;
+    Ok((root, packages, kernel, metadata))
+}
+
+/// Sets up what is missing.
+pub fn ready(setup: &Setup) -> Result<Ready> {
+    let (root, packages, kernel, metadata) = kernel_side(setup)?;
+    let qemu = qemu::make(setup, &root, &packages)?;
+    let module = module::make(setup, &root, &packages, &metadata)?;
+    let programs = programs::make(setup)?;
+    Ok(Ready {
+        root,
+        kernel,
+        qemu,
+        module,
+        programs,
+    })
+}
+
+impl Ready {
+    /// Makes an image and hands a machine with it to `with`.
+    fn boot<T>(
+        &self,
+        setup: &Setup,
+        nesting: bool,
+        with: impl FnOnce(&Machine<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let run = tempfile::Builder::new()
+            .prefix("run-")
+            .tempdir_in(setup.cache.dir().join("tmp"))
+            .context("cannot make a folder for the run (is the disk full?)")?;
+        let contents = image::Contents {
+            kernel: &self.kernel,
+            module: &self.module,
+            programs: &self.programs,
+        };
+        image::make(setup, &self.root, run.path(), &contents)?;
+        with(&Machine {
+            root: &self.root,
+            qemu: &self.qemu,
+            kernel: &self.kernel.image(),
+            run: run.path(),
+            nesting,
+        })
+    }
+
+    /// A shell in the booted machine.
+    pub fn shell(&self, setup: &Setup) -> Result<()> {
+        self.boot(setup, true, |machine| machine.shell())
+    }
+
+    /// Runs the demo; its lines appear as it prints them.
+    pub fn demo(&self, setup: &Setup) -> Result<()> {
+        let mut status = None;
+        let ended = self.boot(setup, true, |machine| {
+            eprintln!("demo: booting Debian's Linux {}", self.kernel.release());
+            let ended = machine.run("run=demo", DEMO_LIMIT, |line| {
+                match line.strip_prefix("exit status ") {
+                    Some(number) => status = Some(number.to_owned()),
+                    None => println!("{line}"),
+                }
+            })?;
+            keep_console(setup, machine, "demo")?;
+            Ok(ended)
+        })?;
+        let bad = console::bad_lines(&ended.console);
+        match status.as_deref() {
+            _ if ended.timed_out => bail!("the demo took longer than {DEMO_LIMIT:?}"),
+            _ if !bad.is_empty() => bail!("the kernel complained:\n  {}", bad.join("\n  ")),
+            Some("0") => Ok(()),
+            Some(status) => bail!("the demo failed (exit status {status})"),
+            None => bail!(
+                "the guest ended before the demo did; the end of its console:\n{}",
+                tail(&console_file(setup, "demo"))
+            ),
+        }
+    }
+
+    /// Runs the guest's tests, all or those of `only`, on both kinds of hardware.
+    fn guest(&self, setup: &Setup, only: &[String]) -> Result<Totals> {
+        let mut totals = Totals::default();
+        for (name, nesting) in [("guest", true), ("guest-without-nesting", false)] {
+            let tests = self.chosen(setup, nesting, only)?;
+            if !tests.is_empty() {
+                totals.add(self.guest_run(setup, name, nesting, &tests)?);
+            }
+        }
+        Ok(totals)
+    }
+
+    /// The names of the programs to run on one kind of hardware.
+    fn chosen(&self, setup: &Setup, nesting: bool, only: &[String]) -> Result<Vec<String>> {
+        Ok(self
+            .programs
+            .tests(setup)?
+            .iter()
+            .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+            .filter(|name| WITHOUT_NESTING.contains(&name.as_str()) != nesting)
+            .filter(|name| only.is_empty() || only.contains(name))
+            .collect())
+    }
+
+    fn guest_run(
+        &self,
+        setup: &Setup,
+        name: &str,
+        nesting: bool,
+        tests: &[String],
+    ) -> Result<Totals> {
+        let progress = Progress::start(name, "booting Debian's kernel and running the test programs");
+        let log = setup.cache.log(name);
+        let mut ktap = ktap::Parser::default();
+        let mut text = fs::File::create(&log).context("cannot write the tests' log")?;
+        let words = format!("run=tests only={}", tests.join(","));
+        let ended = self.boot(setup, nesting, |machine| {
+            let ended = machine.run(&words, TESTS_LIMIT, |line| {
+                ktap.line(line);
+                progress.peek(line);
+                // A log that cannot be written must not end the run.
+                drop(writeln!(text, "{line}"));
+            })?;
+            keep_console(setup, machine, name)?;
+            Ok(ended)
+        })?;
+        let mut report = ktap.finish();
+        if ended.timed_out {
+            report.totals.failed = report.totals.failed.saturating_add(1);
+            report
+                .failures
+                .push(format!("stopped after {TESTS_LIMIT:?}; the last lines:\n{}", tail(&log)));
+        }
+        for bad in console::bad_lines(&ended.console) {
+            report.totals.failed = report.totals.failed.saturating_add(1);
+            report.failures.push(format!("the kernel complained: {bad}"));
+        }
+        progress.done();
+        show(name, &report, &log, &console_file(setup, name));
+        Ok(report.totals)
+    }
+
+    /// Runs the tests of the emulated hardware, in which no kernel runs.
+    fn hardware(&self, setup: &Setup, filter: &str) -> Result<Totals> {
+        let progress = Progress::start("hardware", "the emulated VT-d and endpoint by hand-made tables");
+        let dir = tempfile::Builder::new()
+            .prefix("hw-")
+            .tempdir_in(setup.cache.dir().join("tmp"))
+            .context("cannot make a folder for the hardware tests")?;
+        let binds = [(self.qemu.as_path(), "/build"), (dir.path(), "/src")];
+        let command = self.root.command(&binds, [qemu::PROGRAM]);
+        let program = hw::Program {
+            command: std::iter::once(command.get_program())
+                .chain(command.get_args())
+                .map(ToOwned::to_owned)
+                .collect(),
+            dir: dir.path().to_path_buf(),
+            dir_seen: PathBuf::from("/src"),
+        };
+        let log = setup.cache.log("hardware");
+        let mut text = Vec::new();
+        hw::run(&program, filter, &mut text)?;
+        fs::write(&log, &text).context("cannot write the tests' log")?;
+        let mut ktap = ktap::Parser::default();
+        String::from_utf8_lossy(&text).lines().for_each(|line| ktap.line(line));
+        let report = ktap.finish();
+        progress.done();
+        show("hardware", &report, &log, &log);
+        Ok(report.totals)
+    }
+}
+
+/// Which parts of the tests to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// cargo's tests on the host.
+    Cargo,
+    /// The emulated hardware alone.
+    Hardware,
+    /// The test programs in the booted machine.
+    Guest,
+}
+
+/// Runs the tests and prints their totals as the last line.
+///
+/// # Errors
+///
+/// If one failed.
+pub fn test(setup: &Setup, parts: &[Part], only: &[String]) -> Result<()> {
+    let wanted = |part| parts.is_empty() || parts.contains(&part);
+    let mut totals = Totals::default();
+    if wanted(Part::Cargo) {
+        totals.add(cargo(setup)?);
+    }
+    if wanted(Part::Hardware) || wanted(Part::Guest) {
+        let ready = ready(setup)?;
+        if wanted(Part::Hardware) {
+            totals.add(ready.hardware(setup, only.first().map_or("", String::as_str))?);
+        }
+        if wanted(Part::Guest) {
+            totals.add(ready.guest(setup, only)?);
+        }
+    }
+    println!("{totals}");
+    if totals.failed != 0 {
+        bail!("{} tests failed", totals.failed);
+    }
+    Ok(())
+}
+
+/// Runs cargo's tests and counts them by the lines that its harness ends with.
+fn cargo(setup: &Setup) -> Result<Totals> {
+    eprintln!("cargo: the workspace's tests");
+    let mut child = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+        .current_dir(&setup.repo)
+        .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run cargo")?;
+    let stdout = child.stdout.take().context("cargo has no output")?;
+    let mut totals = Totals::default();
+    for line in BufReader::new(stdout).lines() {
+        let line = line.context("cannot read cargo's output")?;
+        if line.starts_with("test ") && line.ends_with("FAILED") {
+            println!("{line}");
+        }
+        if let Some(counted) = harness_totals(&line) {
+            totals.add(counted);
+        }
+    }
+    let status = child.wait().context("cannot wait for cargo")?;
+    if !status.success() && totals.failed == 0 {
+        bail!("cargo test failed ({status}) before its tests did");
+    }
+    println!("cargo: {totals}");
+    Ok(totals)
+}
+
+/// The totals in `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+fn harness_totals(line: &str) -> Option<Totals> {
+    let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let count = |what: &str| {
+        counts.split("; ").find_map(|part| {
+            let (number, word) = part.split_once(' ')?;
+            (word == what).then(|| number.parse().ok())?
+        })
+    };
+    Some(Totals {
+        passed: count("passed")?,
+        failed: count("failed")?,
+        skipped: count("ignored")?,
+    })
+}
+
+fn show(name: &str, report: &ktap::Report, log: &Path, console: &Path) {
+    for skip in &report.skips {
+        println!("{name}: skipped {skip}");
+    }
+    for failure in &report.failures {
+        println!("{name}: FAILED {failure}");
+    }
+    if !report.failures.is_empty() {
+        println!("{name}: see {} and {}", log.display(), console.display());
+    }
+    println!("{name}: {}", report.totals);
+}
+
+fn console_file(setup: &Setup, name: &str) -> PathBuf {
+    setup.cache.log(&format!("{name}-console"))
+}
+
+fn keep_console(setup: &Setup, machine: &Machine<'_>, name: &str) -> Result<()> {
+    let to = console_file(setup, name);
+    fs::copy(machine.console(), &to)
+        .map(|_| ())
+        .with_context(|| format!("cannot write {}", to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn harness_line_is_counted() {
+        let line = "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out";
+        let totals = harness_totals(line).expect("a result");
+        assert_eq!((totals.passed, totals.failed, totals.skipped), (3, 1, 2));
+        assert_eq!(harness_totals("test x ... ok"), None);
+    }
+}
