@@ -45,21 +45,40 @@ impl Machine<'_> {
         let image = self.kernel.file_name().context("the kernel has no name")?;
         let image = format!("{KERNEL}/{}", image.to_string_lossy());
         let nesting = if self.nesting { "on" } else { "off" };
-        let iommu = format!(
-            "intel-iommu,intremap=on,x-scalable-mode=on,device-iotlb=on,nesting={nesting}"
-        );
-        let line = format!(
-            "console=ttyS0 loglevel=6 panic=-1 intel_iommu=on random.trust_cpu=on {words}"
-        );
+        let iommu =
+            format!("intel-iommu,intremap=on,x-scalable-mode=on,device-iotlb=on,nesting={nesting}");
+        let line =
+            format!("console=ttyS0 loglevel=6 panic=-1 intel_iommu=on random.trust_cpu=on {words}");
         let initrd = format!("{RUN}/image");
         let mut arguments = vec![
-            PROGRAM, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-            "-M", "q35,kernel-irqchip=split", "-accel", "tcg,thread=multi", "-cpu", "max,la57=off",
-            "-smp", "2", "-m", "2G",
-            "-device", &iommu,
-            "-device", "pasid-dma-testdev,id=endpoint0,addr=0x4",
-            "-device", "pasid-dma-testdev,id=endpoint1,addr=0x5",
-            "-kernel", &image, "-initrd", &initrd, "-append", &line,
+            PROGRAM,
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-M",
+            "q35,kernel-irqchip=split",
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max,la57=off",
+            "-smp",
+            "2",
+            "-m",
+            "2G",
+            "-device",
+            &iommu,
+            "-device",
+            "pasid-dma-testdev,id=endpoint0,addr=0x4",
+            "-device",
+            "pasid-dma-testdev,id=endpoint1,addr=0x5",
+            "-kernel",
+            &image,
+            "-initrd",
+            &initrd,
+            "-append",
+            &line,
         ];
         arguments.extend(consoles);
         let binds = [(self.qemu, "/build"), (kernel, KERNEL), (self.run, RUN)];
@@ -73,9 +92,14 @@ impl Machine<'_> {
     /// If QEMU cannot be run. A guest that takes longer than `limit` is stopped.
     pub fn run(&self, words: &str, limit: Duration, mut line: impl FnMut(&str)) -> Result<Ended> {
         let consoles = [
-            "-chardev", "stdio,id=guest,signal=off",
-            "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=guest",
-            "-serial", "file:/src/console",
+            "-chardev",
+            "stdio,id=guest,signal=off",
+            "-device",
+            "virtio-serial-pci",
+            "-device",
+            "virtconsole,chardev=guest",
+            "-serial",
+            "file:/src/console",
         ];
         let messages = self.run.join("qemu-messages");
         let mut child = self

@@ -163,8 +163,8 @@ impl KeyBuilder {
 
     /// Adds a file or a whole folder: names, whether executable, and contents.
     pub fn tree(mut self, path: &Path) -> Result<Self> {
-        let meta =
-            fs::symlink_metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let meta = fs::symlink_metadata(path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         self = self.bytes(path.file_name().unwrap_or(OsStr::new("")).as_bytes());
         if meta.is_dir() {
             let mut names = fs::read_dir(path)

@@ -45,7 +45,11 @@ impl Log {
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut lines = BufReader::new(File::from(reader));
         let mut line = Vec::new();
-        while lines.read_until(b'\n', &mut line).context("cannot read a pipe")? != 0 {
+        while lines
+            .read_until(b'\n', &mut line)
+            .context("cannot read a pipe")?
+            != 0
+        {
             log.write_all(&line).with_context(|| self.full())?;
             progress.peek(&String::from_utf8_lossy(&line));
             line.clear();

@@ -116,8 +116,12 @@ fn from_one_line(text: &str, codename: &str) -> Option<String> {
 
 /// debootstrap takes these.
 fn first_url<'a>(mut urls: impl Iterator<Item = &'a str>) -> Option<String> {
-    urls.find(|url| ["http://", "https://", "file:"].iter().any(|s| url.starts_with(s)))
-        .map(str::to_owned)
+    urls.find(|url| {
+        ["http://", "https://", "file:"]
+            .iter()
+            .any(|s| url.starts_with(s))
+    })
+    .map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ impl Progress {
     pub fn start(name: &str, what: &str) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new_spinner();
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}: {wide_msg} {elapsed}")
+            if let Ok(style) =
+                ProgressStyle::with_template("{spinner} {prefix}: {wide_msg} {elapsed}")
             {
                 bar.set_style(style);
             }
@@ -47,7 +48,12 @@ impl Progress {
     /// Shows the last line of a log; only a terminal has room for it.
     pub fn peek(&self, line: &str) {
         if let Some(bar) = &self.bar {
-            bar.set_message(line.chars().filter(|c| !c.is_control()).take(200).collect::<String>());
+            bar.set_message(
+                line.chars()
+                    .filter(|c| !c.is_control())
+                    .take(200)
+                    .collect::<String>(),
+            );
         }
     }
 

@@ -52,7 +52,14 @@ impl Root {
     {
         let mut command = Command::new("unshare");
         command
-            .args(["--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"])
+            .args([
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--propagation",
+                "private",
+            ])
             .args(["sh", "-eu", "-c", ENTER, "enter"])
             .arg(&self.dir);
         for (from, to) in binds {

@@ -150,7 +150,10 @@ impl Ready {
         nesting: bool,
         tests: &[String],
     ) -> Result<Totals> {
-        let progress = Progress::start(name, "booting Debian's kernel and running the test programs");
+        let progress = Progress::start(
+            name,
+            "booting Debian's kernel and running the test programs",
+        );
         let log = setup.cache.log(name);
         let mut ktap = ktap::Parser::default();
         let mut text = fs::File::create(&log).context("cannot write the tests' log")?;
@@ -168,13 +171,16 @@ impl Ready {
         let mut report = ktap.finish();
         if ended.timed_out {
             report.totals.failed = report.totals.failed.saturating_add(1);
-            report
-                .failures
-                .push(format!("stopped after {TESTS_LIMIT:?}; the last lines:\n{}", tail(&log)));
+            report.failures.push(format!(
+                "stopped after {TESTS_LIMIT:?}; the last lines:\n{}",
+                tail(&log)
+            ));
         }
         for bad in console::bad_lines(&ended.console) {
             report.totals.failed = report.totals.failed.saturating_add(1);
-            report.failures.push(format!("the kernel complained: {bad}"));
+            report
+                .failures
+                .push(format!("the kernel complained: {bad}"));
         }
         progress.done();
         show(name, &report, &log, &console_file(setup, name));
@@ -183,7 +189,10 @@ impl Ready {
 
     /// Runs the tests of the emulated hardware, in which no kernel runs.
     fn hardware(&self, setup: &Setup, filter: &str) -> Result<Totals> {
-        let progress = Progress::start("hardware", "the emulated VT-d and endpoint by hand-made tables");
+        let progress = Progress::start(
+            "hardware",
+            "the emulated VT-d and endpoint by hand-made tables",
+        );
         let dir = tempfile::Builder::new()
             .prefix("hw-")
             .tempdir_in(setup.cache.dir().join("tmp"))
@@ -203,7 +212,9 @@ impl Ready {
         hw::run(&program, filter, &mut text)?;
         fs::write(&log, &text).context("cannot write the tests' log")?;
         let mut ktap = ktap::Parser::default();
-        String::from_utf8_lossy(&text).lines().for_each(|line| ktap.line(line));
+        String::from_utf8_lossy(&text)
+            .lines()
+            .for_each(|line| ktap.line(line));
         let report = ktap.finish();
         progress.done();
         show("hardware", &report, &log, &log);

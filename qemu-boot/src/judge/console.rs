@@ -43,7 +43,8 @@ mod tests {
 
     #[test]
     fn clean_console_has_no_bad_line() {
-        let console = "[    0.0] Linux version 7.3.4\n[    1.0] vfio_iommu_ioasid: module verification \
+        let console =
+            "[    0.0] Linux version 7.3.4\n[    1.0] vfio_iommu_ioasid: module verification \
             failed: signature and/or required key missing - tainting kernel\n\
             [    2.0] DMAR: [DMA Write PASID 0x5] fault addr 0x7000 [fault reason 0x59]\n";
         assert!(bad_lines(console).is_empty());

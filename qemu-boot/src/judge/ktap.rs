@@ -102,7 +102,9 @@ impl Parser {
             level.seen = level.seen.saturating_add(1);
             level.failed = level.failed.saturating_add(u32::from(!ok));
         }
-        let skip = directive.get(..4).is_some_and(|word| word.eq_ignore_ascii_case("skip"));
+        let skip = directive
+            .get(..4)
+            .is_some_and(|word| word.eq_ignore_ascii_case("skip"));
         match (ok, skip, had_subtests) {
             (false, _, true) if subtests_failed => {}
             (false, _, _) => self.fail(format!("{path} {directive}").trim().to_owned()),
@@ -121,12 +123,17 @@ impl Parser {
     /// Ends the levels below `indent`; says whether there were any, and whether one failed.
     fn close_deeper(&mut self, indent: usize) -> (bool, bool) {
         let (mut any, mut failed) = (false, false);
-        while self.levels.last().is_some_and(|level| level.indent > indent) {
+        while self
+            .levels
+            .last()
+            .is_some_and(|level| level.indent > indent)
+        {
             let Some(level) = self.levels.pop() else {
                 break;
             };
             any = true;
-            failed |= level.failed != 0 || level.planned.is_some_and(|planned| planned != level.seen);
+            failed |=
+                level.failed != 0 || level.planned.is_some_and(|planned| planned != level.seen);
             self.close(&level);
         }
         (any, failed)
@@ -172,7 +179,8 @@ mod tests {
 
     #[test]
     fn subtests_count_and_their_parents_do_not() {
-        let text = "KTAP version 1\n1..2\n    # Subtest: a\n    KTAP version 1\n    1..2\n    ok 1 x\n\
+        let text =
+            "KTAP version 1\n1..2\n    # Subtest: a\n    KTAP version 1\n    1..2\n    ok 1 x\n\
             \x20   ok 2 y\nok 1 a\n    # Subtest: b\n    1..1\n    not ok 1 z # why\nnot ok 2 b\n";
         assert_eq!(totals(text), (2, 1, 0));
         assert_eq!(report(text).failures, ["b: z why"]);

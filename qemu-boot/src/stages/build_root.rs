@@ -99,7 +99,10 @@ fn debootstrap(_cache: &Cache, dir: &Path, log: &Log, progress: &Progress) -> Re
 
 /// debootstrap itself comes from this machine's apt, whose configuration stays as it is.
 fn install_debootstrap(log: &Log, progress: &Progress) -> Result<()> {
-    let there = Command::new("debootstrap").arg("--version").output().is_ok();
+    let there = Command::new("debootstrap")
+        .arg("--version")
+        .output()
+        .is_ok();
     if there {
         return Ok(());
     }

@@ -163,8 +163,14 @@ mod tests {
     #[test]
     fn symbols_of_the_kernel_must_all_be_made() {
         let symvers = "0x0\t_RNvA\tvmlinux\tEXPORT_SYMBOL_GPL\t\n0x0\tkfree\tvmlinux\tEXPORT\t\n";
-        assert_eq!(missing_symbols(symvers, "_RNvA\n_RNvB\n").expect("some"), [""; 0]);
-        assert_eq!(missing_symbols(symvers, "_RNvB\n").expect("some"), ["_RNvA"]);
+        assert_eq!(
+            missing_symbols(symvers, "_RNvA\n_RNvB\n").expect("some"),
+            [""; 0]
+        );
+        assert_eq!(
+            missing_symbols(symvers, "_RNvB\n").expect("some"),
+            ["_RNvA"]
+        );
         assert!(missing_symbols("0x0\tkfree\tvmlinux\tEXPORT\t\n", "").is_err());
     }
 }

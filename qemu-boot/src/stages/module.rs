@@ -27,30 +27,38 @@ const MAKE: &str = r#"make -s -C /build/build M=/src $1 -j"$(nproc)" modules"#;
 pub fn key(setup: &Setup, packages: &Packages) -> Result<Key> {
     SOURCES
         .iter()
-        .try_fold(Key::of("module").key(&metadata::key(packages)?), |key, source| {
-            key.tree(&setup.repo.join(source))
-        })
+        .try_fold(
+            Key::of("module").key(&metadata::key(packages)?),
+            |key, source| key.tree(&setup.repo.join(source)),
+        )
         .map(|key| key.text(MAKE).finish())
 }
 
 /// Gives the module for the stock kernel, and builds it if need be: 5 seconds.
 pub fn make(setup: &Setup, root: &Root, packages: &Packages, kernel: &Metadata) -> Result<PathBuf> {
     let what = "the module for the stock kernel (5 seconds)";
-    let dir = setup.stage("module", &key(setup, packages)?, what, |dir, log, progress| {
-        copy_sources(setup, dir)?;
-        let binds = [(kernel.dir(), BUILD), (dir, "/src")];
-        log.run(
-            "building the module",
-            &mut root.script(&binds, MAKE, &[metadata::MAKE]),
-            progress,
-        )
-    })?;
+    let dir = setup.stage(
+        "module",
+        &key(setup, packages)?,
+        what,
+        |dir, log, progress| {
+            copy_sources(setup, dir)?;
+            let binds = [(kernel.dir(), BUILD), (dir, "/src")];
+            log.run(
+                "building the module",
+                &mut root.script(&binds, MAKE, &[metadata::MAKE]),
+                progress,
+            )
+        },
+    )?;
     Ok(dir.join(FILE))
 }
 
 /// Runs clippy over the module; a warning is an error.
 pub fn clippy(setup: &Setup, root: &Root, kernel: &Metadata) -> Result<()> {
-    let _lock = setup.cache.lock("clippy", || eprintln!("clippy: another run is at it; waiting"))?;
+    let _lock = setup.cache.lock("clippy", || {
+        eprintln!("clippy: another run is at it; waiting")
+    })?;
     let progress = Progress::start("clippy", "the module's lints");
     let dir = setup.cache.scratch("clippy")?;
     copy_sources(setup, &dir)?;
@@ -65,7 +73,10 @@ pub fn clippy(setup: &Setup, root: &Root, kernel: &Metadata) -> Result<()> {
     )?;
     let text = fs::read_to_string(setup.cache.log("clippy")).context("cannot read the log")?;
     if let Some(warning) = text.lines().find(|line| line.starts_with("warning:")) {
-        bail!("clippy on the module: {warning}; see {}", setup.cache.log("clippy").display());
+        bail!(
+            "clippy on the module: {warning}; see {}",
+            setup.cache.log("clippy").display()
+        );
     }
     progress.done();
     Ok(())
@@ -84,9 +95,16 @@ pub fn make_for(setup: &Setup, kdir: &Path) -> Result<PathBuf> {
         );
     }
     let config = fs::read_to_string(kdir.join(".config")).context("cannot read .config")?;
-    for wanted in ["CONFIG_RUST=y", "CONFIG_INTEL_IOMMU=y", "CONFIG_VFIO_CONTAINER=y"] {
+    for wanted in [
+        "CONFIG_RUST=y",
+        "CONFIG_INTEL_IOMMU=y",
+        "CONFIG_VFIO_CONTAINER=y",
+    ] {
         if !config.lines().any(|line| line == wanted) {
-            bail!("the kernel in {} has no {wanted}: the module needs it", kdir.display());
+            bail!(
+                "the kernel in {} has no {wanted}: the module needs it",
+                kdir.display()
+            );
         }
     }
     let dir = setup.repo.join("target/modules");

@@ -339,10 +339,14 @@ mod tests {
 
     #[test]
     fn source_files_have_the_dsc_first() {
-        let stanza = "Package: qemu\nVersion: 1:10.0.13+ds-1\nChecksums-Sha256:\n aa 10 q.orig.tar.xz\n \
+        let stanza =
+            "Package: qemu\nVersion: 1:10.0.13+ds-1\nChecksums-Sha256:\n aa 10 q.orig.tar.xz\n \
             bb 20 q.dsc\nFiles:\n cc 1 x\n";
         let files = source_files(stanza).expect("a stanza");
-        let names: Vec<_> = files.iter().map(|f| (f.name.as_str(), f.sha256.as_str())).collect();
+        let names: Vec<_> = files
+            .iter()
+            .map(|f| (f.name.as_str(), f.sha256.as_str()))
+            .collect();
         assert_eq!(names, [("q.dsc", "bb"), ("q.orig.tar.xz", "aa")]);
         assert_eq!(upstream_version(&files[0].version), [10, 0, 13]);
     }

@@ -27,7 +27,10 @@ impl Programs {
             .filter_map(|entry| Some(entry.path().file_stem()?.to_owned()))
             .collect();
         names.sort();
-        Ok(names.into_iter().map(|name| self.release.join(name)).collect())
+        Ok(names
+            .into_iter()
+            .map(|name| self.release.join(name))
+            .collect())
     }
 
     /// The demo.
@@ -41,7 +44,10 @@ pub fn make(setup: &Setup) -> Result<Programs> {
     let progress = Progress::start("programs", "the tests and the demo, static");
     let log = Log::create(setup.cache.log("programs"))?;
     let target = target_folder(setup);
-    for what in [["-p", "host-iommu-tests", "--bins"], ["-p", "host-iommu", "--examples"]] {
+    for what in [
+        ["-p", "host-iommu-tests", "--bins"],
+        ["-p", "host-iommu", "--examples"],
+    ] {
         log.run(
             "building the programs",
             Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))

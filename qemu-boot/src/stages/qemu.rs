@@ -54,15 +54,24 @@ pub fn key(setup: &Setup, packages: &Packages) -> Result<Key> {
 /// Gives the folder with QEMU, and builds it if need be: 5 minutes, 2 GB while it builds.
 pub fn make(setup: &Setup, root: &Root, packages: &Packages) -> Result<PathBuf> {
     let what = "Debian 13's QEMU with our patch (5 minutes)";
-    setup.stage("qemu", &key(setup, packages)?, what, |dir, log, progress| {
-        let files: Vec<_> = packages.qemu.iter().collect();
-        fetch(setup, root, &files, true, log, progress)?;
-        for file in files {
-            place(setup, file, &dir.join(&file.name))?;
-        }
-        let changes = changes(setup);
-        let binds: [(&Path, &str); 2] = [(dir, BUILD), (&changes, "/src")];
-        progress.say("building");
-        log.run("building QEMU", &mut root.script(&binds, MAKE, &[]), progress)
-    })
+    setup.stage(
+        "qemu",
+        &key(setup, packages)?,
+        what,
+        |dir, log, progress| {
+            let files: Vec<_> = packages.qemu.iter().collect();
+            fetch(setup, root, &files, true, log, progress)?;
+            for file in files {
+                place(setup, file, &dir.join(&file.name))?;
+            }
+            let changes = changes(setup);
+            let binds: [(&Path, &str); 2] = [(dir, BUILD), (&changes, "/src")];
+            progress.say("building");
+            log.run(
+                "building QEMU",
+                &mut root.script(&binds, MAKE, &[]),
+                progress,
+            )
+        },
+    )
 }
