@@ -253,7 +253,7 @@ proptest! {
                         }
                     }
                     Some(Next::Group { cookie, records }) => {
-                        prop_assert_eq!(Some(&(records.0, records.1)), unread.front());
+                        prop_assert_eq!(Some((records.0, records.1)), unread.front().copied());
                         prop_assert!(!pending.contains_key(&cookie) && !late.contains(&cookie));
                         if works {
                             queue.delivered(cookie);
