@@ -13,6 +13,8 @@ use kernel::prelude::*;
 const INVALIDATE_VTD_S1: u32 = 0;
 
 const PAGE_SHIFT: u32 = 12;
+/// Bits of an address in a PASID table entry (VT-d 4.1, 9.6).
+const ADDRESS_BITS: u32 = 52;
 const PAGE_MASK: u64 = (1 << PAGE_SHIFT) - 1;
 
 /// Checks the data of a bind.
@@ -22,7 +24,7 @@ const PAGE_MASK: u64 = (1 << PAGE_SHIFT) - 1;
 /// - [`EOPNOTSUPP`] for another type, and for what the hardware lacks: supervisor requests,
 ///   extended accessed flags, 57-bit addresses.
 /// - [`EINVAL`] for a wrong size, unknown flags, another address width, or an address that is
-///   no page's.
+///   no page's or beyond 52 bits.
 pub(crate) fn check_data(data: &Stage1Data, support: &Stage1Support) -> Result {
     if data.data_type != VTD_S1 {
         return Err(EOPNOTSUPP);
@@ -37,7 +39,7 @@ pub(crate) fn check_data(data: &Stage1Data, support: &Stage1Support) -> Result {
     if stage1.flags & !(sre | eafe | wpe) != 0 || stage1.__reserved != 0 {
         return Err(EINVAL);
     }
-    if stage1.pgtbl_addr & PAGE_MASK != 0 {
+    if stage1.pgtbl_addr & PAGE_MASK != 0 || stage1.pgtbl_addr >> ADDRESS_BITS != 0 {
         return Err(EINVAL);
     }
     let lacking = (stage1.flags & (sre | wpe) != 0 && !support.supervisor)

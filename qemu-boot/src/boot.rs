@@ -48,7 +48,7 @@ impl Machine<'_> {
         let iommu =
             format!("intel-iommu,intremap=on,x-scalable-mode=on,device-iotlb=on,nesting={nesting}");
         let line =
-            format!("console=ttyS0 loglevel=6 panic=-1 intel_iommu=on random.trust_cpu=on {words}");
+            format!("console=ttyS0 loglevel=6 panic=-1 intel_iommu=on no_timer_check {words}");
         let initrd = format!("{RUN}/image");
         let mut arguments = vec![
             PROGRAM,

@@ -39,11 +39,6 @@ impl Root {
         Self { dir }
     }
 
-    /// Its folder on this machine.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// A command in the root that sees each folder of `binds` at the path beside it.
     pub fn command<I, S>(&self, binds: &[(&Path, &str)], program: I) -> Command
     where

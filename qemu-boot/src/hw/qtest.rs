@@ -57,7 +57,7 @@ impl Qtest {
             .stdout(stderr.try_clone()?)
             .stderr(stderr)
             .spawn()
-            .with_context(|| format!("Failed to start {}", first.display()))?;
+            .with_context(|| format!("Failed to start {first:?}"))?;
 
         let begun = Instant::now();
         let stream = loop {
