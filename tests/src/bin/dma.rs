@@ -334,10 +334,11 @@ fn reserved_bit_in_an_entry_is_no_access() -> Outcome {
     // Bit 51 of the address is above any host address width of this machine.
     rig.mem.write_u64(leaf, rig.mem.read_u64(leaf) | 1 << 51);
     for (way, order) in both_ways(Order::fill(GVA, 64, 1)) {
-        expect_status(
-            rig.dma().run(&order.at(space.pasid))?,
-            status::NO_ACCESS,
-            way,
+        // A translation request may be answered with an error instead (VT-d 4.1, 7.1.3).
+        let done = rig.dma().run(&order.at(space.pasid))?;
+        assert!(
+            [status::NO_ACCESS, status::ATS_ERROR].contains(&done.status),
+            "{way}: {done}"
         );
     }
     assert_eq!(rig.mem.read_u64(page), 0);

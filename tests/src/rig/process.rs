@@ -207,12 +207,16 @@ pub fn load_module(parameters: &str) -> Called<()> {
     named("finit_module", load())
 }
 
-/// Where the module is: the variable, or the first of that name below /lib/modules.
+/// Where the module is: the variable, or the first of that name in the usual places.
 fn module_file() -> PathBuf {
     if let Some(path) = std::env::var_os("HOST_IOMMU_MODULE") {
         return path.into();
     }
-    find(Path::new("/lib/modules"), &format!("{MODULE}.ko")).unwrap_or_default()
+    let name = format!("{MODULE}.ko");
+    ["/modules", "/lib/modules"]
+        .iter()
+        .find_map(|folder| find(Path::new(folder), &name))
+        .unwrap_or_default()
 }
 
 fn find(folder: &Path, name: &str) -> Option<PathBuf> {
