@@ -32,7 +32,7 @@ pub struct Ready {
     root: Root,
     kernel: Kernel,
     qemu: PathBuf,
-    module: PathBuf,
+    modules: [PathBuf; 2],
     programs: Programs,
 }
 
@@ -49,13 +49,14 @@ pub fn kernel_side(setup: &Setup) -> Result<(Root, Packages, Kernel, metadata::M
 pub fn ready(setup: &Setup) -> Result<Ready> {
     let (root, packages, kernel, metadata) = kernel_side(setup)?;
     let qemu = qemu::make(setup, &root, &packages)?;
-    let module = module::make(setup, &root, &packages, &metadata)?;
+    let build = |module: module::KernelModule| module.make(setup, &root, &packages, &metadata);
+    let modules = [build(module::IOASID)?, build(module::SVA)?];
     let programs = programs::make(setup)?;
     Ok(Ready {
         root,
         kernel,
         qemu,
-        module,
+        modules,
         programs,
     })
 }
@@ -74,7 +75,7 @@ impl Ready {
             .context("cannot make a folder for the run (is the disk full?)")?;
         let contents = image::Contents {
             kernel: &self.kernel,
-            module: &self.module,
+            modules: &self.modules,
             programs: &self.programs,
         };
         image::make(setup, &self.root, run.path(), &contents)?;

@@ -31,7 +31,7 @@ cd /build/tree
 mkdir -p bin dev proc sys tmp
 cp /bin/busybox bin/
 for module in modules/*.xz; do [ -e "$module" ] && xz -d "$module"; done
-strip --strip-debug modules/vfio_iommu_ioasid.ko
+strip --strip-debug modules/vfio_iommu_ioasid.ko modules/pasid_dma_sva.ko
 find . | cpio -o -H newc --quiet > ../image
 "#;
 
@@ -39,8 +39,8 @@ find . | cpio -o -H newc --quiet > ../image
 pub struct Contents<'a> {
     /// The kernel that it is for.
     pub kernel: &'a Kernel,
-    /// The module.
-    pub module: &'a Path,
+    /// Our modules.
+    pub modules: &'a [PathBuf],
     /// The tests and the demo.
     pub programs: &'a Programs,
 }
@@ -63,7 +63,9 @@ pub fn make(setup: &Setup, root: &Root, dir: &Path, contents: &Contents<'_>) -> 
         };
         copy_into(&found, &tree.join("modules"))?;
     }
-    copy_into(contents.module, &tree.join("modules"))?;
+    for module in contents.modules {
+        copy_into(module, &tree.join("modules"))?;
+    }
     for test in contents.programs.tests(setup)? {
         copy_into(&test, &tree.join("tests"))?;
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The module, built by Kbuild for the stock kernel or for a user's own.
+//! Kernel modules, built by Kbuild for the stock kernel or, ours, for a user's own.
 
 use crate::cache::Key;
 use crate::command::Log;
@@ -14,44 +14,88 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The module's file.
-pub const FILE: &str = "vfio_iommu_ioasid.ko";
-
-/// What the module is built from, below the top folder.
-const SOURCES: [&str; 3] = ["Kbuild", "kmod", "bindings/src/uapi.rs"];
-
-/// `$1`: variables of make.
-const MAKE: &str = r#"make -s -C /build/build M=/src $1 -j"$(nproc)" modules"#;
-
-/// The key of the module.
-pub fn key(setup: &Setup, packages: &Packages) -> Result<Key> {
-    SOURCES
-        .iter()
-        .try_fold(
-            Key::of("module").key(&metadata::key(packages)?),
-            |key, source| key.tree(&setup.repo.join(source)),
-        )
-        .map(|key| key.text(MAKE).finish())
+/// A kernel module of this repository.
+pub struct KernelModule {
+    /// The stage that builds it.
+    stage: &'static str,
+    /// Its file.
+    file: &'static str,
+    /// The folder with its Kbuild, below the top folder.
+    folder: &'static str,
+    /// What it is built from, below that folder.
+    sources: &'static [&'static str],
 }
 
-/// Gives the module for the stock kernel, and builds it if need be: 5 seconds.
-pub fn make(setup: &Setup, root: &Root, packages: &Packages, kernel: &Metadata) -> Result<PathBuf> {
-    let what = "the module for the stock kernel (5 seconds)";
-    let dir = setup.stage(
-        "module",
-        &key(setup, packages)?,
-        what,
-        |dir, log, progress| {
-            copy_sources(setup, dir)?;
+/// The product.
+pub const IOASID: KernelModule = KernelModule {
+    stage: "module",
+    file: "vfio_iommu_ioasid.ko",
+    folder: "",
+    sources: &["Kbuild", "kmod", "bindings/src/uapi.rs"],
+};
+
+/// The driver that the test of host SVA opens, which is no part of the product.
+pub const SVA: KernelModule = KernelModule {
+    stage: "sva-module",
+    file: "pasid_dma_sva.ko",
+    folder: "qemu-boot",
+    sources: &["sva", "qemu/files/include/hw/misc/pasid-dma-testdev.h"],
+};
+
+/// `$1`: the folder with the Kbuild; `$2`: variables of make.
+const MAKE: &str = r#"make -s -C /build/build M="$1" $2 -j"$(nproc)" modules"#;
+
+impl KernelModule {
+    fn key(&self, setup: &Setup, packages: &Packages) -> Result<Key> {
+        let key = Key::of(self.stage).key(&metadata::key(packages)?);
+        self.sources
+            .iter()
+            .try_fold(key, |key, source| {
+                key.tree(&setup.repo.join(self.folder).join(source))
+            })
+            .map(|key| key.text(MAKE).finish())
+    }
+
+    /// Gives the module for the stock kernel, and builds it if need be: 5 seconds.
+    pub fn make(
+        &self,
+        setup: &Setup,
+        root: &Root,
+        packages: &Packages,
+        kernel: &Metadata,
+    ) -> Result<PathBuf> {
+        let what = format!("{} for the stock kernel (5 seconds)", self.file);
+        let key = self.key(setup, packages)?;
+        let dir = setup.stage(self.stage, &key, &what, |dir, log, progress| {
+            self.copy_sources(setup, dir)?;
             let binds = [(kernel.dir(), BUILD), (dir, "/src")];
             log.run(
                 "building the module",
-                &mut root.script(&binds, MAKE, &[metadata::MAKE]),
+                &mut root.script(&binds, MAKE, &[&self.inside(), metadata::MAKE]),
                 progress,
             )
-        },
-    )?;
-    Ok(dir.join(FILE))
+        })?;
+        Ok(dir.join(self.kbuild()).join(self.file))
+    }
+
+    /// The folder with the Kbuild, below where the sources are copied to.
+    fn kbuild(&self) -> &'static str {
+        match self.sources.first() {
+            Some(&"Kbuild") | None => "",
+            Some(folder) => folder,
+        }
+    }
+
+    fn inside(&self) -> String {
+        format!("/src/{}", self.kbuild())
+    }
+
+    fn copy_sources(&self, setup: &Setup, to: &Path) -> Result<()> {
+        let from = setup.repo.join(self.folder);
+        self.sources
+            .iter()
+            .try_for_each(|source| copy_tree(&from.join(source), &to.join(source)))
+    }
 }
 
 /// Runs clippy over the module; a warning is an error.
@@ -61,14 +105,14 @@ pub fn clippy(setup: &Setup, root: &Root, kernel: &Metadata) -> Result<()> {
     })?;
     let progress = Progress::start("clippy", "the module's lints");
     let dir = setup.cache.scratch("clippy")?;
-    copy_sources(setup, &dir)?;
+    IOASID.copy_sources(setup, &dir)?;
     let log = Log::create(setup.cache.log("clippy"))?;
     let binds = [(kernel.dir(), BUILD), (dir.as_path(), "/src")];
     let variables = format!("{} CLIPPY=1 KRUSTFLAGS=-Dwarnings", metadata::MAKE);
     let variables = format!("{variables} RUSTFLAGS_MODULE=-Dwarnings");
     log.run(
         "clippy on the module",
-        &mut root.script(&binds, MAKE, &[&variables]),
+        &mut root.script(&binds, MAKE, &["/src", &variables]),
         &progress,
     )?;
     let text = fs::read_to_string(setup.cache.log("clippy")).context("cannot read the log")?;
@@ -109,7 +153,7 @@ pub fn make_for(setup: &Setup, kdir: &Path) -> Result<PathBuf> {
     }
     let dir = setup.repo.join("target/modules");
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    copy_sources(setup, &dir)?;
+    IOASID.copy_sources(setup, &dir)?;
     let status = Command::new("make")
         .arg("-C")
         .arg(&kdir)
@@ -120,14 +164,7 @@ pub fn make_for(setup: &Setup, kdir: &Path) -> Result<PathBuf> {
     if !status.success() {
         bail!("building the module against {} failed", kdir.display());
     }
-    Ok(dir.join(FILE))
-}
-
-fn copy_sources(setup: &Setup, to: &Path) -> Result<()> {
-    for source in SOURCES {
-        copy_tree(&setup.repo.join(source), &to.join(source))?;
-    }
-    Ok(())
+    Ok(dir.join(IOASID.file))
 }
 
 /// Copies a file or a folder of sources, without what a build by hand left among them.
