@@ -49,6 +49,7 @@ fn close_in_order(order: &[Piece]) -> Outcome {
     let mut queue = Some(queue);
     let (dma, (mut container, mut group, mut device), _memory) = rig.into_pieces();
     let mut dma = Some(dma);
+    let mut ended = false;
     for piece in order {
         match piece {
             Container => drop(container.take()),
@@ -62,7 +63,8 @@ fn close_in_order(order: &[Piece]) -> Outcome {
         }
         let container_gone = device.is_none() && group.is_none();
         if let Some(queue) = &queue {
-            if container_gone {
+            if container_gone && !ended {
+                ended = true;
                 // Group and device hold the container's groups: without both it is reset.
                 let records = queue.read_all_to_end()?;
                 assert!(
