@@ -277,12 +277,8 @@ impl Invalidate {
     /// [`EINVAL`] for a bad scope, or more than `VFIO_IOASID_INVALIDATE_MAX` entries.
     pub(crate) fn decode(arg: Pointer) -> Result<Self> {
         let call: uapi::vfio_ioasid_invalidate = arg.read_call()?;
-        let scope = Scope::decode(call.flags, call.device, call.pasid)?;
-        if call.entry_num > uapi::VFIO_IOASID_INVALIDATE_MAX {
-            return Err(EINVAL);
-        }
-        Ok(Self {
-            scope,
+        let decoded = Self {
+            scope: Scope::decode(call.flags, call.device, call.pasid)?,
             entries: InvalidationEntries {
                 data_type: call.data_type,
                 pointer: Pointer::from_field(call.entries_uptr)?,
@@ -290,7 +286,12 @@ impl Invalidate {
                 count: call.entry_num,
             },
             reply: call,
-        })
+        };
+        if call.entry_num > uapi::VFIO_IOASID_INVALIDATE_MAX {
+            decoded.reply(arg, 0, 0)?;
+            return Err(EINVAL);
+        }
+        Ok(decoded)
     }
 
     /// Tells the user how many entries were done, and the index of the first bad one.

@@ -256,7 +256,8 @@ struct vfio_ioasid_unbind {
  * The entries are carried out in order for the binding, or for each binding in
  * scope: the IOTLB and, where the device has ATS, its device TLB. Good entries
  * before a bad one are carried out. Address 0 with npages U64_MAX means
- * everything. @entry_num and @bad_index are written on success and on error.
+ * everything. @entry_num and @bad_index are written on success and on error, but
+ * for an error of the call's own fields.
  *
  * EINVAL: an entry with zero npages, unknown flags, an unaligned address or a
  * range that wraps; a wrong @entry_len; too many entries. EOPNOTSUPP: another
