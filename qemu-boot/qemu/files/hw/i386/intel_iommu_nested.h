@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Emulated VT-d with nested translation: what intel_iommu.c and the files
- * intel_iommu_nested.c, intel_iommu_nested_cache.c and intel_iommu_prq.c share.
+ * intel_iommu_nested.c, intel_iommu_nested_walk.c, intel_iommu_nested_cache.c and
+ * intel_iommu_prq.c share.
  *
  * With nesting=on every request in scalable mode takes the path declared here,
  * whatever its PGTT, so that all of them meet the same caches. Legacy mode stays
@@ -17,10 +18,10 @@
 #include "qemu/queue.h"
 #include "intel_iommu_internal.h"
 
-/* Capability register (11.4.2) */
+/* Capability register */
 #define VTD_CAP_FS5LP               (1ULL << 60)
 
-/* Extended capability register (11.4.3) */
+/* Extended capability register */
 #define VTD_ECAP_C                  (1ULL << 0)
 #define VTD_ECAP_NEST               (1ULL << 26)
 #define VTD_ECAP_PRS                (1ULL << 29)
@@ -54,7 +55,7 @@
 #define VTD_SS_D                    (1ULL << 9)
 
 /*
- * Fault reasons of scalable mode (7.1.3) that intel_iommu_internal.h lacks. The
+ * Fault reasons of scalable mode (chapter 7) that intel_iommu_internal.h lacks. The
  * names follow the specification's groups.
  */
 enum {
@@ -149,6 +150,17 @@ typedef struct VTDNested {
     QLIST_HEAD(, VTDNstClient) clients;     /* under the BQL */
 } VTDNested;
 
+/* Bits of an address that the platform does not have. */
+static inline uint64_t vtd_nst_beyond_haw(IntelIOMMUState *s)
+{
+    return ~VTD_HAW_MASK(s->aw_bits) & MAKE_64BIT_MASK(12, 52);
+}
+
+static inline bool vtd_nst_in_interrupt_range(hwaddr addr)
+{
+    return addr >= VTD_INTERRUPT_ADDR_FIRST && addr <= VTD_INTERRUPT_ADDR_LAST;
+}
+
 /* intel_iommu.c */
 void vtd_generate_interrupt(IntelIOMMUState *s, hwaddr mesg_addr_reg,
                             hwaddr mesg_data_reg);
@@ -171,7 +183,12 @@ VTDNstClient *vtd_nested_find_client(IntelIOMMUState *s, uint16_t sid);
 void vtd_nested_dev_tlb_inv(IntelIOMMUState *s, uint16_t sid, uint32_t pasid,
                             bool global, hwaddr addr, bool size);
 bool vtd_nested_pasid_cache_desc(IntelIOMMUState *s, const VTDInvDesc *desc);
+
+/* intel_iommu_nested_walk.c: in an RCU critical section */
 uint64_t *vtd_nested_ram(hwaddr addr, hwaddr len, bool is_write);
+bool vtd_nst_read(hwaddr addr, uint64_t *to, unsigned count);
+int vtd_nst_walk(IntelIOMMUState *s, const VTDNstReq *req,
+                 const VTDPASIDEntry *pe, VTDNstXlat *out);
 
 /* intel_iommu_nested_cache.c: the caller holds iommu_lock unless stated */
 VTDNested *vtd_nst_cache_new(void);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Emulated VT-d: the page request queue (VT-d 4.1, 7.4), its registers (11.4.11)
- * and the page group response descriptor (7.7).
+ * Emulated VT-d: the page request queue and its registers (VT-d 4.1, chapters 7
+ * and 11), and the page group response descriptor.
  *
  * All state is in the registers. Everything runs with the BQL held.
  */
@@ -68,7 +68,7 @@ static void vtd_prq_send(IntelIOMMUState *s)
     }
 }
 
-/* After software wrote the status or the control register: 11.4.11.4 and 5. */
+/* After software wrote the status or the control register. */
 void vtd_prq_regs_written(IntelIOMMUState *s)
 {
     uint32_t pectl = vtd_prq_get(s, DMAR_PECTL_REG);
@@ -154,7 +154,7 @@ static void vtd_prq_answer_bh(void *opaque)
 
 /*
  * Drops a request for want of room. The hardware answers a last request itself:
- * success, so that the endpoint tries again (7.4.1). Later: the endpoint is
+ * success, so that the endpoint tries again. Later: the endpoint is
  * still in the call that sent the request.
  */
 static void vtd_prq_overflow(IntelIOMMUState *s, uint16_t sid,
@@ -238,7 +238,7 @@ int vtd_prq_page_request(IntelIOMMUState *s, uint16_t sid,
         return 0;
     }
 
-    /* Page request descriptor: 7.4.1. */
+    /* Page request descriptor (VT-d 4.1, chapter 7). */
     entry[0] = 1 | ((uint64_t)has_pasid << 8) | ((uint64_t)sid << 16) |
                ((uint64_t)req.pasid << 32) | ((uint64_t)req.exec << 52) |
                ((uint64_t)req.priv << 53);
@@ -255,7 +255,7 @@ int vtd_prq_page_request(IntelIOMMUState *s, uint16_t sid,
     return 0;
 }
 
-/* Page group response descriptor: 7.7.1. False: invalid. */
+/* Page group response descriptor. False: invalid. */
 bool vtd_prq_response_desc(IntelIOMMUState *s, const VTDInvDesc *desc)
 {
     uint16_t sid = (desc->val[0] >> 16) & 0xffff;
