@@ -2,12 +2,12 @@
 /*
  * Emulated VT-d with nested translation: from a request to its translation.
  *
- * A request finds its context entry (VT-d 4.1, 9.4), its PASID table entry (9.5,
- * 9.6), then the IOTLB or the walk of intel_iommu_nested_walk.c. Faults carry the
- * reasons of chapter 7.
+ * A request finds its context entry (VT-d 4.1, 9.4), its PASID table entry
+ * (9.5, 9.6), then the IOTLB or the walk of intel_iommu_nested_walk.c. Faults
+ * carry the reasons of chapter 7.
  *
- * Locks: iommu_lock is taken around look-up and walk and dropped before a fault
- * is recorded. Invalidations and the calls from endpoints hold the BQL.
+ * Locks: iommu_lock is taken around look-up and walk and dropped before a
+ * fault is recorded. Invalidations and the calls from endpoints hold the BQL.
  */
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
@@ -168,7 +168,9 @@ static int vtd_nst_pasid(IntelIOMMUState *s, const VTDContextEntry *ce,
 
 /* Requests */
 
-/* With iommu_lock and RCU. Returns 0 or a fault reason; sets *fpd with both. */
+/*
+ * With iommu_lock and RCU. Returns 0 or a fault reason; sets *fpd with both.
+ */
 static int vtd_nst_translate_locked(IntelIOMMUState *s, VTDNstReq *req,
                                     bool *fpd, VTDNstXlat *out)
 {
@@ -192,7 +194,8 @@ static int vtd_nst_translate_locked(IntelIOMMUState *s, VTDNstReq *req,
         }
     } else {
         pasid = VTD_SM_CE_RID_PASID(&ce);
-        req->priv = (s->ecap & VTD_ECAP_SRS) && (ce.val[1] & VTD_SM_CE_RID_PRIV);
+        req->priv = (s->ecap & VTD_ECAP_SRS) &&
+                    (ce.val[1] & VTD_SM_CE_RID_PRIV);
     }
     /* The directory has 2^(PDTS + 7) entries of 64 PASIDs each. */
     if (pasid >> (VTD_SM_CE_PDTS(&ce) + 13)) {

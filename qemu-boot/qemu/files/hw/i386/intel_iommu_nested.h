@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Emulated VT-d with nested translation: what intel_iommu.c and the files
- * intel_iommu_nested.c, intel_iommu_nested_walk.c, intel_iommu_nested_cache.c and
- * intel_iommu_prq.c share.
+ * intel_iommu_nested.c, intel_iommu_nested_walk.c, intel_iommu_nested_cache.c
+ * and intel_iommu_prq.c share.
  *
  * With nesting=on every request in scalable mode takes the path declared here,
- * whatever its PGTT, so that all of them meet the same caches. Legacy mode stays
- * with intel_iommu.c.
+ * whatever its PGTT, so that all of them meet the same caches. Legacy mode
+ * stays with intel_iommu.c.
  *
  * Section numbers are those of the VT-d specification, revision 4.1.
  */
@@ -55,8 +55,8 @@
 #define VTD_SS_D                    (1ULL << 9)
 
 /*
- * Fault reasons of scalable mode (chapter 7) that intel_iommu_internal.h lacks. The
- * names follow the specification's groups.
+ * Fault reasons of scalable mode (chapter 7) that intel_iommu_internal.h
+ * lacks. The names follow the specification's groups.
  */
 enum {
     VTD_FR_RTA_PASID        = 0x31, /* request with PASID in legacy mode */
@@ -138,7 +138,9 @@ typedef struct VTDNstClient {
     QLIST_ENTRY(VTDNstClient) next;
 } VTDNstClient;
 
-/* IntelIOMMUState::nested. The caches are under IntelIOMMUState::iommu_lock. */
+/*
+ * IntelIOMMUState::nested. The caches are under IntelIOMMUState::iommu_lock.
+ */
 typedef struct VTDNested {
     GHashTable *contexts;       /* source id -> VTDContextEntry */
     GHashTable *pasids;         /* source id, PASID -> VTDNstPasid */
@@ -206,7 +208,9 @@ bool vtd_nst_tlb_find(VTDNested *n, const VTDNstPasid *p, hwaddr iova,
 void vtd_nst_tlb_add(VTDNested *n, const VTDNstPasid *p, bool priv,
                      const VTDNstXlat *xlat);
 
-/* Invalidations; these take iommu_lock themselves, and do nothing without n. */
+/*
+ * Invalidations; these take iommu_lock themselves, and do nothing without n.
+ */
 void vtd_nested_inv_all(IntelIOMMUState *s);
 void vtd_nested_inv_context(IntelIOMMUState *s, uint16_t sid, uint16_t mask);
 void vtd_nested_inv_iotlb_all(IntelIOMMUState *s);

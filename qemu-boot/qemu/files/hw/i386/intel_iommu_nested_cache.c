@@ -6,16 +6,17 @@
  *
  * The PASID cache and the IOTLB are tagged with (domain id, PASID). A "space"
  * holds what carries one such tag; the spaces of a domain id are chained. So a
- * look-up, and an invalidation of one PASID, cost the same with one PASID in use
- * as with thousands. Nothing that is not present is cached (CAP.CM is clear).
+ * look-up, and an invalidation of one PASID, cost the same with one PASID in
+ * use as with thousands. Nothing that is not present is cached (CAP.CM is
+ * clear).
  */
 #include "qemu/osdep.h"
 #include "qemu/lockable.h"
 #include "intel_iommu_nested.h"
 
 /*
- * Bounds of what a guest can make us hold. The oldest entry makes room, so more
- * pages in use than entries cost walks, not the whole cache.
+ * Bounds of what a guest can make us hold. The oldest entry makes room, so
+ * more pages in use than entries cost walks, not the whole cache.
  */
 #define VTD_NST_TLB_MAX         65536
 #define VTD_NST_PASIDS_MAX      65536
@@ -414,7 +415,9 @@ void vtd_nst_cache_reset(VTDNested *n)
 
 /* Invalidations */
 
-/* The range of 2^@am pages around @addr, cut at the end of the address space. */
+/*
+ * The range of 2^@am pages around @addr, cut at the end of the address space.
+ */
 static void vtd_nst_range(VTDNstFilter *f, hwaddr addr, unsigned am)
 {
     hwaddr mask = am + VTD_PAGE_SHIFT_4K >= 64 ?
@@ -433,7 +436,9 @@ void vtd_nested_inv_all(IntelIOMMUState *s)
     }
 }
 
-/* Device-selective context-cache invalidation: 6.5.2.1. @mask: bits to compare */
+/*
+ * Device-selective context-cache invalidation: 6.5.2.1. @mask: bits to compare
+ */
 void vtd_nested_inv_context(IntelIOMMUState *s, uint16_t sid, uint16_t mask)
 {
     GHashTableIter iter;
@@ -471,8 +476,9 @@ void vtd_nested_inv_iotlb_domain(IntelIOMMUState *s, uint16_t did)
 }
 
 /*
- * Page-selective-within-domain: 6.5.2.3. The address is one of stage 2, which no
- * first-stage or nested entry is filed under: all of those of the domain go.
+ * Page-selective-within-domain: 6.5.2.3. The address is one of stage 2, which
+ * no first-stage or nested entry is filed under: all of those of the domain
+ * go.
  */
 void vtd_nested_inv_iotlb_pages(IntelIOMMUState *s, uint16_t did, hwaddr addr,
                                 unsigned am)

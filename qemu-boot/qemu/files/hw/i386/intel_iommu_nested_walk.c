@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Emulated VT-d with nested translation: the walk of paging structures. By the
- * PASID entry's PGTT an address goes through first-stage tables (VT-d 4.1, 3.6,
- * 9.7), second-stage tables (3.7, 9.8), both (3.8) or neither.
+ * PASID entry's PGTT an address goes through first-stage tables (VT-d 4.1,
+ * 3.6, 9.7), second-stage tables (3.7, 9.8), both (3.8) or neither.
  *
  * Tables are read and updated in RAM only: an address that is not RAM is an
  * access error. So no walk reaches another device, and none takes more steps
@@ -125,9 +125,9 @@ static uint64_t vtd_nst_ss_reserved(IntelIOMMUState *s, uint64_t pte,
 }
 
 /*
- * Walks stage 2 for @gpa, which is within its width. With @dirty the access is a
- * write that sets the dirty bit. Without it, and with dirty bits in use, out->w
- * is clear until that bit is set. Returns 0 or a fault reason.
+ * Walks stage 2 for @gpa, which is within its width. With @dirty the access is
+ * a write that sets the dirty bit. Without it, and with dirty bits in use,
+ * out->w is clear until that bit is set. Returns 0 or a fault reason.
  */
 static int vtd_nst_ss_walk(IntelIOMMUState *s, const VTDNstStage2 *ss,
                            hwaddr gpa, bool dirty, VTDNstXlat *out)
@@ -305,8 +305,8 @@ static int vtd_nst_check_access(const VTDNstReq *req, const VTDNstXlat *x)
 }
 
 /*
- * Handles the leaf @pte of stage 1 at @at: the page through stage 2, the access
- * rights, then accessed and dirty. 0, a fault reason, or -EAGAIN.
+ * Handles the leaf @pte of stage 1 at @at: the page through stage 2, the
+ * access rights, then accessed and dirty. 0, a fault reason, or -EAGAIN.
  */
 static int vtd_nst_fs_leaf(IntelIOMMUState *s, const VTDNstReq *req,
                            const VTDNstStage2 *ss, bool root,
@@ -459,8 +459,8 @@ static int vtd_nst_passthrough(IntelIOMMUState *s, const VTDNstReq *req,
 }
 
 /*
- * Translates @req by @pe, with iommu_lock and in an RCU critical section. Returns
- * 0 or a fault reason.
+ * Translates @req by @pe, with iommu_lock and in an RCU critical section.
+ * Returns 0 or a fault reason.
  */
 int vtd_nst_walk(IntelIOMMUState *s, const VTDNstReq *req,
                  const VTDPASIDEntry *pe, VTDNstXlat *out)

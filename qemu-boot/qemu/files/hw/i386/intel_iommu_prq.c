@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Emulated VT-d: the page request queue and its registers (VT-d 4.1, chapters 7
- * and 11), and the page group response descriptor.
+ * Emulated VT-d: the page request queue and its registers (VT-d 4.1, chapters
+ * 7 and 11), and the page group response descriptor.
  *
  * All state is in the registers. Everything runs with the BQL held.
  */
@@ -83,7 +83,9 @@ void vtd_prq_regs_written(IntelIOMMUState *s)
     }
 }
 
-/* Sets @bit of the status; an interrupt only if software knew of nothing yet. */
+/*
+ * Sets @bit of the status; an interrupt only if software knew of nothing yet.
+ */
 static void vtd_prq_event(IntelIOMMUState *s, uint32_t bit)
 {
     uint32_t prs = vtd_prq_get(s, DMAR_PRS_REG);
@@ -153,8 +155,8 @@ static void vtd_prq_answer_bh(void *opaque)
 }
 
 /*
- * Drops a request for want of room. The hardware answers a last request itself:
- * success, so that the endpoint tries again. Later: the endpoint is
+ * Drops a request for want of room. The hardware answers a last request
+ * itself: success, so that the endpoint tries again. Later: the endpoint is
  * still in the call that sent the request.
  */
 static void vtd_prq_overflow(IntelIOMMUState *s, uint16_t sid,
