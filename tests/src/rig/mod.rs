@@ -5,6 +5,7 @@
 //! Every call goes to the kernel as the test shaped it, and an error keeps the errno and the
 //! call's name.
 
+mod bench;
 mod check;
 mod container;
 mod dma;
@@ -14,6 +15,7 @@ mod process;
 mod space;
 mod thread;
 
+pub use bench::FaultBench;
 pub use check::{expect_errno, expect_ok, expect_status, DEADLINE, INACCESSIBLE};
 pub use container::{
     bdf, bind_at, endpoint, endpoint_count, invalidate_args, range, CallError, Called, Container,
