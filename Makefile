@@ -11,7 +11,7 @@ define boot
 @$(CARGO) run --quiet --release --locked -p qemu-boot -- $(1)
 endef
 
-.PHONY: help demo test setup shell modules update clippy
+.PHONY: help demo test setup shell modules update clean-cache clippy
 
 help:
 	@echo "make demo               set up what is missing and run the demo (cold 15 minutes, warm 20 seconds)"
@@ -20,6 +20,7 @@ help:
 	@echo "make shell              a prompt in the booted machine"
 	@echo "make modules KDIR=DIR   build the module against your own kernel build"
 	@echo "make update             take the archive's newest kernel and QEMU from now on"
+	@echo "make clean-cache        remove everything that was set up"
 	@echo "make clippy             lint the crates and the module"
 
 demo:
@@ -43,6 +44,9 @@ endif
 
 update:
 	$(call boot,update)
+
+clean-cache:
+	$(call boot,clean-cache)
 
 clippy:
 	@sh qemu-boot/check-cargo "$(CARGO)" $(MSRV)

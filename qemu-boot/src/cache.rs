@@ -18,15 +18,64 @@ use std::path::{Path, PathBuf};
 /// and the kernel source is unpacked beside its archive.
 const NEEDED: u64 = 12 << 30;
 
+/// The lock that says who uses the folder: shared by runs, whole for its removal.
+const IN_USE: &str = "in-use";
+/// The lock over making and sweeping away the folders of runs.
+const RUNS: &str = "runs";
+
 /// The folder where everything that takes long is kept.
 pub struct Cache {
     dir: PathBuf,
+    _in_use: Option<Flock<File>>,
+}
+
+/// A folder for one run. It goes when this is dropped, or with the next run if this one was
+/// killed.
+pub struct RunFolder {
+    dir: tempfile::TempDir,
+    _lock: Flock<File>,
+}
+
+impl RunFolder {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
 }
 
 impl Cache {
     /// Opens the folder that the environment names, and makes it if need be: `HOST_IOMMU_CACHE`,
     /// or `host-iommu` in `XDG_CACHE_HOME` or in `~/.cache`.
     pub fn open() -> Result<Self> {
+        let mut cache = Self::find()?;
+        cache._in_use = Some(cache.wait(IN_USE, FlockArg::LockSharedNonblock, || {
+            eprintln!("cache: another run is removing it; waiting");
+        })?);
+        Ok(cache)
+    }
+
+    /// Removes what the folder holds, once nobody uses it.
+    pub fn remove() -> Result<()> {
+        let cache = Self::find()?;
+        let _alone = cache.wait(IN_USE, FlockArg::LockExclusiveNonblock, || {
+            eprintln!("cache: another run is using it; waiting");
+        })?;
+        for part in ["stages", "tmp", "logs", "files"] {
+            let part = cache.dir.join(part);
+            fs::remove_dir_all(&part)
+                .with_context(|| format!("cannot remove {}", part.display()))?;
+        }
+        let lock_file = cache.lock_file();
+        if lock_file.exists() {
+            fs::remove_file(&lock_file)
+                .with_context(|| format!("cannot remove {}", lock_file.display()))?;
+        }
+        println!("removed what was in {}", cache.dir.display());
+        Ok(())
+    }
+
+    /// Finds the folder, and makes it if need be.
+    fn find() -> Result<Self> {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let dir = match (
             variable("HOST_IOMMU_CACHE"),
@@ -45,12 +94,7 @@ impl Cache {
         let dir = dir
             .canonicalize()
             .with_context(|| format!("cannot open {}", dir.display()))?;
-        Ok(Self { dir })
-    }
-
-    /// The folder itself.
-    pub fn dir(&self) -> &Path {
-        &self.dir
+        Ok(Self { dir, _in_use: None })
     }
 
     /// Where the log of `name` is written.
@@ -70,8 +114,17 @@ impl Cache {
             .join(format!("{name}-{}", key.short()))
     }
 
+    /// The versions and checksums of the packages in use.
+    pub fn lock_file(&self) -> PathBuf {
+        self.dir.join("packages.lock")
+    }
+
     /// Takes the lock of `name`; `waiting` is called if somebody else has it.
     pub fn lock(&self, name: &str, waiting: impl FnOnce()) -> Result<Flock<File>> {
+        self.wait(name, FlockArg::LockExclusiveNonblock, waiting)
+    }
+
+    fn wait(&self, name: &str, how: FlockArg, waiting: impl FnOnce()) -> Result<Flock<File>> {
         let path = self.dir.join("locks").join(name);
         let open = || {
             File::options()
@@ -81,11 +134,15 @@ impl Cache {
                 .open(&path)
                 .with_context(|| format!("cannot open {}", path.display()))
         };
-        match Flock::lock(open()?, FlockArg::LockExclusiveNonblock) {
+        match Flock::lock(open()?, how) {
             Ok(lock) => Ok(lock),
             Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
                 waiting();
-                Flock::lock(file, FlockArg::LockExclusive)
+                let how = match how {
+                    FlockArg::LockSharedNonblock => FlockArg::LockShared,
+                    _ => FlockArg::LockExclusive,
+                };
+                Flock::lock(file, how)
                     .map_err(|(_, errno)| errno)
                     .with_context(|| format!("cannot lock {}", path.display()))
             }
@@ -104,6 +161,34 @@ impl Cache {
         }
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         Ok(dir)
+    }
+
+    /// An empty folder for one run; those of runs that were killed are removed.
+    pub fn run_folder(&self) -> Result<RunFolder> {
+        let _sweeping = self.lock(RUNS, || {})?;
+        let tmp = self.dir.join("tmp");
+        let lock_of = |run: &Path| {
+            let path = run.join(".lock");
+            File::create(&path).with_context(|| format!("cannot write {}", path.display()))
+        };
+        for entry in fs::read_dir(&tmp).with_context(|| format!("cannot read {}", tmp.display()))? {
+            let path = entry.context("cannot read the cache")?.path();
+            let is_run = path
+                .file_name()
+                .is_some_and(|name| name.as_bytes().starts_with(b"run-"));
+            if is_run && Flock::lock(lock_of(&path)?, FlockArg::LockExclusiveNonblock).is_ok() {
+                fs::remove_dir_all(&path)
+                    .with_context(|| format!("cannot remove {}", path.display()))?;
+            }
+        }
+        let dir = tempfile::Builder::new()
+            .prefix("run-")
+            .tempdir_in(&tmp)
+            .context("cannot make a folder for the run (is the disk full?)")?;
+        let lock = Flock::lock(lock_of(dir.path())?, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, errno)| errno)
+            .context("cannot lock the folder of the run")?;
+        Ok(RunFolder { dir, _lock: lock })
     }
 
     /// Refuses to start what would fill the disk.
@@ -204,6 +289,48 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn cache(dir: &Path) -> Cache {
+        for part in ["locks", "tmp"] {
+            fs::create_dir_all(dir.join(part)).expect("writable");
+        }
+        Cache {
+            dir: dir.to_path_buf(),
+            _in_use: None,
+        }
+    }
+
+    #[test]
+    fn run_folder_of_a_dead_run_is_removed_and_of_a_live_one_stays() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = cache(dir.path());
+        let dead = dir.path().join("tmp/run-dead");
+        fs::create_dir(&dead).expect("writable");
+        let live = cache.run_folder().expect("a folder");
+        let other = cache.run_folder().expect("a folder");
+        assert!(!dead.exists() && live.path().exists() && other.path().exists());
+        let gone = live.path().to_path_buf();
+        drop(live);
+        assert!(!gone.exists());
+    }
+
+    #[test]
+    fn lock_that_is_taken_is_waited_for() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = cache(dir.path());
+        let first = cache.lock("stage", || panic!("nobody has it")).expect("it");
+        let (told, waiting) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| {
+                cache
+                    .lock("stage", || told.send(()).expect("listened to"))
+                    .map(drop)
+            });
+            waiting.recv().expect("the second waits");
+            drop(first);
+            assert!(second.join().expect("no panic").is_ok());
+        });
+    }
 
     #[test]
     fn key_of_texts_split_differently_differs() {

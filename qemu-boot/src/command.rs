@@ -56,10 +56,15 @@ impl Log {
         }
         let status = child.wait().context("cannot wait for a command")?;
         if !status.success() {
+            let end = tail(&self.path);
+            let why = if disk_is_full(&end) {
+                "the disk is full; set HOST_IOMMU_CACHE to a folder with 12 GB free"
+            } else {
+                "failed"
+            };
             bail!(
-                "{what} failed ({status}); the end of {}:\n{}",
-                self.path.display(),
-                tail(&self.path)
+                "{what}: {why} ({status}); the end of {}:\n{end}",
+                self.path.display()
             );
         }
         Ok(())
@@ -68,6 +73,11 @@ impl Log {
     fn full(&self) -> String {
         format!("cannot write {} (is the disk full?)", self.path.display())
     }
+}
+
+/// Whether a program's last words say that there was no room (ENOSPC's text).
+fn disk_is_full(text: &str) -> bool {
+    text.contains("No space left on device")
 }
 
 /// The last lines of a file, indented.
@@ -96,4 +106,34 @@ pub fn output(what: &str, command: &mut Command) -> Result<String> {
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(script: &str) -> String {
+        let dir = tempfile::tempdir().expect("a folder");
+        let log = Log::create(dir.path().join("log")).expect("writable");
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        match log.run("the step", &mut command, &Progress::start("x", "y")) {
+            Ok(()) => "ok".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn run_of_a_failing_command_shows_the_end_of_its_log() {
+        let text = run("seq 100; echo last >&2; exit 3");
+        assert!(text.starts_with("the step: failed (exit status: 3)"));
+        assert!(text.ends_with("  100\n  last\n") && !text.contains("  50\n"));
+        assert_eq!(run("true"), "ok");
+    }
+
+    #[test]
+    fn run_without_room_says_that_the_disk_is_full() {
+        let text = run("echo 'x: write error: No space left on device'; exit 1");
+        assert!(text.contains("the disk is full") && text.contains("HOST_IOMMU_CACHE"));
+    }
 }

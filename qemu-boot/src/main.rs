@@ -58,17 +58,24 @@ enum Task {
     Shell,
     /// Run clippy over the module
     Clippy,
+    /// Remove the cache: the next run sets up everything again
+    CleanCache,
     /// Forget which packages were resolved: the next run takes the archive's newest
     Update,
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    if let Task::Modules { kdir } = &arguments.command {
-        let file = stages::module::make_for(&Setup::open()?, kdir)?;
-        println!("{}", file.display());
-        return Ok(());
-    }
-    let setup = Setup::open()?;
+    let setup = match &arguments.command {
+        Task::Modules { kdir } => {
+            println!(
+                "{}",
+                stages::module::make_for(&setup::repo()?, kdir)?.display()
+            );
+            return Ok(());
+        }
+        Task::CleanCache => return cache::Cache::remove(),
+        _ => Setup::open()?,
+    };
     match arguments.command {
         Task::Setup => suite::ready(&setup).map(|_| ()),
         Task::Demo => suite::ready(&setup)?.demo(&setup),
@@ -79,7 +86,7 @@ fn run(arguments: Arguments) -> Result<()> {
             stages::module::clippy(&setup, &root, &metadata)
         }
         Task::Update => stages::packages::forget(&setup),
-        Task::Modules { .. } => Ok(()),
+        Task::Modules { .. } | Task::CleanCache => Ok(()),
     }
 }
 

@@ -23,6 +23,10 @@ while [ "$1" != -- ]; do
     shift 2
 done
 shift
+for name in http_proxy https_proxy no_proxy; do
+    eval "value=\${$name:-}"
+    [ -z "$value" ] || set -- "$name=$value" "$@"
+done
 exec chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
     DEBIAN_FRONTEND=noninteractive TERM="${TERM:-dumb}" "$@"
 "#;
@@ -45,9 +49,13 @@ impl Root {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        let mut command = Command::new("unshare");
+        let mut command = Command::new("setpriv");
         command
             .args([
+                // However this program ends, unshare ends with it, and all below unshare too.
+                "--pdeathsig",
+                "KILL",
+                "unshare",
                 "--mount",
                 "--pid",
                 "--fork",

@@ -16,6 +16,14 @@ pub struct Setup {
     pub cache: Cache,
 }
 
+/// The top folder of the checkout that this program was built from.
+pub fn repo() -> Result<PathBuf> {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map(Path::to_path_buf)
+        .context("the checkout has no top folder")
+}
+
 impl Setup {
     /// Opens the cache for the checkout that this program was built from.
     ///
@@ -23,15 +31,11 @@ impl Setup {
     ///
     /// Says so where the user is not root: the build root needs mounts and chroot.
     pub fn open() -> Result<Self> {
-        let repo = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .parent()
-            .context("the checkout has no top folder")?
-            .to_path_buf();
         if !nix::unistd::geteuid().is_root() {
             bail!("not root: the set-up mounts and changes root; run it again with sudo");
         }
         Ok(Self {
-            repo,
+            repo: repo()?,
             cache: Cache::open()?,
         })
     }

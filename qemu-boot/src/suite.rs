@@ -69,10 +69,7 @@ impl Ready {
         nesting: bool,
         with: impl FnOnce(&Machine<'_>) -> Result<T>,
     ) -> Result<T> {
-        let run = tempfile::Builder::new()
-            .prefix("run-")
-            .tempdir_in(setup.cache.dir().join("tmp"))
-            .context("cannot make a folder for the run (is the disk full?)")?;
+        let run = setup.cache.run_folder()?;
         let contents = image::Contents {
             kernel: &self.kernel,
             modules: &self.modules,
@@ -194,10 +191,7 @@ impl Ready {
             "hardware",
             "the emulated VT-d and endpoint by hand-made tables",
         );
-        let dir = tempfile::Builder::new()
-            .prefix("hw-")
-            .tempdir_in(setup.cache.dir().join("tmp"))
-            .context("cannot make a folder for the hardware tests")?;
+        let dir = setup.cache.run_folder()?;
         let binds = [(self.qemu.as_path(), "/build"), (dir.path(), "/src")];
         let command = self.root.command(&binds, [qemu::PROGRAM]);
         let program = hw::Program {
@@ -271,9 +265,12 @@ fn cargo(setup: &Setup) -> Result<Totals> {
         .spawn()
         .context("cannot run cargo")?;
     let stdout = child.stdout.take().context("cargo has no output")?;
+    let path = setup.cache.log("cargo");
+    let mut log = fs::File::create(&path).context("cannot write the log of cargo's tests")?;
     let mut totals = Totals::default();
     for line in BufReader::new(stdout).lines() {
         let line = line.context("cannot read cargo's output")?;
+        writeln!(log, "{line}").context("cannot write the log of cargo's tests")?;
         if line.starts_with("test ") && line.ends_with("FAILED") {
             println!("{line}");
         }
@@ -284,6 +281,9 @@ fn cargo(setup: &Setup) -> Result<Totals> {
     let status = child.wait().context("cannot wait for cargo")?;
     if !status.success() && totals.failed == 0 {
         bail!("cargo test failed ({status}) before its tests did");
+    }
+    if totals.failed != 0 {
+        println!("cargo: see {}; it ends:\n{}", path.display(), tail(&path));
     }
     println!("cargo: {totals}");
     Ok(totals)

@@ -54,29 +54,20 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Starts QEMU and brings up scalable mode with an empty PASID table, and
+    /// Starts QEMU and, with `iommu`, brings up scalable mode with an empty PASID table, and
     /// the endpoint with PASID; ATS and PRI stay off.
     ///
     /// # Errors
     /// If QEMU fails, or lacks a capability that the tests are about.
-    pub fn start(program: &Program) -> Result<Self> {
+    pub fn start(program: &Program, iommu: bool) -> Result<Self> {
         let ram = format!("{}M", RAM >> 20);
         let endpoint = format!("pasid-dma-testdev,addr={:02x}.0", ep::SLOT);
-        let args = [
-            "-machine",
-            "q35,accel=qtest",
-            "-display",
-            "none",
-            "-nodefaults",
-            "-m",
-            &ram,
-            "-qtest-log",
-            "none",
-            "-device",
-            "intel-iommu,nesting=on",
-            "-device",
-            &endpoint,
-        ];
+        let mut args = vec!["-machine", "q35,accel=qtest", "-display", "none"];
+        args.extend(["-nodefaults", "-qtest-log", "none", "-m", &ram]);
+        if iommu {
+            args.extend(["-device", "intel-iommu,nesting=on"]);
+        }
+        args.extend(["-device", &endpoint]);
         let q = Qtest::start(program, &args)?;
         let mut b = Self {
             q,
@@ -97,7 +88,9 @@ impl Bench {
             stamps: 0,
             notes: Vec::new(),
         };
-        b.start_iommu()?;
+        if iommu {
+            b.start_iommu()?;
+        }
         b.start_endpoint()?;
         Ok(b)
     }
@@ -342,6 +335,20 @@ impl Bench {
         self.set_vtd64(vtd::reg::IQT, self.iq_tail)
     }
 
+    /// After an invalidation queue error: clears it and starts the queue anew.
+    pub fn restart_queue_after_error(&mut self) -> Result<()> {
+        let fsts = self.vtd32(vtd::reg::FSTS)?;
+        if fsts & vtd::FSTS_QUEUE_ERROR == 0 {
+            return Ok(());
+        }
+        let status = self.vtd32(vtd::reg::GSTS)? & vtd::G_LASTING;
+        self.set_vtd32(vtd::reg::GCMD, status & !vtd::G_QUEUED_INVALIDATION)?;
+        self.set_vtd32(vtd::reg::FSTS, vtd::FSTS_QUEUE_ERROR)?;
+        self.set_vtd64(vtd::reg::IQT, 0)?;
+        self.iq_tail = 0;
+        self.global_command(vtd::G_QUEUED_INVALIDATION)
+    }
+
     /// Drops everything that the IOMMU and the endpoint have cached.
     pub fn flush_all(&mut self) -> Result<()> {
         self.invalidate(&[
@@ -470,6 +477,13 @@ impl Bench {
         let slots = self.place(ops)?;
         self.doorbell()?;
         Ok(slots)
+    }
+
+    /// Writes `ops` after the device's own idea of the tail, whether there is room
+    /// or not, and rings the doorbell.
+    pub fn order_anyhow(&mut self, ops: &[Op]) -> Result<()> {
+        self.tail = self.reg32(ep::reg::TAIL)? % ep::SLOTS;
+        self.order(ops).map(drop)
     }
 
     /// Writes `ops` into the next slots, without the doorbell.

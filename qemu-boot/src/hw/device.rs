@@ -386,6 +386,24 @@ fn enable_cases() -> Vec<Case> {
             read.flags |= ep::FLAG_NO_ATS;
             b.run_ok(read).map(drop)
         }),
+        Case::plain("device_without_iommu_reaches_memory_without_pasid", |b| {
+            let data = b.stamp();
+            b.q.write64(DATA, data)?;
+            let rid = Op {
+                flags: 0,
+                pasid: 0,
+                src: DATA,
+                ..op(ep::OP_READ)
+            };
+            for ats in [false, true] {
+                b.enable_ats(ats)?;
+                b.q.write64(Bench::buffer(0), 0)?;
+                b.run_ok(rid)?;
+                ensure!(b.q.read64(Bench::buffer(0))? == data, "other data");
+                ends(b, op(ep::OP_READ), ep::NO_ACCESS, V)?;
+            }
+            Ok(())
+        }),
         Case::new("device_legacy_mode_blocks_pasid", |b| {
             world(b)?;
             b.set_root(0)?;

@@ -68,6 +68,7 @@ pub mod reg {
     pub const CNT_GROUPS: u64 = 0x130;
     pub const CNT_RSP_STRAY: u64 = 0x150;
     pub const CNT_DONE: u64 = 0x158;
+    pub const CNT_ERROR: u64 = 0x160;
     pub const CNT_PRI_PEAK: u64 = 0x170;
     pub const CNT_PRI_STALL: u64 = 0x178;
     pub const CNT_UNTRANSLATED: u64 = 0x180;

@@ -9,6 +9,7 @@ mod device;
 mod endpoint;
 mod layout;
 mod layouts;
+mod nonsense;
 mod qtest;
 mod requests;
 mod scale;
@@ -54,6 +55,8 @@ type Run = Box<dyn Fn(&mut Bench) -> Result<()>>;
 struct Case {
     name: String,
     run: Run,
+    /// Whether the machine has the IOMMU.
+    iommu: bool,
 }
 
 impl Case {
@@ -61,20 +64,30 @@ impl Case {
         Self {
             name: name.to_owned(),
             run: Box::new(run),
+            iommu: true,
+        }
+    }
+
+    /// A case on a machine without an IOMMU.
+    fn plain(name: &str, run: impl Fn(&mut Bench) -> Result<()> + 'static) -> Self {
+        Self {
+            iommu: false,
+            ..Self::new(name, run)
         }
     }
 }
 
 fn cases() -> Vec<Case> {
-    let layouts = layouts::all().into_iter().map(|layout| Case {
-        name: layout.name.clone(),
-        run: Box::new(move |b| layout.check(b)),
+    let layouts = layouts::all().into_iter().map(|layout| {
+        let name = layout.name.clone();
+        Case::new(&name, move |b| layout.check(b))
     });
     layouts
         .chain(caching::cases())
         .chain(requests::cases())
         .chain(device::cases())
         .chain(scale::cases())
+        .chain(nonsense::cases())
         .collect()
 }
 
@@ -94,7 +107,7 @@ pub fn run(program: &Program, filter: &str, out: &mut dyn std::io::Write) -> Res
     writeln!(out, "KTAP version 1\n1..{}", cases.len())?;
     for (i, case) in cases.iter().enumerate() {
         let mut notes = Vec::new();
-        let result = Bench::start(program).and_then(|mut b| {
+        let result = Bench::start(program, case.iommu).and_then(|mut b| {
             let result = (case.run)(&mut b);
             notes = b.take_notes();
             result

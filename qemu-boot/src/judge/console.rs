@@ -2,7 +2,7 @@
 //! The kernel's console: lines that no run may have.
 
 /// What the kernel prints when something is wrong with it.
-const BAD: [&str; 20] = [
+const BAD: [&str; 26] = [
     "WARNING:",
     "BUG:",
     "kernel BUG at",
@@ -22,7 +22,13 @@ const BAD: [&str; 20] = [
     "INFO: task",
     "refcount_t:",
     "soft lockup",
-    "rcu_preempt detected stalls",
+    "hard LOCKUP",
+    "detected stalls on CPUs",
+    "self-detected stall",
+    "cut here",
+    "stack segment:",
+    "double fault:",
+    "unable to handle",
 ];
 
 /// The bad lines of a console, each once.
@@ -60,6 +66,14 @@ mod tests {
             "[ 3.1] refcount_t: underflow; use-after-free.",
             "[ 3.1] kmemleak: 3 new suspected memory leaks",
             "[ 3.1] UBSAN: array-index-out-of-bounds in x.c:1:2",
+            "[ 3.1] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+            "[ 3.1] rcu: INFO: rcu_preempt self-detected stall on CPU",
+            "[ 3.1] ------------[ cut here ]------------",
+            "[ 3.1] Oops: general protection fault, probably for non-canonical address 0x1",
+            "[ 3.1] INFO: possible recursive locking detected",
+            "[ 3.1] watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [demo:77]",
+            "[ 3.1] Kernel panic - not syncing: Fatal exception",
+            "[ 3.1] Call Trace:",
         ] {
             assert_eq!(bad_lines(&format!("fine\n{bad}\nfine\n")), [bad]);
         }

@@ -18,6 +18,9 @@ pub struct Report {
     pub skips: Vec<String>,
 }
 
+/// Lines before a result that its failure shows.
+const MAX_SAID: usize = 20;
+
 /// One level of subtests.
 #[derive(Default)]
 struct Level {
@@ -34,6 +37,7 @@ pub struct Parser {
     levels: Vec<Level>,
     report: Report,
     subtest: Option<String>,
+    said: Vec<String>,
 }
 
 impl Parser {
@@ -43,6 +47,10 @@ impl Parser {
         let text = line.trim();
         if let Some(name) = text.strip_prefix("# Subtest:") {
             self.subtest = Some(name.trim().to_owned());
+        } else if let Some(diagnostic) = text.strip_prefix("# ") {
+            if self.said.len() < MAX_SAID && !diagnostic.starts_with("Running ") {
+                self.said.push(diagnostic.to_owned());
+            }
         } else if let Some(count) = text.strip_prefix("1..") {
             if let Some(count) = count.split(' ').next().and_then(|count| count.parse().ok()) {
                 self.plan(indent, count);
@@ -97,6 +105,7 @@ impl Parser {
             });
         }
         self.subtest = None;
+        let said = std::mem::take(&mut self.said);
         let path = self.path(name);
         if let Some(level) = self.levels.last_mut() {
             level.seen = level.seen.saturating_add(1);
@@ -107,7 +116,10 @@ impl Parser {
             .is_some_and(|word| word.eq_ignore_ascii_case("skip"));
         match (ok, skip, had_subtests) {
             (false, _, true) if subtests_failed => {}
-            (false, _, _) => self.fail(format!("{path} {directive}").trim().to_owned()),
+            (false, _, _) => {
+                let said: String = said.iter().map(|line| format!("\n  {line}")).collect();
+                self.fail(format!("{}{said}", format!("{path} {directive}").trim()));
+            }
             (true, _, true) => {}
             (true, true, false) => {
                 let reason = directive.get(4..).unwrap_or("").trim().to_owned();
@@ -184,6 +196,12 @@ mod tests {
             \x20   ok 2 y\nok 1 a\n    # Subtest: b\n    1..1\n    not ok 1 z # why\nnot ok 2 b\n";
         assert_eq!(totals(text), (2, 1, 0));
         assert_eq!(report(text).failures, ["b: z why"]);
+    }
+
+    #[test]
+    fn failure_shows_what_its_test_said_and_no_other() {
+        let text = "1..2\n# of x\nok 1 x\n# Running y\n# wanted 1\n# got 2\nnot ok 2 y\n";
+        assert_eq!(report(text).failures, ["y\n  wanted 1\n  got 2"]);
     }
 
     #[test]

@@ -67,7 +67,7 @@ impl KernelModule {
         let what = format!("{} for the stock kernel (5 seconds)", self.file);
         let key = self.key(setup, packages)?;
         let dir = setup.stage(self.stage, &key, &what, |dir, log, progress| {
-            self.copy_sources(setup, dir)?;
+            self.copy_sources(&setup.repo, dir)?;
             let binds = [(kernel.dir(), BUILD), (dir, "/src")];
             log.run(
                 "building the module",
@@ -90,8 +90,8 @@ impl KernelModule {
         format!("/src/{}", self.kbuild())
     }
 
-    fn copy_sources(&self, setup: &Setup, to: &Path) -> Result<()> {
-        let from = setup.repo.join(self.folder);
+    fn copy_sources(&self, repo: &Path, to: &Path) -> Result<()> {
+        let from = repo.join(self.folder);
         self.sources
             .iter()
             .try_for_each(|source| copy_tree(&from.join(source), &to.join(source)))
@@ -105,7 +105,7 @@ pub fn clippy(setup: &Setup, root: &Root, kernel: &Metadata) -> Result<()> {
     })?;
     let progress = Progress::start("clippy", "the module's lints");
     let dir = setup.cache.scratch("clippy")?;
-    IOASID.copy_sources(setup, &dir)?;
+    IOASID.copy_sources(&setup.repo, &dir)?;
     let log = Log::create(setup.cache.log("clippy"))?;
     let binds = [(kernel.dir(), BUILD), (dir.as_path(), "/src")];
     let variables = format!("{} CLIPPY=1 KRUSTFLAGS=-Dwarnings", metadata::MAKE);
@@ -128,7 +128,7 @@ pub fn clippy(setup: &Setup, root: &Root, kernel: &Metadata) -> Result<()> {
 
 /// Builds the module with this machine's tools against a user's kernel build, into
 /// `target/modules` of the checkout.
-pub fn make_for(setup: &Setup, kdir: &Path) -> Result<PathBuf> {
+pub fn make_for(repo: &Path, kdir: &Path) -> Result<PathBuf> {
     let kdir = kdir
         .canonicalize()
         .with_context(|| format!("KDIR={} is not a folder", kdir.display()))?;
@@ -151,9 +151,9 @@ pub fn make_for(setup: &Setup, kdir: &Path) -> Result<PathBuf> {
             );
         }
     }
-    let dir = setup.repo.join("target/modules");
+    let dir = repo.join("target/modules");
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    IOASID.copy_sources(setup, &dir)?;
+    IOASID.copy_sources(repo, &dir)?;
     let status = Command::new("make")
         .arg("-C")
         .arg(&kdir)

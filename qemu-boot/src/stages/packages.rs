@@ -15,7 +15,7 @@ use anyhow::{bail, Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The series of kernels that the module is written for.
 const SERIES: &str = "7.3";
@@ -54,16 +54,11 @@ impl Packages {
     }
 }
 
-/// Where the lock file is.
-pub fn lock_file(setup: &Setup) -> PathBuf {
-    setup.cache.dir().join("packages.lock")
-}
-
 /// Gives the packages of the lock file; resolves and records them if there is none, or if it
 /// is of another series than is wanted.
 pub fn resolve(setup: &Setup, root: &Root) -> Result<Packages> {
     let series = wanted_series();
-    let path = lock_file(setup);
+    let path = setup.cache.lock_file();
     let _lock = setup.cache.lock("packages", || {
         eprintln!("packages: another run is resolving them; waiting");
     })?;
@@ -87,7 +82,7 @@ pub fn resolve(setup: &Setup, root: &Root) -> Result<Packages> {
 
 /// Forgets the lock file, so that the newest packages are resolved again.
 pub fn forget(setup: &Setup) -> Result<()> {
-    match fs::remove_file(lock_file(setup)) {
+    match fs::remove_file(setup.cache.lock_file()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).context("cannot remove the lock file")
         }
