@@ -118,15 +118,15 @@ fn step(b: &mut Bench, n: &mut Numbers, tables: &std::ops::Range<u64>) -> Result
             b.set_reg32(ep::reg::RAW_PASID, n.below(8) as u32)?;
             b.set_reg64(ep::reg::PRI_RAW, raw)
         }
-        3 => b.set_cfg16(0x100 + (n.below(0x30) & !1), n.word() as u16),
-        4 => {
+        3 if n.below(10) == 0 => b.set_cfg16(0x100 + (n.below(0x30) & !1), n.word() as u16),
+        3 | 4 => {
             // Enables on again, or nothing would happen any more.
             b.enable_pasid(cfg::PASID_ENABLE | cfg::PASID_PRIV)?;
             b.enable_ats(true)?;
             b.set_pri_allocation(32)?;
             b.set_pri_control(cfg::PRI_ENABLE)
         }
-        5 | 6 => {
+        5 | 6 if n.below(4) == 0 => {
             let at = tables.start + (n.below(tables.end - tables.start) & !7);
             let entry = n.entry();
             b.q.write64(at, entry)
@@ -139,6 +139,12 @@ fn step(b: &mut Bench, n: &mut Numbers, tables: &std::ops::Range<u64>) -> Result
         9 => b.q.clock_step(n.below(200_000_000)),
         10 => {
             b.set_vtd32(vtd::reg::PRS, vtd::PRS_PENDING | vtd::PRS_OVERFLOW)?;
+            // What lies in the queue may have been overwritten by a transfer.
+            for request in b.page_requests().unwrap_or_default() {
+                let code = [0, 0, 0, 1, 2][n.below(5) as usize];
+                let answer = vtd::desc::page_response(request.pasid, request.prgi, code);
+                b.queue(&[answer])?;
+            }
             let tail = b.vtd64(vtd::reg::PQT)?;
             b.set_vtd64(vtd::reg::PQH, tail)
         }
