@@ -20,8 +20,10 @@ const FIRST: u32 = (1 << 20) - PASIDS;
 const DID: u16 = 0x99;
 /// Rounds of a measurement; the fastest counts, as the machine is shared.
 const ROUNDS: usize = 5;
-/// Four times is far above the noise, and far below a search among thousands.
-const RATIO_MAX: f64 = 4.0;
+/// Far above the noise, and far below a search among thousands. A walk for another
+/// PASID meets other cache lines of the host at each level.
+const CACHED_MAX: f64 = 4.0;
+const WALKED_MAX: f64 = 8.0;
 
 /// Gives every PASID a stage 1 and a page of data of its own.
 fn world(b: &mut Bench) -> Result<()> {
@@ -94,7 +96,7 @@ fn costs(b: &mut Bench) -> Result<()> {
     }
     b.set_pasid(single, &PasidEntry::first(DID, &s1))?;
 
-    for (what, cold) in [("walked", true), ("cached", false)] {
+    for (what, cold, max) in [("walked", true, WALKED_MAX), ("cached", false, CACHED_MAX)] {
         let one = best(b, cold, |i| add_at(single, i))?;
         let many = best(b, cold, |i| add_by(FIRST + i))?;
         let ratio = many.as_secs_f64() / one.as_secs_f64();
@@ -103,7 +105,7 @@ fn costs(b: &mut Bench) -> Result<()> {
              ratio {ratio:.2}"
         ));
         ensure!(
-            ratio < RATIO_MAX,
+            ratio < max,
             "{PASIDS} PASIDs ({what}) cost {ratio:.2} times what one costs"
         );
     }

@@ -25,16 +25,7 @@
 #include "hw/pci/msix.h"
 #include "pasid-dma-internal.h"
 
-#define CHUNK           4096u       /* bytes of a slot at a time */
 #define STEPS_PER_RUN   32          /* chunks before the BQL is given up */
-#define PAGES_AHEAD     64          /* looked at to fill a group */
-
-/*
- * A page that is still missing after "success" is asked for again, later each
- * time: an IOMMU whose queue is full answers so at once (VT-d 4.1, 7.4.1).
- */
-#define REST_NS         SCALE_MS
-#define REST_DOUBLINGS  7
 
 #define FLAGS_ALL       (PDT_FLAG_PASID | PDT_FLAG_PRIV | PDT_FLAG_EXEC | \
                          PDT_FLAG_NO_ATS | PDT_FLAG_NO_PRI | PDT_FLAG_IRQ | \
@@ -47,28 +38,6 @@
 
 #define VECTOR_DONE     0
 
-/* Writes here are interrupts; a translated request may not (VT-d 4.1, 3.14) */
-#define INTERRUPT_BASE  0xfee00000ull
-#define INTERRUPT_LAST  0xfeefffffull
-
-typedef enum Step {
-    STEP_MORE,          /* the slot is to be run again */
-    STEP_OK,            /* the operation, or the completion, is done */
-    STEP_FAILED,        /* Reach::status and Reach::result say why */
-    STEP_WAITING,       /* the slot is in the hands of somebody else */
-    STEP_GONE,          /* reset or abort came in between */
-} Step;
-
-/* Where an address of the slot leads to. */
-typedef struct Reach {
-    AddressSpace *as;
-    MemTxAttrs attrs;
-    hwaddr addr;
-    hwaddr len;
-    uint32_t status;
-    uint64_t result;
-} Reach;
-
 static unsigned slot_index(PDTState *s, PDTSlot *slot)
 {
     return slot - s->slots;
@@ -79,7 +48,7 @@ static uint8_t *slot_ring(PDTState *s, PDTSlot *slot)
     return s->ring + slot_index(s, slot) * PDT_DESC_SIZE;
 }
 
-static void slot_set_status(PDTState *s, PDTSlot *slot, uint32_t status)
+void pdt_slot_set_status(PDTState *s, PDTSlot *slot, uint32_t status)
 {
     slot->status = status;
     stl_le_p(slot_ring(s, slot) + PDT_DESC_STATUS, status);
@@ -112,7 +81,7 @@ void pdt_engine_reset(PDTState *s)
 /* Lets @slot, which waited and is in no list, go on. */
 void pdt_engine_wake(PDTState *s, PDTSlot *slot)
 {
-    slot_set_status(s, slot, PDT_STATUS_QUEUED);
+    pdt_slot_set_status(s, slot, PDT_STATUS_QUEUED);
     QTAILQ_INSERT_TAIL(&s->runnable, slot, next);
     qemu_bh_schedule(s->bh);
 }
@@ -123,7 +92,7 @@ static void slot_retire(PDTState *s, PDTSlot *slot, uint32_t status,
     uint32_t flags = slot->flags;
 
     stq_le_p(slot_ring(s, slot) + PDT_DESC_RESULT, result);
-    slot_set_status(s, slot, status);
+    pdt_slot_set_status(s, slot, status);
     (*pdt_counter(s, status == PDT_STATUS_OK ? PDT_CNT_DONE
                                              : PDT_CNT_ERROR))++;
     while (s->head != s->taken && status_final(s->slots[s->head].status)) {
@@ -249,251 +218,18 @@ void pdt_engine_doorbell(PDTState *s, uint32_t tail)
     pdt_engine_take(s);
 }
 
-static Step failed(Reach *r, uint32_t status, uint64_t result)
-{
-    r->status = status;
-    r->result = result;
-    return STEP_FAILED;
-}
-
-static bool xlat_permits(const PCIATSRequest *req, const PCIATSTranslation *x)
-{
-    return (req->write ? x->write : x->read) && (!req->exec || x->exec);
-}
-
-/* One translation request; -EAGAIN: the answer is "use untranslated". */
-static int ats_ask(PDTState *s, const PCIATSRequest *req, hwaddr iova,
-                   PCIATSTranslation *x)
-{
-    int ret;
-
-    (*pdt_counter(s, PDT_CNT_ATS))++;
-    memset(x, 0, sizeof(*x));
-    ret = pci_ats_request(PCI_DEVICE(s), req, iova, x);
-    if (ret == -ENODEV) {
-        return -EAGAIN;
-    }
-    if (ret) {
-        return ret;
-    }
-    if (x->untranslated_only) {
-        return -EAGAIN;
-    }
-    if (!xlat_permits(req, x)) {
-        (*pdt_counter(s, PDT_CNT_ATS_FAILED))++;
-        return 0;
-    }
-    *pdt_counter(s, PDT_CNT_DTLB_EVICTED) +=
-        pdt_tlb_add(&s->tlb, s->tlb_capacity, req, iova, x);
-    return 0;
-}
-
-static void rest_arm(PDTState *s)
-{
-    int64_t first = INT64_MAX;
-    PDTSlot *slot;
-
-    QTAILQ_FOREACH(slot, &s->resting, next) {
-        first = MIN(first, slot->ready_at);
-    }
-    if (first == INT64_MAX) {
-        timer_del(s->rest_timer);
-    } else {
-        timer_mod(s->rest_timer, first);
-    }
-}
-
-/* The timer: who has rested long enough may ask again. */
-void pdt_engine_rested(void *opaque)
-{
-    PDTState *s = opaque;
-    int64_t now = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
-    PDTSlot *slot, *following;
-
-    QTAILQ_FOREACH_SAFE(slot, &s->resting, next, following) {
-        if (slot->ready_at <= now) {
-            QTAILQ_REMOVE(&s->resting, slot, next);
-            slot->rested = true;
-            pdt_engine_wake(s, slot);
-        }
-    }
-    rest_arm(s);
-}
-
-static void slot_rest(PDTState *s, PDTSlot *slot)
-{
-    unsigned doublings = MIN(slot->retries - 1, REST_DOUBLINGS);
-
-    slot->ready_at = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL) +
-                     ((int64_t)REST_NS << doublings);
-    QTAILQ_INSERT_TAIL(&s->resting, slot, next);
-    rest_arm(s);
-}
-
-/* Asks for the page of @iova and the missing ones after it, up to @last. */
-static Step reach_by_request(PDTState *s, PDTSlot *slot,
-                             const PCIATSRequest *req, hwaddr iova,
-                             hwaddr last, Reach *r)
-{
-    hwaddr page = iova & ~(hwaddr)(PDT_PAGE_SIZE - 1);
-    uint64_t pages[PDT_GROUP_MAX], epoch = s->epoch;
-    unsigned count = 1;
-
-    if (page != slot->retry_page) {
-        slot->retry_page = page;
-        slot->retries = 0;
-        slot->rested = false;
-    }
-    if (slot->retries >= PDT_RETRY_MAX) {
-        return failed(r, PDT_STATUS_RETRIES, iova);
-    }
-    if (slot->retries && !slot->rested) {
-        slot_set_status(s, slot, PDT_STATUS_WAITING);
-        slot_rest(s, slot);
-        return STEP_WAITING;
-    }
-
-    pages[0] = page;
-    for (unsigned i = 1; i < PAGES_AHEAD && count < s->pri_group; i++) {
-        hwaddr ahead = page + (hwaddr)i * PDT_PAGE_SIZE, addr, len;
-        PCIATSTranslation x;
-
-        if (ahead < page || ahead > last) {
-            break;
-        }
-        if (pdt_tlb_find(&s->tlb, req, ahead, &addr, &len)) {
-            continue;
-        }
-        if (ats_ask(s, req, ahead, &x)) {
-            break;
-        }
-        if (!xlat_permits(req, &x)) {
-            pages[count++] = ahead;
-        }
-    }
-    if (s->epoch != epoch) {
-        return STEP_GONE;
-    }
-    slot_set_status(s, slot, PDT_STATUS_WAITING);
-    pdt_pri_ask(s, slot, req, pages, count);
-    return STEP_WAITING;
-}
-
-static Step reach_translated(PDTState *s, hwaddr iova, hwaddr addr, hwaddr len,
-                             Reach *r)
-{
-    if (!pci_ats_translated_allowed(PCI_DEVICE(s))) {
-        return failed(r, PDT_STATUS_NO_ACCESS, iova);
-    }
-    if (addr <= INTERRUPT_LAST && addr + (MIN(len, CHUNK) - 1) >=
-                                  INTERRUPT_BASE) {
-        return failed(r, PDT_STATUS_BUS, iova);
-    }
-    r->as = &address_space_memory;
-    r->attrs = (MemTxAttrs) { .requester_id = pci_requester_id(PCI_DEVICE(s)) };
-    r->addr = addr;
-    r->len = len;
-    return STEP_OK;
-}
-
-static Step reach_untranslated(PDTState *s, const PCIATSRequest *req,
-                               hwaddr iova, Reach *r)
-{
-    hwaddr left = PDT_PAGE_SIZE - iova % PDT_PAGE_SIZE;
-    PCIATSTranslation x = {};
-
-    (*pdt_counter(s, PDT_CNT_UNTRANSLATED))++;
-    if (req->pasid == PCI_ATS_NO_PASID) {
-        r->as = pci_get_address_space(PCI_DEVICE(s));
-        r->attrs = MEMTXATTRS_UNSPECIFIED;
-        r->addr = iova;
-        r->len = left;
-        /* Asked for the first byte alone: one refusal, one fault. */
-        if (!address_space_access_valid(r->as, iova, 1, req->write, r->attrs)) {
-            return failed(r, PDT_STATUS_NO_ACCESS, iova);
-        }
-        return STEP_OK;
-    }
-
-    if (pci_ats_translate(PCI_DEVICE(s), req, iova, &x) ||
-        !xlat_permits(req, &x)) {
-        return failed(r, PDT_STATUS_NO_ACCESS, iova);
-    }
-    r->addr = x.addr + (iova - x.iova);
-    if (r->addr <= INTERRUPT_LAST && r->addr + (left - 1) >= INTERRUPT_BASE) {
-        return failed(r, PDT_STATUS_BUS, iova);
-    }
-    r->as = &address_space_memory;
-    r->attrs = (MemTxAttrs) { .requester_id = pci_requester_id(PCI_DEVICE(s)) };
-    r->len = left;
-    return STEP_OK;
-}
-
-/*
- * Finds the memory behind @iova, the next address of a transfer that ends at
- * @last. STEP_OK: *r leads to r->len bytes of it.
- */
-static Step reach(PDTState *s, PDTSlot *slot, const PCIATSRequest *req,
-                  hwaddr iova, hwaddr last, Reach *r)
-{
-    uint32_t enables = pdt_enables(s);
-    uint64_t epoch = s->epoch;
-    PCIATSTranslation x;
-    hwaddr addr, len;
-    Step step;
-    int ret;
-
-    if (!(enables & PDT_ENABLE_MASTER) ||
-        (req->pasid != PCI_ATS_NO_PASID && !(enables & PDT_ENABLE_PASID)) ||
-        (req->priv && !(enables & PDT_ENABLE_PASID_PRIV)) ||
-        (req->exec && !(enables & PDT_ENABLE_PASID_EXEC))) {
-        return failed(r, PDT_STATUS_DISABLED, iova);
-    }
-
-    if (!(enables & PDT_ENABLE_ATS) || (slot->flags & PDT_FLAG_NO_ATS)) {
-        step = reach_untranslated(s, req, iova, r);
-        return s->epoch == epoch ? step : STEP_GONE;
-    }
-    if (pdt_tlb_find(&s->tlb, req, iova, &addr, &len)) {
-        (*pdt_counter(s, PDT_CNT_DTLB_HIT))++;
-        return reach_translated(s, iova, addr, len, r);
-    }
-
-    ret = ats_ask(s, req, iova, &x);
-    if (s->epoch != epoch) {
-        return STEP_GONE;
-    }
-    if (ret == -EAGAIN) {
-        step = reach_untranslated(s, req, iova, r);
-        return s->epoch == epoch ? step : STEP_GONE;
-    }
-    if (ret) {
-        return failed(r, PDT_STATUS_ATS_ERROR, iova);
-    }
-    if (xlat_permits(req, &x)) {
-        hwaddr offset = iova - x.iova;
-
-        return reach_translated(s, iova, x.addr + offset,
-                                MIN(x.mask - offset, CHUNK - 1) + 1, r);
-    }
-    if (!(enables & PDT_ENABLE_PRI) || (slot->flags & PDT_FLAG_NO_PRI)) {
-        return failed(r, PDT_STATUS_NO_ACCESS, iova);
-    }
-    return reach_by_request(s, slot, req, iova, last, r);
-}
-
 /* Moves @len bytes; @iova is what an error is reported with. */
-static Step transfer(PDTState *s, Reach *r, hwaddr iova, void *data, hwaddr len,
-                     bool is_write)
+static PDTStep transfer(PDTState *s, PDTReach *r, hwaddr iova, void *data,
+                        hwaddr len, bool is_write)
 {
     uint64_t epoch = s->epoch;
     MemTxResult ret = address_space_rw(r->as, r->addr, r->attrs, data, len,
                                        is_write);
 
     if (s->epoch != epoch) {
-        return STEP_GONE;
+        return PDT_STEP_GONE;
     }
-    return ret == MEMTX_OK ? STEP_OK : failed(r, PDT_STATUS_BUS, iova);
+    return ret == MEMTX_OK ? PDT_STEP_OK : pdt_failed(r, PDT_STATUS_BUS, iova);
 }
 
 static PCIATSRequest slot_request(const PDTSlot *slot, bool write)
@@ -506,34 +242,34 @@ static PCIATSRequest slot_request(const PDTSlot *slot, bool write)
     };
 }
 
-static Step run_fetch_add(PDTState *s, PDTSlot *slot, Reach *r)
+static PDTStep run_fetch_add(PDTState *s, PDTSlot *slot, PDTReach *r)
 {
     PCIATSRequest read = slot_request(slot, false);
     PCIATSRequest write = slot_request(slot, true);
     uint64_t *p, was, old;
     ram_addr_t offset;
     hwaddr len = 8;
-    Step step;
+    PDTStep step;
 
     read.exec = false;
-    step = reach(s, slot, &read, slot->dst, slot->dst + 7, r);
-    if (step != STEP_OK) {
+    step = pdt_reach(s, slot, &read, slot->dst, slot->dst + 7, r);
+    if (step != PDT_STEP_OK) {
         return step;
     }
-    step = reach(s, slot, &write, slot->dst, slot->dst + 7, r);
-    if (step != STEP_OK) {
+    step = pdt_reach(s, slot, &write, slot->dst, slot->dst + 7, r);
+    if (step != PDT_STEP_OK) {
         return step;
     }
 
     p = address_space_map(r->as, r->addr, &len, true, r->attrs);
     if (!p) {
-        return failed(r, PDT_STATUS_BUS, slot->dst);
+        return pdt_failed(r, PDT_STATUS_BUS, slot->dst);
     }
     /* What is no RAM is given as a copy, where nothing would be atomic. */
     if (len < 8 || !QEMU_PTR_IS_ALIGNED(p, 8) ||
         !memory_region_from_host(p, &offset)) {
         address_space_unmap(r->as, p, len, true, 0);
-        return failed(r, PDT_STATUS_BUS, slot->dst);
+        return pdt_failed(r, PDT_STATUS_BUS, slot->dst);
     }
     old = qatomic_read(p);
     do {
@@ -546,7 +282,7 @@ static Step run_fetch_add(PDTState *s, PDTSlot *slot, Reach *r)
     slot->result = le64_to_cpu(old);
     slot->done = 8;
     *pdt_counter(s, PDT_CNT_BYTES) += 8;
-    return STEP_OK;
+    return PDT_STEP_OK;
 }
 
 static void fill_pattern(uint8_t *data, hwaddr len, uint64_t pattern,
@@ -569,7 +305,7 @@ static uint64_t fnv1a(uint64_t hash, const uint8_t *data, hwaddr len)
 }
 
 /* One chunk of the operation. */
-static Step run_operation(PDTState *s, PDTSlot *slot, Reach *r)
+static PDTStep run_operation(PDTState *s, PDTSlot *slot, PDTReach *r)
 {
     bool from_src = slot->op == PDT_OP_READ || slot->op == PDT_OP_COPY ||
                     slot->op == PDT_OP_CHECKSUM;
@@ -577,35 +313,37 @@ static Step run_operation(PDTState *s, PDTSlot *slot, Reach *r)
                   slot->op == PDT_OP_FILL;
     PCIATSRequest read = slot_request(slot, false);
     PCIATSRequest write = slot_request(slot, true);
-    hwaddr len = MIN(slot->length - slot->done, CHUNK);
+    hwaddr len = MIN(slot->length - slot->done, PDT_CHUNK);
     hwaddr src = slot->src + slot->done, dst = slot->dst + slot->done;
-    uint8_t data[CHUNK];
-    Reach target;
-    Step step;
+    uint8_t data[PDT_CHUNK];
+    PDTReach target;
+    PDTStep step;
 
     if (slot->op == PDT_OP_NOP) {
-        return STEP_OK;
+        return PDT_STEP_OK;
     }
     if (slot->op == PDT_OP_FETCH_ADD) {
         return run_fetch_add(s, slot, r);
     }
 
     if (to_dst) {
-        step = reach(s, slot, &write, dst, slot->dst + (slot->length - 1), r);
-        if (step != STEP_OK) {
+        step = pdt_reach(s, slot, &write, dst, slot->dst + (slot->length - 1),
+                         r);
+        if (step != PDT_STEP_OK) {
             return step;
         }
         len = MIN(len, r->len);
         target = *r;
     }
     if (from_src) {
-        step = reach(s, slot, &read, src, slot->src + (slot->length - 1), r);
-        if (step != STEP_OK) {
+        step = pdt_reach(s, slot, &read, src, slot->src + (slot->length - 1),
+                         r);
+        if (step != PDT_STEP_OK) {
             return step;
         }
         len = MIN(len, r->len);
         step = transfer(s, r, src, data, len, false);
-        if (step != STEP_OK) {
+        if (step != PDT_STEP_OK) {
             return step;
         }
     }
@@ -628,17 +366,17 @@ static Step run_operation(PDTState *s, PDTSlot *slot, Reach *r)
 
     if (to_dst) {
         step = transfer(s, &target, dst, data, len, true);
-        if (step != STEP_OK) {
+        if (step != PDT_STEP_OK) {
             *r = target;
             return step;
         }
     }
     slot->done += len;
     *pdt_counter(s, PDT_CNT_BYTES) += len;
-    return slot->done == slot->length ? STEP_OK : STEP_MORE;
+    return slot->done == slot->length ? PDT_STEP_OK : PDT_STEP_MORE;
 }
 
-static Step run_completion(PDTState *s, PDTSlot *slot, Reach *r)
+static PDTStep run_completion(PDTState *s, PDTSlot *slot, PDTReach *r)
 {
     PCIATSRequest req = slot_request(slot, true);
     uint64_t result = cpu_to_le64(slot->result);
@@ -652,15 +390,15 @@ static Step run_completion(PDTState *s, PDTSlot *slot, Reach *r)
         { PDT_CPL_TAG, 4, &tag },
         { PDT_CPL_STATUS, 4, &status },
     };
-    Reach at;
-    Step step;
+    PDTReach at;
+    PDTStep step;
 
     if (!(slot->flags & PDT_FLAG_COMPLETION_PASID)) {
         req.pasid = PCI_ATS_NO_PASID;
         req.priv = false;
     }
-    step = reach(s, slot, &req, slot->completion, slot->completion + 15, r);
-    if (step != STEP_OK) {
+    step = pdt_reach(s, slot, &req, slot->completion, slot->completion + 15, r);
+    if (step != PDT_STEP_OK) {
         return step;
     }
     at = *r;
@@ -669,22 +407,22 @@ static Step run_completion(PDTState *s, PDTSlot *slot, Reach *r)
         smp_wmb();
         step = transfer(s, r, slot->completion, parts[i].data, parts[i].len,
                         true);
-        if (step != STEP_OK) {
+        if (step != PDT_STEP_OK) {
             return step;
         }
     }
-    return STEP_OK;
+    return PDT_STEP_OK;
 }
 
 /* Runs @slot, which is in no list, for a chunk. */
 static void slot_run(PDTState *s, PDTSlot *slot)
 {
     bool completing = slot->final;
-    Reach r = {};
-    Step step;
+    PDTReach r = {};
+    PDTStep step;
 
     if (slot->answer) {
-        step = failed(&r, slot->answer, slot->retry_page);
+        step = pdt_failed(&r, slot->answer, slot->retry_page);
         slot->answer = 0;
     } else if (completing) {
         step = run_completion(s, slot, &r);
@@ -693,20 +431,20 @@ static void slot_run(PDTState *s, PDTSlot *slot)
     }
 
     switch (step) {
-    case STEP_GONE:
-    case STEP_WAITING:
+    case PDT_STEP_GONE:
+    case PDT_STEP_WAITING:
         return;
-    case STEP_MORE:
+    case PDT_STEP_MORE:
         QTAILQ_INSERT_TAIL(&s->runnable, slot, next);
         return;
-    case STEP_OK:
-    case STEP_FAILED:
+    case PDT_STEP_OK:
+    case PDT_STEP_FAILED:
         break;
     }
 
     if (!completing) {
-        slot->final = step == STEP_OK ? PDT_STATUS_OK : r.status;
-        if (step == STEP_FAILED) {
+        slot->final = step == PDT_STEP_OK ? PDT_STATUS_OK : r.status;
+        if (step == PDT_STEP_FAILED) {
             slot->result = r.result;
         }
         slot->retry_page = UINT64_MAX;
@@ -714,7 +452,7 @@ static void slot_run(PDTState *s, PDTSlot *slot)
             QTAILQ_INSERT_TAIL(&s->runnable, slot, next);
             return;
         }
-    } else if (step == STEP_FAILED && slot->final == PDT_STATUS_OK) {
+    } else if (step == PDT_STEP_FAILED && slot->final == PDT_STATUS_OK) {
         slot->final = r.status;
         slot->result = slot->completion;
     }

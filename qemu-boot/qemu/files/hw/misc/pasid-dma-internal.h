@@ -4,6 +4,7 @@
  *
  *   pasid-dma-testdev.c  the PCI function: configuration space, BAR 0, reset
  *   pasid-dma-engine.c   the ring and the operations
+ *   pasid-dma-reach.c    from an address to the memory behind it
  *   pasid-dma-tlb.c      the device TLB (PCIe 6.0, 10.3)
  *   pasid-dma-pri.c      page requests (PCIe 6.0, 10.4)
  *
@@ -26,6 +27,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(PDTState, PASID_DMA_TESTDEV)
 #define PDT_PRG_INDICES         512u        /* a group index has 9 bits */
 #define PDT_TLB_DEFAULT         4096u
 #define PDT_TLB_MAX             65536u
+#define PDT_CHUNK               4096u       /* bytes of a slot at a time */
 #define PDT_NO_GROUP            UINT32_MAX
 
 typedef struct PDTTlbEntry PDTTlbEntry;
@@ -42,14 +44,14 @@ typedef struct PDTSlot {
     uint64_t src, dst, operand, completion;
 
     uint32_t status;                        /* PDT_STATUS_QUEUED: runnable */
-    uint32_t final;                         /* of the operation, 0 while it runs */
+    uint32_t final;                         /* status of the operation, or 0 */
     uint64_t result;
     uint64_t hash;
     uint32_t done;                          /* bytes */
     uint64_t retry_page;
-    unsigned retries;                       /* successes in a row at retry_page */
+    unsigned retries;                       /* successes in a row there */
     bool rested;                            /* since the last of them */
-    int64_t ready_at;                       /* while in resting; virtual clock */
+    int64_t ready_at;                       /* in resting; virtual clock */
     uint32_t prgi;                          /* awaited, or PDT_NO_GROUP */
     uint32_t answer;                        /* a bad answer: the final status */
     QTAILQ_ENTRY(PDTSlot) next;             /* in one of PDTState's lists */
@@ -102,6 +104,24 @@ struct PDTState {
     uint8_t buffer[PDT_BUFFER_SIZE];
 };
 
+typedef enum PDTStep {
+    PDT_STEP_MORE,          /* the slot is to be run again */
+    PDT_STEP_OK,            /* the operation, or the completion, is done */
+    PDT_STEP_FAILED,        /* PDTReach::status and PDTReach::result say why */
+    PDT_STEP_WAITING,       /* the slot is in the hands of somebody else */
+    PDT_STEP_GONE,          /* reset or abort came in between */
+} PDTStep;
+
+/* Where an address of the slot leads to. */
+typedef struct PDTReach {
+    AddressSpace *as;
+    MemTxAttrs attrs;
+    hwaddr addr;
+    hwaddr len;
+    uint32_t status;
+    uint64_t result;
+} PDTReach;
+
 static inline uint64_t *pdt_counter(PDTState *s, unsigned reg)
 {
     return &s->counters[(reg - PDT_CNT_ATS) / 8];
@@ -118,7 +138,13 @@ void pdt_engine_doorbell(PDTState *s, uint32_t tail);
 void pdt_engine_take(PDTState *s);
 void pdt_engine_wake(PDTState *s, PDTSlot *slot);
 void pdt_engine_run(void *opaque);
-void pdt_engine_rested(void *opaque);
+void pdt_slot_set_status(PDTState *s, PDTSlot *slot, uint32_t status);
+
+/* pasid-dma-reach.c */
+PDTStep pdt_failed(PDTReach *r, uint32_t status, uint64_t result);
+PDTStep pdt_reach(PDTState *s, PDTSlot *slot, const PCIATSRequest *req,
+                  hwaddr iova, hwaddr last, PDTReach *r);
+void pdt_reach_rested(void *opaque);
 
 /* pasid-dma-tlb.c */
 void pdt_tlb_init(PDTTlb *tlb);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * pasid-dma-testdev: a PCIe endpoint with ATS, PASID and PRI that does DMA on
- * order. This file is the PCI function; the header for drivers describes it all.
+ * order. This file is the PCI function; the header for drivers describes it.
  *
  * On the root bus it is a root-complex integrated endpoint, behind a port an
  * ordinary one. The IOMMU must stand before it on the command line.
@@ -321,7 +321,7 @@ static void pdt_realize(PCIDevice *dev, Error **errp)
 
     s->bh = qemu_bh_new_guarded(pdt_engine_run, s,
                                 &DEVICE(s)->mem_reentrancy_guard);
-    s->rest_timer = timer_new_ns(QEMU_CLOCK_VIRTUAL, pdt_engine_rested, s);
+    s->rest_timer = timer_new_ns(QEMU_CLOCK_VIRTUAL, pdt_reach_rested, s);
     pdt_tlb_init(&s->tlb);
     pdt_engine_init(s);
     s->client_set = !pci_ats_set_client(dev, &client_ops);

@@ -3,8 +3,8 @@
  * pasid-dma-testdev: the device TLB (PCIe 6.0, 10.3).
  *
  * Keeps each translation until it is invalidated or the oldest makes room. An
- * entry serves the requests that have its PASID and its privilege: a translation
- * for one privilege says nothing about the other (PCIe 6.0, 10.2.3).
+ * entry serves the requests that have its PASID and its privilege: what one
+ * privilege may says nothing about the other (PCIe 6.0, 10.2.3).
  */
 #include "qemu/osdep.h"
 #include "qemu/bitops.h"
