@@ -13,11 +13,11 @@ use super::tables::{PasidEntry, Table, SIZE_2M, SIZE_4K};
 use super::vtd::{self, desc};
 use super::Case;
 
-const V: u64 = 0x7f12_3440_0000;
-const G: u64 = 0x20_0000_0000;
-const A: u32 = 0x1_0005;
+pub(super) const V: u64 = 0x7f12_3440_0000;
+pub(super) const G: u64 = 0x20_0000_0000;
+pub(super) const A: u32 = 0x1_0005;
 const B: u32 = 0x1_0006;
-const DID_A: u16 = 0x31;
+pub(super) const DID_A: u16 = 0x31;
 const DID_B: u16 = 0x32;
 /// Pages of data; page n holds `VALUE + n`.
 const PAGES: u64 = 16;
@@ -31,15 +31,15 @@ fn page(n: u64) -> u64 {
 }
 
 /// Two PASIDs with a stage 1 each over one stage 2; V + n pages leads to page n.
-struct Pair {
-    a: Table,
-    b: Table,
-    s2: Table,
+pub(super) struct Pair {
+    pub(super) a: Table,
+    pub(super) b: Table,
+    pub(super) s2: Table,
 }
 
 impl Pair {
     /// PASID B has domain id `did_b`.
-    fn new(b: &mut Bench, did_b: u16) -> Result<Self> {
+    pub(super) fn new(b: &mut Bench, did_b: u16) -> Result<Self> {
         let pair = Self {
             a: Table::stage1(b, 4, true)?,
             b: Table::stage1(b, 4, true)?,
@@ -349,6 +349,15 @@ fn dtlb_stale_despite(b: &mut Bench, descriptor: desc::Desc) -> Result<()> {
     )
 }
 
+/// Maps 2 MiB of data by large pages of both stages; gives their address.
+fn large_page(b: &mut Bench, pair: &Pair) -> Result<u64> {
+    let large = V + 8 * SIZE_2M;
+    pair.a.map(b, large, G + SIZE_2M, SIZE_2M, URW)?;
+    pair.s2.map(b, G + SIZE_2M, DATA, SIZE_2M, RW)?;
+    b.map_tables(&pair.s2, SIZE_2M)?;
+    Ok(large)
+}
+
 fn device_tlb_cases() -> Vec<Case> {
     // With the size bit, the low ones of the page number give the range.
     let pages_8 = V | page(3);
@@ -411,6 +420,34 @@ fn device_tlb_cases() -> Vec<Case> {
             ensure!(b.reg32(ep::reg::DTLB_ENTRIES)? == 0, "the entry has stayed");
             Ok(())
         }),
+        Case::new("device_tlb_large_page_is_one_entry", |b| {
+            let pair = Pair::new(b, DID_A)?;
+            let large = large_page(b, &pair)?;
+            b.enable_ats(true)?;
+            expect(b, A, large + page(2), Some(2), "the first access")?;
+            expect(b, A, large + page(5), Some(5), "another part")?;
+            let asked = b.reg64(ep::reg::CNT_ATS)?;
+            ensure!(asked == 1, "{asked} translation requests, not 1");
+            ensure!(b.reg64(ep::reg::CNT_DTLB_HIT)? == 1, "no hit");
+            Ok(())
+        }),
+        Case::new("device_tlb_large_page_goes_by_any_part", |b| {
+            let pair = Pair::new(b, DID_A)?;
+            let large = large_page(b, &pair)?;
+            b.enable_ats(true)?;
+            expect(b, A, large + page(2), Some(2), "at first")?;
+            pair.a.map(b, large, G + 2 * SIZE_2M, SIZE_2M, URW)?;
+            b.q.write64(DATA + SIZE_2M + page(2), VALUE + NEW)?;
+            pair.s2
+                .map(b, G + 2 * SIZE_2M, DATA + SIZE_2M, SIZE_2M, RW)?;
+            b.invalidate(&[
+                desc::piotlb_pages(DID_A, A, large, 9),
+                desc::pasid_dev_tlb(A, large + SIZE_2M, false, false),
+            ])?;
+            expect(b, A, large + page(2), Some(2), "after the next page's")?;
+            b.invalidate(&[desc::pasid_dev_tlb(A, large + page(100), false, false)])?;
+            expect(b, A, large + page(2), Some(NEW), "after its own")
+        }),
         Case::new("device_tlb_makes_room_for_new_entries", |b| {
             let s1 = Table::stage1(b, 4, false)?;
             let capacity = u64::from(b.reg32(ep::reg::DTLB_CAPACITY)?);
@@ -448,113 +485,6 @@ fn device_tlb_cases() -> Vec<Case> {
     ]
 }
 
-/// Reads the entries for V of `table`, from level 4 down.
-fn entries(b: &mut Bench, table: &Table, addr: u64) -> Result<Vec<u64>> {
-    (1..=4)
-        .rev()
-        .map(|level| {
-            let at = table.entry(b, addr, level)?;
-            b.q.read64(at)
-        })
-        .collect()
-}
-
-fn access(b: &mut Bench, write: bool, flags: u32) -> Result<()> {
-    b.run_ok(Op {
-        op: if write { ep::OP_WRITE } else { ep::OP_READ },
-        flags: ep::FLAG_PASID | flags,
-        pasid: A,
-        length: 8,
-        src: V,
-        dst: V,
-        ..Op::default()
-    })
-    .map(drop)
-}
-
-/// Checks that all entries have `all`, and that the leaf has `leaf` and only it
-/// has.
-fn check_bits(entries: &[u64], all: u64, dirty: u64, leaf_dirty: bool) -> Result<()> {
-    for (i, entry) in entries.iter().enumerate() {
-        ensure!(entry & all == all, "entry {i} from the top: {entry:#x}");
-        let want = leaf_dirty && i + 1 == entries.len();
-        ensure!((entry & dirty != 0) == want, "dirty, entry {i}: {entry:#x}");
-    }
-    Ok(())
-}
-
-fn accessed_cases() -> Vec<Case> {
-    let mut all = Vec::new();
-    for (name, ats) in [("untranslated", false), ("ats", true)] {
-        all.push(Case::new(
-            &format!("accessed_read_then_write_{name}"),
-            move |b| {
-                let pair = Pair::new(b, DID_A)?;
-                b.enable_ats(ats)?;
-                access(b, false, 0)?;
-                check_bits(&entries(b, &pair.a, V)?, vtd::S1_A, vtd::S1_D, false)?;
-                // No invalidation: what the read cached must not hide the write.
-                access(b, true, 0)?;
-                check_bits(&entries(b, &pair.a, V)?, vtd::S1_A, vtd::S1_D, true)
-            },
-        ));
-    }
-    all.extend([
-        Case::new("accessed_extended_bit_with_eafe", |b| {
-            let pair = Pair::new(b, DID_A)?;
-            access(b, false, 0)?;
-            let before = entries(b, &pair.a, V)?;
-            ensure!(
-                before.iter().all(|e| e & vtd::S1_EA == 0),
-                "set without EAFE"
-            );
-            let entry = PasidEntry::nested(DID_A, &pair.a, &pair.s2).flip(2, vtd::PE_EAFE);
-            b.set_pasid(A, &entry)?;
-            b.flush_all()?;
-            access(b, false, 0)?;
-            check_bits(
-                &entries(b, &pair.a, V)?,
-                vtd::S1_EA | vtd::S1_A,
-                vtd::S1_D,
-                false,
-            )
-        }),
-        Case::new("accessed_stage_2_bits_with_ssade", |b| {
-            let pair = Pair::new(b, DID_A)?;
-            access(b, true, 0)?;
-            let before = entries(b, &pair.s2, G)?;
-            ensure!(
-                before.iter().all(|e| e & (vtd::S2_A | vtd::S2_D) == 0),
-                "set without SSADE"
-            );
-            let entry = PasidEntry::nested(DID_A, &pair.a, &pair.s2).flip(0, vtd::PE_SSADE);
-            b.set_pasid(A, &entry)?;
-            b.flush_all()?;
-            access(b, false, 0)?;
-            check_bits(&entries(b, &pair.s2, G)?, vtd::S2_A, vtd::S2_D, false)?;
-            access(b, true, 0)?;
-            check_bits(&entries(b, &pair.s2, G)?, vtd::S2_A, vtd::S2_D, true)
-        }),
-        Case::new("accessed_refused_write_sets_no_dirty_bit", |b| {
-            let pair = Pair::new(b, DID_A)?;
-            pair.s2.map(b, G, DATA, SIZE_4K, vtd::S2_R)?;
-            let done = b.run(Op {
-                op: ep::OP_WRITE,
-                flags: ep::FLAG_PASID,
-                pasid: A,
-                length: 8,
-                dst: V,
-                ..Op::default()
-            })?;
-            ensure!(done.status == ep::NO_ACCESS, "{done:x?}");
-            let leaf = *entries(b, &pair.a, V)?.last().unwrap_or(&0);
-            ensure!(leaf & vtd::S1_D == 0, "the leaf is dirty: {leaf:#x}");
-            Ok(())
-        }),
-    ]);
-    all
-}
-
 fn queue_cases() -> Vec<Case> {
     vec![
         Case::new("queue_wait_as_fence_alone_is_taken", |b| {
@@ -588,7 +518,6 @@ pub fn cases() -> Vec<Case> {
     let mut all = iotlb_cases();
     all.extend(entry_cases());
     all.extend(device_tlb_cases());
-    all.extend(accessed_cases());
     all.extend(queue_cases());
     all
 }

@@ -3,6 +3,7 @@
 //! starts QEMU with `accel=qtest`, writes VT-d's registers and tables by hand and
 //! drives the endpoint by its BAR.
 
+mod accessed;
 mod bench;
 mod caching;
 mod device;
@@ -84,6 +85,7 @@ fn cases() -> Vec<Case> {
     });
     layouts
         .chain(caching::cases())
+        .chain(accessed::cases())
         .chain(requests::cases())
         .chain(device::cases())
         .chain(scale::cases())
