@@ -17,10 +17,14 @@ mod scale;
 mod tables;
 mod vtd;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::thread;
 
-use anyhow::Result;
+use anyhow::{bail, ensure, Context, Result};
 
 use bench::Bench;
 
@@ -50,32 +54,116 @@ pub struct Summary {
     pub failed: usize,
 }
 
-type Run = Box<dyn Fn(&mut Bench) -> Result<()>>;
+type Run = Box<dyn Fn(&mut Bench) -> Result<()> + Send + Sync>;
+
+impl Summary {
+    fn count(&mut self, report: &Report) {
+        match report.result {
+            Ok(()) => self.passed += 1,
+            Err(_) => self.failed += 1,
+        }
+    }
+}
 
 /// One named case.
 struct Case {
     name: String,
+    /// Its place in the report, from 1.
+    number: usize,
     run: Run,
     /// Whether the machine has the IOMMU.
     iommu: bool,
+    /// Whether it measures time, and nothing else may run beside it.
+    alone: bool,
 }
 
 impl Case {
-    fn new(name: &str, run: impl Fn(&mut Bench) -> Result<()> + 'static) -> Self {
+    fn new(name: &str, run: impl Fn(&mut Bench) -> Result<()> + Send + Sync + 'static) -> Self {
         Self {
             name: name.to_owned(),
+            number: 0,
             run: Box::new(run),
             iommu: true,
+            alone: false,
+        }
+    }
+
+    /// The case, to be run when nothing else runs.
+    fn alone(self) -> Self {
+        Self {
+            alone: true,
+            ..self
         }
     }
 
     /// A case on a machine without an IOMMU.
-    fn plain(name: &str, run: impl Fn(&mut Bench) -> Result<()> + 'static) -> Self {
+    fn plain(name: &str, run: impl Fn(&mut Bench) -> Result<()> + Send + Sync + 'static) -> Self {
         Self {
             iommu: false,
             ..Self::new(name, run)
         }
     }
+}
+
+/// What came of a case.
+struct Report {
+    notes: Vec<String>,
+    result: Result<()>,
+    /// QEMU's last words.
+    log: String,
+}
+
+fn run_case(program: &Program, case: &Case) -> Report {
+    let mut notes = Vec::new();
+    let result = Bench::start(program, case.iommu).and_then(|mut b| {
+        let result = (case.run)(&mut b);
+        notes = b.take_notes();
+        result
+    });
+    let log = qtest::tail(&program.log());
+    Report { notes, result, log }
+}
+
+/// The program with a folder of its own for worker `n`.
+fn for_worker(program: &Program, n: usize) -> Result<Program> {
+    let name = format!("worker-{n}");
+    let dir = program.dir.join(&name);
+    std::fs::create_dir_all(&dir).with_context(|| format!("Failed to make {}", dir.display()))?;
+    Ok(Program {
+        command: program.command.clone(),
+        dir,
+        dir_seen: program.dir_seen.join(name),
+    })
+}
+
+/// Runs `cases`, as many at a time as there are processors, those that measure
+/// time alone and last. The reports come in the order in which they end.
+fn run_cases(program: &Program, cases: &[Case], done: &Sender<(usize, Report)>) -> Result<()> {
+    let workers = thread::available_parallelism().map_or(1, |n| n.get());
+    let programs: Vec<Program> = (0..workers)
+        .map(|n| for_worker(program, n))
+        .collect::<Result<_>>()?;
+    let next = AtomicUsize::new(0);
+    let work = |program: &Program, done: &Sender<(usize, Report)>| {
+        while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if case.alone {
+                continue;
+            }
+            // The receiver outlives the workers.
+            let _ = done.send((case.number, run_case(program, case)));
+        }
+    };
+    thread::scope(|scope| {
+        for program in &programs {
+            let done = done.clone();
+            let work = &work;
+            scope.spawn(move || work(program, &done));
+        }
+    });
+    for case in cases.iter().filter(|case| case.alone) {
+        let _ = done.send((case.number, run_case(program, case)));
+    }
+    Ok(())
 }
 
 fn cases() -> Vec<Case> {
@@ -100,43 +188,60 @@ fn cases() -> Vec<Case> {
 /// If nothing can be run at all, or `out` cannot be written. A case that fails is
 /// counted, not returned.
 pub fn run(program: &Program, filter: &str, out: &mut dyn std::io::Write) -> Result<Summary> {
-    let cases: Vec<Case> = cases()
-        .into_iter()
-        .filter(|c| c.name.contains(filter))
-        .collect();
+    let mut cases: Vec<Case> = cases();
+    cases.retain(|case| case.name.contains(filter));
+    for (i, case) in cases.iter_mut().enumerate() {
+        case.number = i + 1;
+    }
     let mut summary = Summary::default();
+    let (done, reports) = mpsc::channel();
 
     writeln!(out, "KTAP version 1\n1..{}", cases.len())?;
-    for (i, case) in cases.iter().enumerate() {
-        let mut notes = Vec::new();
-        let result = Bench::start(program, case.iommu).and_then(|mut b| {
-            let result = (case.run)(&mut b);
-            notes = b.take_notes();
-            result
-        });
-        for note in notes {
-            writeln!(out, "# {note}")?;
-        }
-        match result {
-            Ok(()) => {
-                summary.passed += 1;
-                writeln!(out, "ok {} {}", i + 1, case.name)?;
-            }
-            Err(e) => {
-                summary.failed += 1;
-                writeln!(out, "# {e:#}")?;
-                let log = qtest::tail(&program.log());
-                if !log.is_empty() {
-                    writeln!(out, "# QEMU: {log}")?;
-                }
-                writeln!(out, "not ok {} {}", i + 1, case.name)?;
+    thread::scope(|scope| -> Result<()> {
+        let cases = &cases;
+        let workers = scope.spawn(move || run_cases(program, cases, &done));
+        // Reports that came before their turn.
+        let mut early = BTreeMap::new();
+        let mut turn = 1;
+        for (number, report) in reports {
+            early.insert(number, report);
+            while let (Some(report), Some(case)) = (early.remove(&turn), cases.get(turn - 1)) {
+                summary.count(&report);
+                write_report(out, case, &report)?;
+                turn += 1;
             }
         }
-    }
+        match workers.join() {
+            Ok(result) => result,
+            Err(_) => bail!("A worker has panicked"),
+        }
+    })?;
     writeln!(
         out,
         "# Totals: pass:{} fail:{}",
         summary.passed, summary.failed
     )?;
+    ensure!(
+        summary.passed + summary.failed == cases.len(),
+        "Not every case has reported"
+    );
     Ok(summary)
+}
+
+fn write_report(out: &mut dyn std::io::Write, case: &Case, report: &Report) -> Result<()> {
+    for note in &report.notes {
+        writeln!(out, "# {note}")?;
+    }
+    let verdict = match &report.result {
+        Ok(()) => "ok",
+        Err(e) => {
+            writeln!(out, "# {e:#}")?;
+            if !report.log.is_empty() {
+                writeln!(out, "# QEMU: {}", report.log)?;
+            }
+            "not ok"
+        }
+    };
+    writeln!(out, "{verdict} {} {}", case.number, case.name)?;
+    Ok(())
 }
