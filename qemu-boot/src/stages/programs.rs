@@ -56,7 +56,10 @@ pub fn make(setup: &Setup) -> Result<Programs> {
                 .args(what)
                 .arg("--target-dir")
                 .arg(&target)
-                .env("RUSTFLAGS", "-C target-feature=+crt-static"),
+                .env("RUSTFLAGS", "-C target-feature=+crt-static")
+                // The image is loaded at every boot, and nothing in the guest reads it.
+                .env("CARGO_PROFILE_RELEASE_DEBUG", "none")
+                .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo"),
             &progress,
         )?;
     }
