@@ -89,6 +89,9 @@ fn debootstrap(_cache: &Cache, dir: &Path, log: &Log, progress: &Progress) -> Re
     fs::write(apt.join("sources.list"), sources).context("cannot write the root's sources.list")?;
     fs::write(apt.join("apt.conf.d/90machine"), &mirror.acquire)
         .context("cannot write the root's apt.conf.d")?;
+    // A root that a crash left half made is thrown away: dpkg need not sync each file.
+    fs::write(dir.join("etc/dpkg/dpkg.cfg.d/90unsafe-io"), "force-unsafe-io\n")
+        .context("cannot write the root's dpkg.cfg.d")?;
     progress.say("tools");
     log.run(
         "installing the tools",
