@@ -3,7 +3,9 @@
 //! type1v2 container and to one of ours, and what comes back must be the same, but for
 //! the differences that are written down here.
 
-use host_iommu_bindings::ioctl::VFIO_IOMMU_DIRTY_PAGES;
+use host_iommu_bindings::ioctl::{
+    VFIO_IOMMU_DIRTY_PAGES, VFIO_IOMMU_GET_INFO, VFIO_IOMMU_MAP_DMA, VFIO_IOMMU_UNMAP_DMA,
+};
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::cases;
 use host_iommu_tests::rig::{
@@ -230,6 +232,79 @@ fn get_info_agrees() -> Outcome {
     Ok(())
 }
 
+/// GET_INFO with room for `room` bytes that says so: errno, or flags and whether more room is
+/// asked for.
+fn info_with(backend: &Backend, argsz: usize, room: usize) -> Result<(u32, bool), Errno> {
+    let mut bytes = vec![0u8; room];
+    bytes[..4].copy_from_slice(&(argsz as u32).to_ne_bytes());
+    let result = backend.container.raw(VFIO_IOMMU_GET_INFO, &mut bytes);
+    result.map_err(|error| error.errno)?;
+    let word = |at: usize| {
+        bytes.get(at..at + 4).map_or(0, |word| {
+            word.iter()
+                .rev()
+                .fold(0, |all, &byte| all << 8 | u32::from(byte))
+        })
+    };
+    Ok((word(4), word(0) as usize > argsz))
+}
+
+fn get_info_of_any_size_agrees() -> Outcome {
+    let type1 = Backend::open(VFIO_TYPE1v2_IOMMU)?;
+    let sizes = [0, 4, 15, 16, 17, 20, 23, 24, 25, 32, 64, 4096, 1 << 15];
+    let seen: Vec<_> = sizes
+        .iter()
+        .map(|&argsz| info_with(&type1, argsz, 1 << 15))
+        .collect();
+    // A pointer to less than is needed.
+    let edge = info_with(&type1, 24, 15);
+    drop(type1);
+    let ours = Backend::open(VFIO_IOASID_IOMMU)?;
+    for (argsz, seen) in sizes.iter().zip(seen) {
+        assert_eq!(info_with(&ours, *argsz, 1 << 15), seen, "argsz {argsz}");
+    }
+    assert_eq!(info_with(&ours, 24, 15), edge, "fifteen bytes");
+    Ok(())
+}
+
+fn inherited_calls_without_an_argument_agree() -> Outcome {
+    let calls = [
+        VFIO_IOMMU_GET_INFO,
+        VFIO_IOMMU_MAP_DMA,
+        VFIO_IOMMU_UNMAP_DMA,
+    ];
+    let try_all = |kind| -> Result<Vec<Seen>, Stop> {
+        let backend = Backend::open(kind)?;
+        let mut seen = Vec::new();
+        for call in calls {
+            let inaccessible = backend.container.raw_inaccessible(call);
+            seen.push(inaccessible.map(|_| 0).map_err(|error| error.errno));
+            // All but the last byte is there.
+            let mut short = vec![0u8; if call == VFIO_IOMMU_MAP_DMA { 31 } else { 15 }];
+            short[0] = 64;
+            let edge = backend.container.raw(call, &mut short);
+            seen.push(edge.map(|_| 0).map_err(|error| error.errno));
+        }
+        Ok(seen)
+    };
+    let type1 = try_all(VFIO_TYPE1v2_IOMMU)?;
+    assert_eq!(type1, vec![Err(Errno::EFAULT); 6], "type1");
+    assert_eq!(try_all(VFIO_IOASID_IOMMU)?, type1, "ours");
+    Ok(())
+}
+
+fn check_extension_of_coherence_agrees() -> Outcome {
+    let type1 = Backend::open(VFIO_TYPE1v2_IOMMU)?
+        .container
+        .check_extension(VFIO_DMA_CC_IOMMU)?;
+    let ours = Backend::open(VFIO_IOASID_IOMMU)?;
+    let coherent = ours.container.check_extension(VFIO_DMA_CC_IOMMU)?;
+    assert_eq!(coherent, type1);
+    let cap = ours.container.capabilities()?.unwrap_or_default();
+    assert_eq!(coherent == 1, cap.flags & VFIO_IOASID_NESTING_COHERENT != 0);
+    Ok(())
+}
+
 fn dirty_pages_is_not_offered() -> Outcome {
     let ours = Backend::open(VFIO_IOASID_IOMMU)?;
     let mut start = [8u32, 1].map(u32::to_ne_bytes).concat();
@@ -406,6 +481,9 @@ cases! {
 
 program![
     get_info_agrees,
+    get_info_of_any_size_agrees,
+    inherited_calls_without_an_argument_agree,
+    check_extension_of_coherence_agrees,
     dirty_pages_is_not_offered,
     map_one_page_and_unmap_it_reports_its_size,
     map_one_mebibyte_and_unmap_it_reports_its_size,

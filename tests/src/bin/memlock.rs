@@ -3,10 +3,12 @@
 //!
 //! Each case runs in a child of its own, which sets the limit and drops CAP_IPC_LOCK.
 
+use std::os::fd::AsFd;
+
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
-    drop_ipc_lock, endpoint, expect_errno, expect_ok, fail, locked_bytes, program, run_child,
-    set_memlock_limit, Called, Container, Errno, Group, Memory, Outcome, Stop,
+    child, drop_ipc_lock, endpoint, expect_errno, expect_ok, fail, locked_bytes, program,
+    run_child, set_memlock_limit, Called, Container, Errno, Group, Memory, Outcome, Stop,
 };
 
 const PAGE: u64 = 4096;
@@ -186,6 +188,36 @@ fn halfway(kind: u32) -> Outcome {
     Ok(())
 }
 
+fn mapping_of_a_child_that_died_can_be_used_and_unmapped() -> Outcome {
+    on_both("child_died")
+}
+
+/// A child gets the container as its stdin, maps memory of its own and ends.
+fn child_died(kind: u32) -> Outcome {
+    let bench = Bench::open(kind)?;
+    let before = locked_bytes()?;
+    let fd = bench.container.as_fd().try_clone_to_owned()?;
+    let status = child(&["map_for_the_parent", "0"])?.stdin(fd).status()?;
+    assert!(status.success(), "the child: {status}");
+    assert_eq!(locked_bytes()?, before, "the parent is not charged");
+    expect_errno(bench.map(0, AT, MIB), Errno::EEXIST, "the child's is there");
+    assert_eq!(bench.unmap(AT, MIB)?, MIB);
+    assert_eq!(
+        locked_bytes()?,
+        before,
+        "nothing was given back to the parent"
+    );
+    Ok(())
+}
+
+fn map_for_the_parent() -> Outcome {
+    let container = Container::from_stdin()?;
+    let memory = Memory::new(MIB)?;
+    container.map(&memory, AT)?;
+    assert!(locked_bytes()? >= MIB, "the child is charged");
+    Ok(())
+}
+
 fn child_main(arguments: &[String]) -> Outcome {
     let [case, kind] = arguments else {
         return fail("usage: case type");
@@ -204,6 +236,8 @@ fn child_main(arguments: &[String]) -> Outcome {
         "vmlck_unmap" => vmlck_unmap(kind),
         "vmlck_detach" => vmlck_detach(kind),
         "halfway" => halfway(kind),
+        "child_died" => child_died(kind),
+        "map_for_the_parent" => map_for_the_parent(),
         other => fail(format!("no case {other}")),
     }
 }
@@ -219,4 +253,5 @@ program![
     charge_is_seen_in_vmlck_and_given_back_by_unmap,
     charge_is_given_back_when_the_group_leaves,
     map_that_fails_halfway_charges_nothing,
+    mapping_of_a_child_that_died_can_be_used_and_unmapped,
 ];

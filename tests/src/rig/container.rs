@@ -11,6 +11,7 @@ use host_iommu::sys::{raw, Errno};
 use host_iommu_bindings::ioctl::*;
 use host_iommu_bindings::uapi::*;
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// A call failed.
@@ -54,6 +55,11 @@ pub fn endpoint(index: usize) -> Outcome<Endpoint> {
     }
 }
 
+/// All of them.
+pub fn endpoints() -> Vec<Endpoint> {
+    vfio::endpoints().into_iter().map(Endpoint).collect()
+}
+
 /// How many endpoints there are.
 pub fn endpoint_count() -> usize {
     vfio::endpoints().len()
@@ -63,6 +69,11 @@ impl Endpoint {
     /// Its name in calls.
     pub fn id(&self) -> vfio_ioasid_device {
         self.0.id()
+    }
+
+    /// The number of its IOMMU group.
+    pub fn group(&self) -> Called<u32> {
+        named("iommu_group", self.0.group())
     }
 
     /// CAP and ECAP of its IOMMU unit, as sysfs has them.
@@ -144,6 +155,12 @@ impl Container {
     /// A new container.
     pub fn open() -> Called<Self> {
         named("open /dev/vfio/vfio", vfio::Container::open()).map(Self)
+    }
+
+    /// The container that a child has as its stdin.
+    pub fn from_stdin() -> io::Result<Self> {
+        let fd = io::stdin().as_fd().try_clone_to_owned()?;
+        Ok(Self(fd.into()))
     }
 
     /// The fd's number.
