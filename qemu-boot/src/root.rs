@@ -31,6 +31,24 @@ exec chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/roo
     DEBIAN_FRONTEND=noninteractive TERM="${TERM:-dumb}" "$@"
 "#;
 
+/// The start of a command that runs in a mount and a PID namespace of its own: its mounts go
+/// with it, and however this program ends, it ends too with all that it started.
+pub fn contained() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args([
+        "--pdeathsig",
+        "KILL",
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--propagation",
+        "private",
+    ]);
+    command
+}
+
 /// A Debian tree to run programs in.
 #[derive(Clone)]
 pub struct Root {
@@ -49,20 +67,8 @@ impl Root {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        let mut command = Command::new("setpriv");
+        let mut command = contained();
         command
-            .args([
-                // However this program ends, unshare ends with it, and all below unshare too.
-                "--pdeathsig",
-                "KILL",
-                "unshare",
-                "--mount",
-                "--pid",
-                "--fork",
-                "--kill-child",
-                "--propagation",
-                "private",
-            ])
             .args(["sh", "-eu", "-c", ENTER, "enter"])
             .arg(&self.dir);
         for (from, to) in binds {

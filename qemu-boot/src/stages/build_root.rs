@@ -5,7 +5,7 @@ use crate::cache::{Cache, Key};
 use crate::command::Log;
 use crate::mirror::Mirror;
 use crate::progress::Progress;
-use crate::root::Root;
+use crate::root::{contained, Root};
 use crate::setup::Setup;
 use anyhow::{bail, Context, Result};
 use std::fs;
@@ -70,8 +70,12 @@ fn debootstrap(_cache: &Cache, dir: &Path, log: &Log, progress: &Progress) -> Re
     progress.say("debootstrap");
     log.run(
         "debootstrap (is the mirror reachable, and does it have trixie?)",
-        Command::new("debootstrap")
-            .args(["--variant=minbase", "--include=ca-certificates"])
+        contained()
+            .args([
+                "debootstrap",
+                "--variant=minbase",
+                "--include=ca-certificates",
+            ])
             .arg(format!("--keyring={keyring}"))
             .arg("trixie")
             .arg(dir)
@@ -90,8 +94,11 @@ fn debootstrap(_cache: &Cache, dir: &Path, log: &Log, progress: &Progress) -> Re
     fs::write(apt.join("apt.conf.d/90machine"), &mirror.acquire)
         .context("cannot write the root's apt.conf.d")?;
     // A root that a crash left half made is thrown away: dpkg need not sync each file.
-    fs::write(dir.join("etc/dpkg/dpkg.cfg.d/90unsafe-io"), "force-unsafe-io\n")
-        .context("cannot write the root's dpkg.cfg.d")?;
+    fs::write(
+        dir.join("etc/dpkg/dpkg.cfg.d/90unsafe-io"),
+        "force-unsafe-io\n",
+    )
+    .context("cannot write the root's dpkg.cfg.d")?;
     progress.say("tools");
     log.run(
         "installing the tools",
