@@ -55,6 +55,12 @@ impl Bdf {
         PathBuf::from(format!("/sys/bus/pci/devices/{self}"))
     }
 
+    /// Whether no other device is in the function's IOMMU group.
+    pub fn is_alone(self) -> bool {
+        fs::read_dir(self.sysfs().join("iommu_group/devices"))
+            .is_ok_and(|members| members.count() == 1)
+    }
+
     /// The function's IOMMU group.
     ///
     /// # Errors
@@ -80,9 +86,17 @@ impl std::fmt::Display for Bdf {
     }
 }
 
-/// The endpoints `pasid-dma-testdev` that are bound to vfio-pci, in the order of their
-/// addresses.
+/// The endpoints `pasid-dma-testdev` that are bound to vfio-pci and alone in their IOMMU group,
+/// in the order of their addresses.
 pub fn endpoints() -> Vec<Bdf> {
+    let mut found = all_endpoints();
+    found.retain(|bdf| bdf.is_alone());
+    found
+}
+
+/// The endpoints `pasid-dma-testdev` that are bound to vfio-pci, in the order of their
+/// addresses, whoever is in their IOMMU groups.
+pub fn all_endpoints() -> Vec<Bdf> {
     let is_endpoint = |bdf: &Bdf| {
         let attribute = |name: &str| {
             let text = fs::read_to_string(bdf.sysfs().join(name)).ok()?;

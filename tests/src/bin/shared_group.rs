@@ -4,14 +4,14 @@
 
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
-    bdf, bind_at, bytes_of, endpoints, expect_errno, program, skip, Container, Endpoint, Errno,
+    all_endpoints, bdf, bind_at, bytes_of, expect_errno, program, skip, Container, Endpoint, Errno,
     Group, Memory, Outcome, PAGE,
 };
 use host_iommu_tests::stage1::Table;
 
 /// Two endpoints of one group.
 fn pair() -> Outcome<[Endpoint; 2]> {
-    let all = endpoints();
+    let all = all_endpoints();
     for (index, first) in all.iter().enumerate() {
         for second in &all[index + 1..] {
             if first.group()? == second.group()? {

@@ -43,7 +43,7 @@ pub(super) fn named<T>(call: &'static str, result: Result<T, Errno>) -> Called<T
 #[derive(Clone, Copy, Debug)]
 pub struct Endpoint(Bdf);
 
-/// The endpoint of that number, in the order of addresses.
+/// The endpoint of that number among those with a group of their own, in the order of addresses.
 ///
 /// # Errors
 ///
@@ -55,9 +55,9 @@ pub fn endpoint(index: usize) -> Outcome<Endpoint> {
     }
 }
 
-/// All of them.
-pub fn endpoints() -> Vec<Endpoint> {
-    vfio::endpoints().into_iter().map(Endpoint).collect()
+/// All endpoints, those that share a group among them.
+pub fn all_endpoints() -> Vec<Endpoint> {
+    vfio::all_endpoints().into_iter().map(Endpoint).collect()
 }
 
 /// How many endpoints there are.
