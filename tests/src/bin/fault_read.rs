@@ -146,8 +146,10 @@ fn poll_wakes_for_a_request() -> Outcome {
     let bench = FaultBench::open()?;
     let poller = bench.queue.poll_in_a_thread(PollFlags::POLLIN)?;
     poller.wait_until_asleep()?;
-    let (slot, record) = bench.pending()?;
+    let slot = bench.touch(GVA)?;
+    // Nobody reads before the poller has seen it: it would sleep on, and rightly.
     assert!(poller.join()?.contains(PollFlags::POLLIN));
+    let record = bench.requests(1)?[0];
     bench.queue.respond(record.cookie, INVALID)?;
     bench.rig.dma().wait(slot)?;
     Ok(())
