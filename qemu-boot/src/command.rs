@@ -11,6 +11,9 @@ use std::process::{Command, Stdio};
 /// Lines of a log that an error shows.
 const TAIL: usize = 15;
 
+/// What stands before a command in a log.
+const COMMAND: &str = "$ ";
+
 /// The log of a stage.
 pub struct Log {
     path: PathBuf,
@@ -33,7 +36,7 @@ impl Log {
             .append(true)
             .open(&self.path)
             .with_context(|| format!("cannot write {}", self.path.display()))?;
-        writeln!(log, "$ {command:?}").with_context(|| self.full())?;
+        writeln!(log, "{COMMAND}{command:?}").with_context(|| self.full())?;
         let (reader, writer) = nix::unistd::pipe().context("cannot make a pipe")?;
         let mut child = command
             .stdin(Stdio::null())
@@ -84,7 +87,11 @@ fn disk_is_full(text: &str) -> bool {
 pub fn tail(path: &Path) -> String {
     let text = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    let lines: Vec<_> = text.lines().collect();
+    // The command itself is long, and said in words.
+    let lines: Vec<_> = text
+        .lines()
+        .filter(|line| !line.starts_with(COMMAND))
+        .collect();
     lines
         .iter()
         .skip(lines.len().saturating_sub(TAIL))
@@ -128,6 +135,7 @@ mod tests {
         let text = run("seq 100; echo last >&2; exit 3");
         assert!(text.starts_with("the step: failed (exit status: 3)"));
         assert!(text.ends_with("  100\n  last\n") && !text.contains("  50\n"));
+        assert!(!run("exit 3").contains("$ "));
         assert_eq!(run("true"), "ok");
     }
 
