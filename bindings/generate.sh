@@ -13,7 +13,7 @@ out=${2:-src/uapi.rs}
 		--disable-header-comment \
 		--allowlist-type 'vfio_ioasid_.*' --allowlist-var 'VFIO_IOASID_.*' \
 		--allowlist-type 'iommu_hwpt_vtd_s1.*' \
-		--allowlist-type 'vfio_iommu_type1_(info|dma_map|dma_unmap).*|vfio_info_cap_header' \
-		--allowlist-var 'VFIO_(DMA|IOMMU_INFO|IOMMU_TYPE1_INFO|TYPE|BASE).*|VFIO_TYPE1.*' \
+		--allowlist-type 'vfio_iommu_type1_(info|dma_map|dma_unmap|dirty_bitmap).*|vfio_bitmap|vfio_info_cap_header' \
+		--allowlist-var 'VFIO_(DMA|IOMMU_INFO|IOMMU_TYPE1_INFO|IOMMU_DIRTY|TYPE|BASE).*|VFIO_TYPE1.*' \
 		generate-input.h -- -isystem "$include" -Iuapi
 } >"$out"

@@ -46,6 +46,9 @@ pub const VFIO_DMA_MAP_FLAG_VADDR: u32 = 4;
 pub const VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP: u32 = 1;
 pub const VFIO_DMA_UNMAP_FLAG_ALL: u32 = 2;
 pub const VFIO_DMA_UNMAP_FLAG_VADDR: u32 = 4;
+pub const VFIO_IOMMU_DIRTY_PAGES_FLAG_START: u32 = 1;
+pub const VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP: u32 = 2;
+pub const VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP: u32 = 4;
 pub const VFIO_IOASID_IOMMU: u32 = 6;
 pub const VFIO_IOASID_BASE: u32 = 200;
 pub const VFIO_IOASID_CAP_NESTING: u32 = 32769;
@@ -58,16 +61,29 @@ pub const VFIO_IOASID_REASON_NO_PRI: u32 = 4;
 pub const VFIO_IOASID_REASON_GROUP_SHARED: u32 = 5;
 pub const VFIO_IOASID_REASON_NO_DEVICE: u32 = 6;
 pub const VFIO_IOASID_REASON_FORMAT: u32 = 7;
+pub const VFIO_IOASID_REASON_KERNEL: u32 = 8;
 pub const VFIO_IOASID_NESTING_PASID: u32 = 1;
 pub const VFIO_IOASID_NESTING_PRQ: u32 = 2;
 pub const VFIO_IOASID_NESTING_NO_READONLY: u32 = 4;
 pub const VFIO_IOASID_NESTING_COHERENT: u32 = 8;
+pub const VFIO_IOASID_NESTING_RID: u32 = 16;
+pub const VFIO_IOASID_NESTING_DMA_FAULT: u32 = 32;
+pub const VFIO_IOASID_NESTING_DIRTY: u32 = 64;
+pub const VFIO_IOASID_BIND_RID: u32 = 1;
+pub const VFIO_IOASID_BIND_REPLACE: u32 = 2;
+pub const VFIO_IOASID_BIND_STAGE2: u32 = 4;
+pub const VFIO_IOASID_BIND_AS: u32 = 8;
+pub const VFIO_IOASID_OUTCOME_BOUND: u32 = 1;
+pub const VFIO_IOASID_OUTCOME_UNCHANGED: u32 = 2;
+pub const VFIO_IOASID_OUTCOME_BLOCKED: u32 = 3;
 pub const VFIO_IOASID_SCOPE_BINDING: u32 = 1;
 pub const VFIO_IOASID_SCOPE_DEVICE: u32 = 2;
 pub const VFIO_IOASID_SCOPE_CONTAINER: u32 = 4;
+pub const VFIO_IOASID_SCOPE_RID: u32 = 8;
 pub const VFIO_IOASID_INVALIDATE_MAX: u32 = 65536;
 pub const VFIO_IOASID_FAULT_QUEUE_CLOEXEC: u32 = 1;
 pub const VFIO_IOASID_FAULT_QUEUE_NONBLOCK: u32 = 2;
+pub const VFIO_IOASID_FAULT_QUEUE_DMA: u32 = 4;
 pub const VFIO_IOASID_FAULT_DEPTH_MAX: u32 = 16384;
 pub const VFIO_IOASID_FAULT_GROUP_MAX: u32 = 64;
 pub const VFIO_IOASID_FAULT_PAGE_REQUEST: u32 = 1;
@@ -76,6 +92,7 @@ pub const VFIO_IOASID_FAULT_OVERFLOW: u32 = 3;
 pub const VFIO_IOASID_FAULT_CANCELLED: u32 = 4;
 pub const VFIO_IOASID_FAULT_FLAG_PASID: u32 = 1;
 pub const VFIO_IOASID_FAULT_FLAG_LAST: u32 = 2;
+pub const VFIO_IOASID_FAULT_FLAG_EXPIRED: u32 = 4;
 pub const VFIO_IOASID_FAULT_PERM_READ: u32 = 1;
 pub const VFIO_IOASID_FAULT_PERM_WRITE: u32 = 2;
 pub const VFIO_IOASID_FAULT_PERM_EXEC: u32 = 4;
@@ -84,6 +101,10 @@ pub const VFIO_IOASID_RESPONSE_SUCCESS: u32 = 0;
 pub const VFIO_IOASID_RESPONSE_INVALID: u32 = 1;
 pub const VFIO_IOASID_DEVICE_NESTING: u32 = 1;
 pub const VFIO_IOASID_DEVICE_PRQ: u32 = 2;
+pub const VFIO_IOASID_DEVICE_RID: u32 = 4;
+pub const VFIO_IOASID_AS_READ: u32 = 1;
+pub const VFIO_IOASID_AS_WRITE: u32 = 2;
+pub const VFIO_IOASID_AS_CHANGE_MAX: u32 = 65536;
 pub type __u8 = ::core::ffi::c_uchar;
 pub type __u16 = ::core::ffi::c_ushort;
 pub type __s32 = ::core::ffi::c_int;
@@ -290,6 +311,30 @@ const _: () = {
         [::core::mem::offset_of!(vfio_iommu_type1_dma_map, size) - 24usize];
 };
 #[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct vfio_bitmap {
+    pub pgsize: __u64,
+    pub size: __u64,
+    pub data: *mut __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_bitmap"][::core::mem::size_of::<vfio_bitmap>() - 24usize];
+    ["Alignment of vfio_bitmap"][::core::mem::align_of::<vfio_bitmap>() - 8usize];
+    ["Offset of field: vfio_bitmap::pgsize"][::core::mem::offset_of!(vfio_bitmap, pgsize) - 0usize];
+    ["Offset of field: vfio_bitmap::size"][::core::mem::offset_of!(vfio_bitmap, size) - 8usize];
+    ["Offset of field: vfio_bitmap::data"][::core::mem::offset_of!(vfio_bitmap, data) - 16usize];
+};
+impl Default for vfio_bitmap {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
 #[derive(Debug, Default)]
 pub struct vfio_iommu_type1_dma_unmap {
     pub argsz: __u32,
@@ -316,6 +361,55 @@ const _: () = {
         [::core::mem::offset_of!(vfio_iommu_type1_dma_unmap, data) - 24usize];
 };
 #[repr(C)]
+#[derive(Debug, Default)]
+pub struct vfio_iommu_type1_dirty_bitmap {
+    pub argsz: __u32,
+    pub flags: __u32,
+    pub data: __IncompleteArrayField<__u8>,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_iommu_type1_dirty_bitmap"]
+        [::core::mem::size_of::<vfio_iommu_type1_dirty_bitmap>() - 8usize];
+    ["Alignment of vfio_iommu_type1_dirty_bitmap"]
+        [::core::mem::align_of::<vfio_iommu_type1_dirty_bitmap>() - 4usize];
+    ["Offset of field: vfio_iommu_type1_dirty_bitmap::argsz"]
+        [::core::mem::offset_of!(vfio_iommu_type1_dirty_bitmap, argsz) - 0usize];
+    ["Offset of field: vfio_iommu_type1_dirty_bitmap::flags"]
+        [::core::mem::offset_of!(vfio_iommu_type1_dirty_bitmap, flags) - 4usize];
+    ["Offset of field: vfio_iommu_type1_dirty_bitmap::data"]
+        [::core::mem::offset_of!(vfio_iommu_type1_dirty_bitmap, data) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct vfio_iommu_type1_dirty_bitmap_get {
+    pub iova: __u64,
+    pub size: __u64,
+    pub bitmap: vfio_bitmap,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_iommu_type1_dirty_bitmap_get"]
+        [::core::mem::size_of::<vfio_iommu_type1_dirty_bitmap_get>() - 40usize];
+    ["Alignment of vfio_iommu_type1_dirty_bitmap_get"]
+        [::core::mem::align_of::<vfio_iommu_type1_dirty_bitmap_get>() - 8usize];
+    ["Offset of field: vfio_iommu_type1_dirty_bitmap_get::iova"]
+        [::core::mem::offset_of!(vfio_iommu_type1_dirty_bitmap_get, iova) - 0usize];
+    ["Offset of field: vfio_iommu_type1_dirty_bitmap_get::size"]
+        [::core::mem::offset_of!(vfio_iommu_type1_dirty_bitmap_get, size) - 8usize];
+    ["Offset of field: vfio_iommu_type1_dirty_bitmap_get::bitmap"]
+        [::core::mem::offset_of!(vfio_iommu_type1_dirty_bitmap_get, bitmap) - 16usize];
+};
+impl Default for vfio_iommu_type1_dirty_bitmap_get {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct vfio_ioasid_device {
     pub segment: __u16,
@@ -340,20 +434,23 @@ pub struct vfio_ioasid_cap_nesting {
     pub flags: __u32,
     pub reason: __u16,
     pub prq_reason: __u16,
-    pub data_types: __u64,
+    pub dma_fault_reason: __u16,
+    pub dirty_reason: __u16,
     pub pasid_bits: __u32,
+    pub data_types: __u64,
     pub addr_width: __u32,
     pub max_pasids: __u32,
     pub max_bindings: __u32,
     pub max_fault_queues: __u32,
-    pub __reserved: __u32,
+    pub max_address_spaces: __u32,
+    pub max_as_entries: __u32,
     pub vtd_cap: __u64,
     pub vtd_ecap: __u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of vfio_ioasid_cap_nesting"]
-        [::core::mem::size_of::<vfio_ioasid_cap_nesting>() - 64usize];
+        [::core::mem::size_of::<vfio_ioasid_cap_nesting>() - 72usize];
     ["Alignment of vfio_ioasid_cap_nesting"]
         [::core::mem::align_of::<vfio_ioasid_cap_nesting>() - 8usize];
     ["Offset of field: vfio_ioasid_cap_nesting::header"]
@@ -364,24 +461,30 @@ const _: () = {
         [::core::mem::offset_of!(vfio_ioasid_cap_nesting, reason) - 12usize];
     ["Offset of field: vfio_ioasid_cap_nesting::prq_reason"]
         [::core::mem::offset_of!(vfio_ioasid_cap_nesting, prq_reason) - 14usize];
-    ["Offset of field: vfio_ioasid_cap_nesting::data_types"]
-        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, data_types) - 16usize];
+    ["Offset of field: vfio_ioasid_cap_nesting::dma_fault_reason"]
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, dma_fault_reason) - 16usize];
+    ["Offset of field: vfio_ioasid_cap_nesting::dirty_reason"]
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, dirty_reason) - 18usize];
     ["Offset of field: vfio_ioasid_cap_nesting::pasid_bits"]
-        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, pasid_bits) - 24usize];
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, pasid_bits) - 20usize];
+    ["Offset of field: vfio_ioasid_cap_nesting::data_types"]
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, data_types) - 24usize];
     ["Offset of field: vfio_ioasid_cap_nesting::addr_width"]
-        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, addr_width) - 28usize];
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, addr_width) - 32usize];
     ["Offset of field: vfio_ioasid_cap_nesting::max_pasids"]
-        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, max_pasids) - 32usize];
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, max_pasids) - 36usize];
     ["Offset of field: vfio_ioasid_cap_nesting::max_bindings"]
-        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, max_bindings) - 36usize];
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, max_bindings) - 40usize];
     ["Offset of field: vfio_ioasid_cap_nesting::max_fault_queues"]
-        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, max_fault_queues) - 40usize];
-    ["Offset of field: vfio_ioasid_cap_nesting::__reserved"]
-        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, __reserved) - 44usize];
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, max_fault_queues) - 44usize];
+    ["Offset of field: vfio_ioasid_cap_nesting::max_address_spaces"]
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, max_address_spaces) - 48usize];
+    ["Offset of field: vfio_ioasid_cap_nesting::max_as_entries"]
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, max_as_entries) - 52usize];
     ["Offset of field: vfio_ioasid_cap_nesting::vtd_cap"]
-        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, vtd_cap) - 48usize];
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, vtd_cap) - 56usize];
     ["Offset of field: vfio_ioasid_cap_nesting::vtd_ecap"]
-        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, vtd_ecap) - 56usize];
+        [::core::mem::offset_of!(vfio_ioasid_cap_nesting, vtd_ecap) - 64usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -447,10 +550,12 @@ pub struct vfio_ioasid_bind {
     pub guest_pasid: __u32,
     pub fault_fd: __s32,
     pub cookie: __u64,
+    pub as_id: __u32,
+    pub outcome: __u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of vfio_ioasid_bind"][::core::mem::size_of::<vfio_ioasid_bind>() - 48usize];
+    ["Size of vfio_ioasid_bind"][::core::mem::size_of::<vfio_ioasid_bind>() - 56usize];
     ["Alignment of vfio_ioasid_bind"][::core::mem::align_of::<vfio_ioasid_bind>() - 8usize];
     ["Offset of field: vfio_ioasid_bind::argsz"]
         [::core::mem::offset_of!(vfio_ioasid_bind, argsz) - 0usize];
@@ -472,6 +577,10 @@ const _: () = {
         [::core::mem::offset_of!(vfio_ioasid_bind, fault_fd) - 36usize];
     ["Offset of field: vfio_ioasid_bind::cookie"]
         [::core::mem::offset_of!(vfio_ioasid_bind, cookie) - 40usize];
+    ["Offset of field: vfio_ioasid_bind::as_id"]
+        [::core::mem::offset_of!(vfio_ioasid_bind, as_id) - 48usize];
+    ["Offset of field: vfio_ioasid_bind::outcome"]
+        [::core::mem::offset_of!(vfio_ioasid_bind, outcome) - 52usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -538,11 +647,13 @@ pub struct vfio_ioasid_fault_queue {
     pub flags: __u32,
     pub depth: __u32,
     pub fd: __s32,
+    pub deadline_ms: __u32,
+    pub __reserved: __u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of vfio_ioasid_fault_queue"]
-        [::core::mem::size_of::<vfio_ioasid_fault_queue>() - 16usize];
+        [::core::mem::size_of::<vfio_ioasid_fault_queue>() - 24usize];
     ["Alignment of vfio_ioasid_fault_queue"]
         [::core::mem::align_of::<vfio_ioasid_fault_queue>() - 4usize];
     ["Offset of field: vfio_ioasid_fault_queue::argsz"]
@@ -553,6 +664,10 @@ const _: () = {
         [::core::mem::offset_of!(vfio_ioasid_fault_queue, depth) - 8usize];
     ["Offset of field: vfio_ioasid_fault_queue::fd"]
         [::core::mem::offset_of!(vfio_ioasid_fault_queue, fd) - 12usize];
+    ["Offset of field: vfio_ioasid_fault_queue::deadline_ms"]
+        [::core::mem::offset_of!(vfio_ioasid_fault_queue, deadline_ms) - 16usize];
+    ["Offset of field: vfio_ioasid_fault_queue::__reserved"]
+        [::core::mem::offset_of!(vfio_ioasid_fault_queue, __reserved) - 20usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -564,7 +679,7 @@ pub struct vfio_ioasid_fault {
     pub guest_pasid: __u32,
     pub group: __u32,
     pub perm: __u32,
-    pub __reserved: __u32,
+    pub reason: __u32,
     pub addr: __u64,
     pub cookie: __u64,
     pub user_cookie: __u64,
@@ -588,8 +703,8 @@ const _: () = {
         [::core::mem::offset_of!(vfio_ioasid_fault, group) - 20usize];
     ["Offset of field: vfio_ioasid_fault::perm"]
         [::core::mem::offset_of!(vfio_ioasid_fault, perm) - 24usize];
-    ["Offset of field: vfio_ioasid_fault::__reserved"]
-        [::core::mem::offset_of!(vfio_ioasid_fault, __reserved) - 28usize];
+    ["Offset of field: vfio_ioasid_fault::reason"]
+        [::core::mem::offset_of!(vfio_ioasid_fault, reason) - 28usize];
     ["Offset of field: vfio_ioasid_fault::addr"]
         [::core::mem::offset_of!(vfio_ioasid_fault, addr) - 32usize];
     ["Offset of field: vfio_ioasid_fault::cookie"]
@@ -683,17 +798,27 @@ pub struct vfio_ioasid_stats {
     pub pasids: __u64,
     pub bindings: __u64,
     pub fault_queues: __u64,
+    pub address_spaces: __u64,
+    pub as_entries: __u64,
+    pub mappings: __u64,
     pub mapped_pages: __u64,
+    pub pages_2m: __u64,
+    pub pages_1g: __u64,
+    pub calls: __u64,
+    pub binds: __u64,
+    pub unbinds: __u64,
     pub page_requests: __u64,
     pub responses: __u64,
     pub host_invalid: __u64,
     pub overflows: __u64,
     pub late_responses: __u64,
+    pub expired: __u64,
+    pub dma_faults: __u64,
     pub invalidations: __u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of vfio_ioasid_stats"][::core::mem::size_of::<vfio_ioasid_stats>() - 88usize];
+    ["Size of vfio_ioasid_stats"][::core::mem::size_of::<vfio_ioasid_stats>() - 168usize];
     ["Alignment of vfio_ioasid_stats"][::core::mem::align_of::<vfio_ioasid_stats>() - 8usize];
     ["Offset of field: vfio_ioasid_stats::argsz"]
         [::core::mem::offset_of!(vfio_ioasid_stats, argsz) - 0usize];
@@ -705,18 +830,137 @@ const _: () = {
         [::core::mem::offset_of!(vfio_ioasid_stats, bindings) - 16usize];
     ["Offset of field: vfio_ioasid_stats::fault_queues"]
         [::core::mem::offset_of!(vfio_ioasid_stats, fault_queues) - 24usize];
+    ["Offset of field: vfio_ioasid_stats::address_spaces"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, address_spaces) - 32usize];
+    ["Offset of field: vfio_ioasid_stats::as_entries"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, as_entries) - 40usize];
+    ["Offset of field: vfio_ioasid_stats::mappings"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, mappings) - 48usize];
     ["Offset of field: vfio_ioasid_stats::mapped_pages"]
-        [::core::mem::offset_of!(vfio_ioasid_stats, mapped_pages) - 32usize];
+        [::core::mem::offset_of!(vfio_ioasid_stats, mapped_pages) - 56usize];
+    ["Offset of field: vfio_ioasid_stats::pages_2m"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, pages_2m) - 64usize];
+    ["Offset of field: vfio_ioasid_stats::pages_1g"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, pages_1g) - 72usize];
+    ["Offset of field: vfio_ioasid_stats::calls"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, calls) - 80usize];
+    ["Offset of field: vfio_ioasid_stats::binds"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, binds) - 88usize];
+    ["Offset of field: vfio_ioasid_stats::unbinds"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, unbinds) - 96usize];
     ["Offset of field: vfio_ioasid_stats::page_requests"]
-        [::core::mem::offset_of!(vfio_ioasid_stats, page_requests) - 40usize];
+        [::core::mem::offset_of!(vfio_ioasid_stats, page_requests) - 104usize];
     ["Offset of field: vfio_ioasid_stats::responses"]
-        [::core::mem::offset_of!(vfio_ioasid_stats, responses) - 48usize];
+        [::core::mem::offset_of!(vfio_ioasid_stats, responses) - 112usize];
     ["Offset of field: vfio_ioasid_stats::host_invalid"]
-        [::core::mem::offset_of!(vfio_ioasid_stats, host_invalid) - 56usize];
+        [::core::mem::offset_of!(vfio_ioasid_stats, host_invalid) - 120usize];
     ["Offset of field: vfio_ioasid_stats::overflows"]
-        [::core::mem::offset_of!(vfio_ioasid_stats, overflows) - 64usize];
+        [::core::mem::offset_of!(vfio_ioasid_stats, overflows) - 128usize];
     ["Offset of field: vfio_ioasid_stats::late_responses"]
-        [::core::mem::offset_of!(vfio_ioasid_stats, late_responses) - 72usize];
+        [::core::mem::offset_of!(vfio_ioasid_stats, late_responses) - 136usize];
+    ["Offset of field: vfio_ioasid_stats::expired"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, expired) - 144usize];
+    ["Offset of field: vfio_ioasid_stats::dma_faults"]
+        [::core::mem::offset_of!(vfio_ioasid_stats, dma_faults) - 152usize];
     ["Offset of field: vfio_ioasid_stats::invalidations"]
-        [::core::mem::offset_of!(vfio_ioasid_stats, invalidations) - 80usize];
+        [::core::mem::offset_of!(vfio_ioasid_stats, invalidations) - 160usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_ioasid_as_create {
+    pub argsz: __u32,
+    pub flags: __u32,
+    pub as_id: __u32,
+    pub __reserved: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_ioasid_as_create"][::core::mem::size_of::<vfio_ioasid_as_create>() - 16usize];
+    ["Alignment of vfio_ioasid_as_create"]
+        [::core::mem::align_of::<vfio_ioasid_as_create>() - 4usize];
+    ["Offset of field: vfio_ioasid_as_create::argsz"]
+        [::core::mem::offset_of!(vfio_ioasid_as_create, argsz) - 0usize];
+    ["Offset of field: vfio_ioasid_as_create::flags"]
+        [::core::mem::offset_of!(vfio_ioasid_as_create, flags) - 4usize];
+    ["Offset of field: vfio_ioasid_as_create::as_id"]
+        [::core::mem::offset_of!(vfio_ioasid_as_create, as_id) - 8usize];
+    ["Offset of field: vfio_ioasid_as_create::__reserved"]
+        [::core::mem::offset_of!(vfio_ioasid_as_create, __reserved) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_ioasid_as_destroy {
+    pub argsz: __u32,
+    pub flags: __u32,
+    pub as_id: __u32,
+    pub __reserved: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_ioasid_as_destroy"][::core::mem::size_of::<vfio_ioasid_as_destroy>() - 16usize];
+    ["Alignment of vfio_ioasid_as_destroy"]
+        [::core::mem::align_of::<vfio_ioasid_as_destroy>() - 4usize];
+    ["Offset of field: vfio_ioasid_as_destroy::argsz"]
+        [::core::mem::offset_of!(vfio_ioasid_as_destroy, argsz) - 0usize];
+    ["Offset of field: vfio_ioasid_as_destroy::flags"]
+        [::core::mem::offset_of!(vfio_ioasid_as_destroy, flags) - 4usize];
+    ["Offset of field: vfio_ioasid_as_destroy::as_id"]
+        [::core::mem::offset_of!(vfio_ioasid_as_destroy, as_id) - 8usize];
+    ["Offset of field: vfio_ioasid_as_destroy::__reserved"]
+        [::core::mem::offset_of!(vfio_ioasid_as_destroy, __reserved) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_ioasid_as_entry {
+    pub iova: __u64,
+    pub gpa: __u64,
+    pub length: __u64,
+    pub perm: __u32,
+    pub __reserved: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_ioasid_as_entry"][::core::mem::size_of::<vfio_ioasid_as_entry>() - 32usize];
+    ["Alignment of vfio_ioasid_as_entry"][::core::mem::align_of::<vfio_ioasid_as_entry>() - 8usize];
+    ["Offset of field: vfio_ioasid_as_entry::iova"]
+        [::core::mem::offset_of!(vfio_ioasid_as_entry, iova) - 0usize];
+    ["Offset of field: vfio_ioasid_as_entry::gpa"]
+        [::core::mem::offset_of!(vfio_ioasid_as_entry, gpa) - 8usize];
+    ["Offset of field: vfio_ioasid_as_entry::length"]
+        [::core::mem::offset_of!(vfio_ioasid_as_entry, length) - 16usize];
+    ["Offset of field: vfio_ioasid_as_entry::perm"]
+        [::core::mem::offset_of!(vfio_ioasid_as_entry, perm) - 24usize];
+    ["Offset of field: vfio_ioasid_as_entry::__reserved"]
+        [::core::mem::offset_of!(vfio_ioasid_as_entry, __reserved) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_ioasid_as_change {
+    pub argsz: __u32,
+    pub flags: __u32,
+    pub as_id: __u32,
+    pub entry_len: __u32,
+    pub entry_num: __u32,
+    pub bad_index: __u32,
+    pub entries_uptr: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_ioasid_as_change"][::core::mem::size_of::<vfio_ioasid_as_change>() - 32usize];
+    ["Alignment of vfio_ioasid_as_change"]
+        [::core::mem::align_of::<vfio_ioasid_as_change>() - 8usize];
+    ["Offset of field: vfio_ioasid_as_change::argsz"]
+        [::core::mem::offset_of!(vfio_ioasid_as_change, argsz) - 0usize];
+    ["Offset of field: vfio_ioasid_as_change::flags"]
+        [::core::mem::offset_of!(vfio_ioasid_as_change, flags) - 4usize];
+    ["Offset of field: vfio_ioasid_as_change::as_id"]
+        [::core::mem::offset_of!(vfio_ioasid_as_change, as_id) - 8usize];
+    ["Offset of field: vfio_ioasid_as_change::entry_len"]
+        [::core::mem::offset_of!(vfio_ioasid_as_change, entry_len) - 12usize];
+    ["Offset of field: vfio_ioasid_as_change::entry_num"]
+        [::core::mem::offset_of!(vfio_ioasid_as_change, entry_num) - 16usize];
+    ["Offset of field: vfio_ioasid_as_change::bad_index"]
+        [::core::mem::offset_of!(vfio_ioasid_as_change, bad_index) - 20usize];
+    ["Offset of field: vfio_ioasid_as_change::entries_uptr"]
+        [::core::mem::offset_of!(vfio_ioasid_as_change, entries_uptr) - 24usize];
 };

@@ -79,6 +79,7 @@ impl Scope {
             uapi::VFIO_IOASID_SCOPE_BINDING => Ok(Self::Binding(bdf_of(device), pasid)),
             uapi::VFIO_IOASID_SCOPE_DEVICE => Ok(Self::Device(bdf_of(device))),
             uapi::VFIO_IOASID_SCOPE_CONTAINER => Ok(Self::Container),
+            uapi::VFIO_IOASID_SCOPE_RID => Err(EOPNOTSUPP),
             _ => Err(EINVAL),
         }
     }
@@ -236,9 +237,20 @@ impl Bind {
     /// # Errors
     ///
     /// - [`EINVAL`] for an unknown flag or a negative `fault_fd` other than -1.
+    /// - [`EOPNOTSUPP`] for a flag that is known but not offered here.
     pub(crate) fn decode(arg: Pointer) -> Result<Self> {
         let call: uapi::vfio_ioasid_bind = arg.read_call()?;
-        no_flags(call.flags, 0)?;
+        let known = uapi::VFIO_IOASID_BIND_RID
+            | uapi::VFIO_IOASID_BIND_REPLACE
+            | uapi::VFIO_IOASID_BIND_STAGE2
+            | uapi::VFIO_IOASID_BIND_AS;
+        no_flags(call.flags, known)?;
+        if call.flags != 0 {
+            return Err(EOPNOTSUPP);
+        }
+        if call.as_id != 0 {
+            return Err(EINVAL);
+        }
         let fault_fd = match call.fault_fd {
             -1 => None,
             fd => Some(u32::try_from(fd).map_err(|_| EINVAL)?),
@@ -313,14 +325,19 @@ pub(crate) struct NewFaultQueue {
 impl NewFaultQueue {
     /// # Errors
     ///
-    /// [`EINVAL`] for an unknown flag or too large a depth.
+    /// - [`EINVAL`] for an unknown flag or too large a depth.
+    /// - [`EOPNOTSUPP`] for what is known but not offered here.
     pub(crate) fn decode(arg: Pointer) -> Result<Self> {
         let call: uapi::vfio_ioasid_fault_queue = arg.read_call()?;
         let cloexec = uapi::VFIO_IOASID_FAULT_QUEUE_CLOEXEC;
         let nonblock = uapi::VFIO_IOASID_FAULT_QUEUE_NONBLOCK;
-        no_flags(call.flags, cloexec | nonblock)?;
-        if call.depth > uapi::VFIO_IOASID_FAULT_DEPTH_MAX {
+        let dma = uapi::VFIO_IOASID_FAULT_QUEUE_DMA;
+        no_flags(call.flags, cloexec | nonblock | dma)?;
+        if call.depth > uapi::VFIO_IOASID_FAULT_DEPTH_MAX || call.__reserved != 0 {
             return Err(EINVAL);
+        }
+        if call.flags & dma != 0 || call.deadline_ms != 0 {
+            return Err(EOPNOTSUPP);
         }
         Ok(Self {
             depth: (call.depth != 0).then_some(call.depth),

@@ -37,7 +37,10 @@ const CALLS: [Call; 8] = [
         name: "BIND",
         number: VFIO_IOASID_BIND,
         size: size_of::<vfio_ioasid_bind>(),
-        known_flags: 0,
+        known_flags: VFIO_IOASID_BIND_RID
+            | VFIO_IOASID_BIND_REPLACE
+            | VFIO_IOASID_BIND_STAGE2
+            | VFIO_IOASID_BIND_AS,
         good: good_bind,
     },
     Call {
@@ -58,7 +61,9 @@ const CALLS: [Call; 8] = [
         name: "FAULT_QUEUE",
         number: VFIO_IOASID_FAULT_QUEUE,
         size: size_of::<vfio_ioasid_fault_queue>(),
-        known_flags: VFIO_IOASID_FAULT_QUEUE_CLOEXEC | VFIO_IOASID_FAULT_QUEUE_NONBLOCK,
+        known_flags: VFIO_IOASID_FAULT_QUEUE_CLOEXEC
+            | VFIO_IOASID_FAULT_QUEUE_NONBLOCK
+            | VFIO_IOASID_FAULT_QUEUE_DMA,
         good: good_fault_queue,
     },
     Call {
@@ -77,8 +82,10 @@ const CALLS: [Call; 8] = [
     },
 ];
 
-const SCOPES: u32 =
-    VFIO_IOASID_SCOPE_BINDING | VFIO_IOASID_SCOPE_DEVICE | VFIO_IOASID_SCOPE_CONTAINER;
+const SCOPES: u32 = VFIO_IOASID_SCOPE_BINDING
+    | VFIO_IOASID_SCOPE_DEVICE
+    | VFIO_IOASID_SCOPE_CONTAINER
+    | VFIO_IOASID_SCOPE_RID;
 
 fn good_pasid_alloc(_rig: &Rig) -> Result<Vec<u8>, Stop> {
     Ok(bytes_of(&vfio_ioasid_pasid_alloc {

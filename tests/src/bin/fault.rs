@@ -81,7 +81,7 @@ fn record_says_what_the_device_wanted() -> Outcome {
     assert_eq!(record.perm & VFIO_IOASID_FAULT_PERM_PRIV, 0);
     assert_ne!(record.cookie, 0);
     assert!(record.group < 512, "a group index has 9 bits");
-    assert_eq!((record.__reserved, record.private_data), (0, 0));
+    assert_eq!((record.reason, record.private_data), (0, 0));
     bench.queue.respond(record.cookie, INVALID)?;
     bench.rig.dma().wait(slot)?;
     Ok(())

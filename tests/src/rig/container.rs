@@ -406,6 +406,8 @@ pub fn bind_at(device: vfio_ioasid_device, pasid: u32, data: &[u8]) -> vfio_ioas
         guest_pasid: pasid,
         fault_fd: -1,
         cookie: 0,
+        as_id: 0,
+        outcome: 0,
     }
 }
 
