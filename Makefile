@@ -14,7 +14,7 @@ endef
 .PHONY: help demo test setup shell modules update clean-cache clippy
 
 help:
-	@echo "make demo               set up what is missing and run the demo (cold 15 minutes, warm 20 seconds)"
+	@echo "make demo               set up what is missing and run the demo (cold 7 to 15 minutes, warm 15 seconds)"
 	@echo "make test               set up what is missing and run every test on the stock kernel"
 	@echo "make setup              set up only"
 	@echo "make shell              a prompt in the booted machine"
