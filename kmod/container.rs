@@ -30,7 +30,8 @@ use crate::ffi::group::Group;
 use crate::ffi::user::Pointer;
 use crate::ffi::{uapi as abi, vfio};
 use crate::ioas::Ioas;
-use crate::nesting::{Nesting, Quotas};
+use crate::nesting::Nesting;
+use crate::uapi::Target;
 use crate::{module_parameters, uapi};
 use kernel::prelude::*;
 use kernel::sync::{new_mutex, Arc, Mutex};
@@ -59,16 +60,11 @@ impl Container {
         if iommu_type != abi::VFIO_IOASID_IOMMU as usize {
             return Err(EINVAL);
         }
-        let quotas = Quotas {
-            pasids: module_parameters::max_pasids.value(),
-            bindings: module_parameters::max_bindings.value(),
-            fault_queues: module_parameters::max_fault_queues.value(),
-        };
         let counters = Arc::new(Counters::default(), GFP_KERNEL_ACCOUNT)?;
         Arc::pin_init(
             pin_init!(Self {
                 id,
-                nesting <- new_mutex!(Nesting::new(quotas, counters.clone()), "Container::nesting"),
+                nesting <- new_mutex!(Nesting::new(counters.clone()), "Container::nesting"),
                 counters,
                 ioas <- new_mutex!(Ioas::new(), "Container::ioas"),
             }),
@@ -153,7 +149,9 @@ impl Container {
             nr::BIND => self.bind(arg),
             nr::UNBIND => {
                 let scope = uapi::decode_unbind(arg)?;
-                self.nesting.lock().unbind(scope)
+                self.nesting
+                    .lock()
+                    .unbind(scope, |_device| self.ioas.lock().domain().cloned())
             }
             nr::INVALIDATE => {
                 let call = uapi::Invalidate::decode(arg)?;
@@ -203,9 +201,17 @@ impl Container {
         {
             return Err(EINVAL);
         }
-        let mut nesting = self.nesting.lock();
-        let parent = self.ioas.lock().domain().cloned().ok_or(EINVAL)?;
-        nesting.bind(bind, parent, queue)
+        let bound = {
+            let mut nesting = self.nesting.lock();
+            let stage2 = self.ioas.lock().domain().cloned().ok_or(EINVAL)?;
+            if let Target::AddressSpace(_) = bind.target {
+                return Err(EOPNOTSUPP);
+            }
+            nesting.bind(&bind, stage2, None, queue)
+        };
+        // The outcome stands even where the user cannot be told.
+        bind.reply(arg, bound.outcome)?;
+        bound.result
     }
 
     fn fault_queue(&self, arg: Pointer) -> Result {
@@ -238,6 +244,8 @@ impl Container {
         let mut stats = uapi::decode_stats(arg)?;
         self.nesting.lock().fill_stats(&mut stats);
         stats.mapped_pages = self.ioas.lock().mapped_pages();
+        stats.binds = self.counters.binds.get();
+        stats.unbinds = self.counters.unbinds.get();
         stats.page_requests = self.counters.page_requests.get();
         stats.responses = self.counters.responses.get();
         stats.host_invalid = self.counters.host_invalid.get();

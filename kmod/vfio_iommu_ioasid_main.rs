@@ -14,6 +14,7 @@ mod ffi;
 mod ioas;
 mod nesting;
 mod pasid;
+mod quota;
 mod uapi;
 
 use ffi::vfio::Registration;
@@ -25,22 +26,11 @@ module! {
     authors: ["The host-iommu authors"],
     description: "PASIDs, nested translation and page requests on VFIO containers",
     license: "GPL",
+    imports_ns: ["IOMMUFD_INTERNAL"],
     params: {
         allow_unsafe_interrupts: bool {
             default: false,
             description: "Attach devices where interrupts are not remapped",
-        },
-        max_pasids: u32 {
-            default: 65536,
-            description: "Most PASIDs of a container",
-        },
-        max_bindings: u32 {
-            default: 4096,
-            description: "Most bindings of a container",
-        },
-        max_fault_queues: u32 {
-            default: 64,
-            description: "Most fault queues of a container",
         },
     },
 }

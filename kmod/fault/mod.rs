@@ -35,6 +35,10 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 /// Counters of a container that only grow, read by `VFIO_IOASID_STATS`.
 #[derive(Default)]
 pub(crate) struct Counters {
+    /// Successful BIND calls, replacements included.
+    pub(crate) binds: Counter,
+    /// Bindings undone.
+    pub(crate) unbinds: Counter,
     /// Groups handed to a fault queue.
     pub(crate) page_requests: Counter,
     /// Groups answered by a user.

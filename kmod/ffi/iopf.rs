@@ -3,7 +3,7 @@
 //!
 //! C header: [`include/linux/iommu.h`](srctree/include/linux/iommu.h)
 
-use super::nested::Handle;
+use super::attach::Handle;
 use super::shim;
 use core::ptr::NonNull;
 use kernel::bindings;

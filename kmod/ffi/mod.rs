@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Everything unsafe: one file per C concept, each a safe type over it.
 
+pub(crate) mod attach;
 pub(crate) mod device;
 pub(crate) mod fault_file;
 pub(crate) mod group;
 pub(crate) mod iopf;
+pub(crate) mod limits;
 pub(crate) mod memory;
 pub(crate) mod nested;
 pub(crate) mod paging;

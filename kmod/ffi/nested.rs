@@ -1,20 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Nested domains, a user's stage-1 table on a stage 2 of ours, attached at a PASID.
+//! Nested domains: a user's stage-1 table on a stage 2 of ours.
 //!
-//! C headers: [`include/linux/iommu.h`](srctree/include/linux/iommu.h),
-//! [`drivers/iommu/iommu-priv.h`](srctree/drivers/iommu/iommu-priv.h)
+//! C header: [`include/linux/iommu.h`](srctree/include/linux/iommu.h)
 
 use super::device::Device;
 use super::paging::PagingDomain;
 use super::shim;
 use super::user::Pointer;
-use crate::fault::Source;
 use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::error::{from_err_ptr, to_result};
 use kernel::prelude::*;
-use kernel::sync::{Arc, ArcBorrow};
-use kernel::types::Opaque;
+use kernel::sync::Arc;
 
 /// The user's stage-1 data, which the IOMMU driver reads itself.
 #[derive(Clone, Copy)]
@@ -45,113 +42,48 @@ pub(crate) struct InvalidationEntries {
 /// # Invariants
 ///
 /// `domain` is live, owned by this value, and nested on `parent`.
-struct NestedDomain {
+pub(crate) struct NestedDomain {
     domain: NonNull<bindings::iommu_domain>,
     _parent: Arc<PagingDomain>,
 }
 
-impl Drop for NestedDomain {
-    fn drop(&mut self) {
-        // SAFETY: The domain is ours by the invariant, and attached nowhere: `Attachment` drops
-        // it after the detach. The parent goes after it.
-        unsafe { bindings::iommu_domain_free(self.domain.as_ptr()) }
-    }
-}
-
-/// What the IOMMU core keeps at an attached PASID, and page requests are found by.
-#[repr(C)]
-pub(super) struct Handle {
-    raw: Opaque<bindings::iommu_attach_handle>,
-    source: Option<Arc<Source>>,
-}
-
-impl Handle {
-    /// # Safety
-    ///
-    /// `raw` must be the first field of a `Handle` that lives for `'a`.
-    pub(super) unsafe fn from_raw<'a>(raw: *mut bindings::iommu_attach_handle) -> &'a Self {
-        // SAFETY: By the requirement; `raw` is the first field of a `repr(C)` structure.
-        unsafe { &*raw.cast() }
-    }
-
-    pub(super) fn source(&self) -> Option<ArcBorrow<'_, Source>> {
-        self.source.as_ref().map(Arc::as_arc_borrow)
-    }
-}
-
-/// A stage-1 table in force at (device, PASID); dropped, the PASID is detached.
-///
-/// # Invariants
-///
-/// `domain` is attached at `pasid` of `device` with `_handle`.
-pub(crate) struct Attachment {
-    device: Device,
-    pasid: u32,
-    domain: NestedDomain,
-    _handle: Pin<KBox<Handle>>,
-}
-
-// SAFETY: The IOMMU core takes these calls on any thread.
-unsafe impl Send for Attachment {}
+// SAFETY: A domain may be used from any thread.
+unsafe impl Send for NestedDomain {}
 // SAFETY: A shared reference gives only `invalidate`, which the driver locks.
-unsafe impl Sync for Attachment {}
+unsafe impl Sync for NestedDomain {}
 
-impl Attachment {
-    /// Attaches the user's stage-1 table at (`device`, `pasid`), on `parent`, with page requests
-    /// for `source` if there is one. Sleeps.
-    ///
-    /// The caller has checked that the device is alone in its group and that its PASID works:
-    /// the core reports success where nothing was programmed.
+impl NestedDomain {
+    /// Allocates one for `device` on `parent`, with page requests if `page_requests`.
     ///
     /// # Errors
     ///
-    /// What the IOMMU driver says of the data, and [`EBUSY`] while the device is reset.
+    /// What the IOMMU driver says of the data.
     pub(crate) fn new(
         parent: Arc<PagingDomain>,
         device: &Device,
-        pasid: u32,
         data: Stage1Data,
-        source: Option<Arc<Source>>,
+        page_requests: bool,
     ) -> Result<Self> {
         // SAFETY: Device and parent are live; the driver checks the user's pointer.
         let domain = from_err_ptr(unsafe {
             shim::ioasid_alloc_nested(
                 device.as_ptr(),
                 parent.as_ptr(),
-                source.is_some(),
+                page_requests,
                 data.data_type,
                 data.pointer.as_user_ptr().as_mut_ptr(),
                 data.len,
             )
         })?;
         // INVARIANT: Allocated just now, on `parent`.
-        let domain = NestedDomain {
+        Ok(Self {
             domain: NonNull::new(domain).ok_or(ENOMEM)?,
             _parent: parent,
-        };
-        let handle = KBox::pin(
-            Handle {
-                raw: Opaque::zeroed(),
-                source,
-            },
-            GFP_KERNEL_ACCOUNT,
-        )?;
-        // SAFETY: Domain and device are live; the handle is pinned and outlives the attachment.
-        to_result(unsafe {
-            bindings::iommu_attach_device_pasid(
-                domain.domain.as_ptr(),
-                device.as_ptr(),
-                pasid,
-                handle.raw.get(),
-            )
-        })?;
-        // INVARIANT: Attached just now.
-        Ok(Self {
-            device: device.clone(),
-            pasid,
-            domain,
-            _handle: handle,
         })
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut bindings::iommu_domain {
+        self.domain.as_ptr()
     }
 
     /// Lets the driver drop what is cached of stage 1. Gives the number of entries done, and
@@ -161,7 +93,7 @@ impl Attachment {
         // SAFETY: The domain is live; the driver checks the user's pointer.
         let result = to_result(unsafe {
             shim::ioasid_cache_invalidate(
-                self.domain.domain.as_ptr(),
+                self.as_ptr(),
                 entries.data_type,
                 entries.pointer.as_user_ptr().as_mut_ptr(),
                 entries.len,
@@ -172,20 +104,10 @@ impl Attachment {
     }
 }
 
-impl Drop for Attachment {
-    /// Translation stops; page requests that were sent are handled; nobody sees the handle.
+impl Drop for NestedDomain {
     fn drop(&mut self) {
-        // SAFETY: Attached there by the invariant. The driver waits for the page request thread,
-        // which takes none of the locks that are held here.
-        unsafe {
-            bindings::iommu_detach_device_pasid(
-                self.domain.domain.as_ptr(),
-                self.device.as_ptr(),
-                self.pasid,
-            )
-        };
-        // The core drops the handle only after the driver has waited: a page request that came
-        // between still sees it.
-        self.device.quiesce_page_requests();
+        // SAFETY: The domain is ours by the invariant, and attached nowhere: an attachment owns
+        // it until the detach. The parent goes after it.
+        unsafe { bindings::iommu_domain_free(self.as_ptr()) }
     }
 }

@@ -75,6 +75,24 @@ impl PagingDomain {
         Ok(new)
     }
 
+    /// Allocates an empty domain for `device`, to be attached at a PASID, that takes page
+    /// requests.
+    pub(crate) fn with_page_requests(device: &Device) -> Result<Self> {
+        // SAFETY: The device is live by its type.
+        let domain = from_err_ptr(unsafe {
+            bindings::iommu_paging_domain_alloc_flags(device.as_ptr(), ALLOC_PASID)
+        })?;
+        // INVARIANT: The allocation gave the only reference.
+        let new = Self {
+            domain: NonNull::new(domain).ok_or(ENOMEM)?,
+            nest_parent: false,
+            coherent: false,
+        };
+        // SAFETY: The domain is live, and attached nowhere yet.
+        unsafe { shim::ioasid_take_page_requests(new.as_ptr()) };
+        Ok(new)
+    }
+
     pub(super) fn as_ptr(&self) -> *mut bindings::iommu_domain {
         self.domain.as_ptr()
     }

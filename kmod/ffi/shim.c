@@ -16,9 +16,48 @@
 
 /* Private headers of the kernel, found in its source tree. */
 #include "vfio.h"
+#include "iommu-priv.h"
 #include "intel/iommu.h"
 
 #include "shim.h"
+
+/* Rust's module parameters cannot be changed while the module runs. */
+static unsigned int limits[IOASID_LIMITS] = {
+	[IOASID_MAX_PASIDS]		= 65536,
+	[IOASID_MAX_BINDINGS]		= 4096,
+	[IOASID_MAX_FAULT_QUEUES]	= 64,
+	[IOASID_MAX_ADDRESS_SPACES]	= 256,
+	[IOASID_MAX_AS_ENTRIES]		= 1 << 20,
+	[IOASID_MAX_MAPPINGS]		= U16_MAX,
+	[IOASID_TOTAL_PASIDS]		= 1 << 24,
+	[IOASID_TOTAL_DOMAINS]		= 57344,
+};
+
+module_param_named(max_pasids, limits[IOASID_MAX_PASIDS], uint, 0644);
+MODULE_PARM_DESC(max_pasids, "Most PASIDs of a container");
+module_param_named(max_bindings, limits[IOASID_MAX_BINDINGS], uint, 0644);
+MODULE_PARM_DESC(max_bindings, "Most bindings of a container");
+module_param_named(max_fault_queues, limits[IOASID_MAX_FAULT_QUEUES], uint,
+		   0644);
+MODULE_PARM_DESC(max_fault_queues, "Most fault queues of a container");
+module_param_named(max_address_spaces, limits[IOASID_MAX_ADDRESS_SPACES],
+		   uint, 0644);
+MODULE_PARM_DESC(max_address_spaces, "Most address spaces of a container");
+module_param_named(max_as_entries, limits[IOASID_MAX_AS_ENTRIES], uint, 0644);
+MODULE_PARM_DESC(max_as_entries,
+		 "Most entries in the address spaces of a container");
+module_param_named(dma_entry_limit, limits[IOASID_MAX_MAPPINGS], uint, 0644);
+MODULE_PARM_DESC(dma_entry_limit, "Most mappings of a container");
+module_param_named(total_pasids, limits[IOASID_TOTAL_PASIDS], uint, 0644);
+MODULE_PARM_DESC(total_pasids, "Most PASIDs of all containers");
+module_param_named(total_domains, limits[IOASID_TOTAL_DOMAINS], uint, 0644);
+MODULE_PARM_DESC(total_domains,
+		 "Most bindings and address spaces of all containers");
+
+u32 ioasid_limit(u32 limit)
+{
+	return limit < IOASID_LIMITS ? READ_ONCE(limits[limit]) : 0;
+}
 
 /*
  * vfio core reads a container's driver and data without a lock, so a call may
@@ -180,8 +219,37 @@ struct iommu_domain *ioasid_alloc_nested(struct device *dev,
 	domain->owner = ops;
 	domain->cookie_type = IOMMU_COOKIE_NONE;
 	if (page_requests)
-		domain->iopf_handler = ioasid_iopf_handler;
+		ioasid_take_page_requests(domain);
 	return domain;
+}
+
+/* Before @domain is attached anywhere, and never after. */
+void ioasid_take_page_requests(struct iommu_domain *domain)
+{
+	domain->iopf_handler = ioasid_iopf_handler;
+}
+
+int ioasid_attach_rid(struct iommu_domain *domain, struct iommu_group *group,
+		      struct iommu_attach_handle *handle)
+{
+	return iommu_attach_group_handle(domain, group, handle);
+}
+
+int ioasid_replace_rid(struct iommu_domain *domain, struct iommu_group *group,
+		       struct iommu_attach_handle *handle)
+{
+	return iommu_replace_group_handle(group, domain, handle);
+}
+
+void ioasid_detach_rid(struct iommu_domain *domain, struct iommu_group *group)
+{
+	iommu_detach_group_handle(domain, group);
+}
+
+int ioasid_replace_pasid(struct iommu_domain *domain, struct device *dev,
+			 u32 pasid, struct iommu_attach_handle *handle)
+{
+	return iommu_replace_device_pasid(domain, dev, pasid, handle);
 }
 
 int ioasid_cache_invalidate(struct iommu_domain *nested, u32 data_type,

@@ -67,6 +67,20 @@ int ioasid_fault_release(struct inode *inode, struct file *file);
 /* iopf.rs implements this. */
 int ioasid_iopf_handler(struct iopf_group *group);
 
+/* Limits that root may change; limits.rs describes them. */
+enum ioasid_limit {
+	IOASID_MAX_PASIDS,
+	IOASID_MAX_BINDINGS,
+	IOASID_MAX_FAULT_QUEUES,
+	IOASID_MAX_ADDRESS_SPACES,
+	IOASID_MAX_AS_ENTRIES,
+	IOASID_MAX_MAPPINGS,
+	IOASID_TOTAL_PASIDS,
+	IOASID_TOTAL_DOMAINS,
+	IOASID_LIMITS
+};
+
+u32 ioasid_limit(u32 limit);
 int ioasid_vfio_register(void);
 void ioasid_vfio_unregister(void);
 
@@ -80,6 +94,14 @@ struct iommu_domain *ioasid_alloc_nested(struct device *dev,
 					 struct iommu_domain *parent,
 					 bool page_requests, u32 data_type,
 					 void __user *data, size_t len);
+void ioasid_take_page_requests(struct iommu_domain *domain);
+int ioasid_attach_rid(struct iommu_domain *domain, struct iommu_group *group,
+		      struct iommu_attach_handle *handle);
+int ioasid_replace_rid(struct iommu_domain *domain, struct iommu_group *group,
+		       struct iommu_attach_handle *handle);
+void ioasid_detach_rid(struct iommu_domain *domain, struct iommu_group *group);
+int ioasid_replace_pasid(struct iommu_domain *domain, struct device *dev,
+			 u32 pasid, struct iommu_attach_handle *handle);
 int ioasid_cache_invalidate(struct iommu_domain *nested, u32 data_type,
 			    void __user *entries, size_t entry_len, u32 *num);
 void ioasid_quiesce_page_requests(struct device *dev);

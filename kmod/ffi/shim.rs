@@ -44,6 +44,7 @@ pub(super) struct ReservedRegion {
 extern "C" {
     pub(super) fn ioasid_vfio_register() -> c_int;
     pub(super) fn ioasid_vfio_unregister();
+    pub(super) fn ioasid_limit(limit: u32) -> u32;
     pub(super) fn ioasid_device_facts(dev: *mut bindings::device, facts: *mut DeviceFacts)
         -> c_int;
     pub(super) fn ioasid_enforce_coherency(
@@ -65,6 +66,27 @@ extern "C" {
         data: *mut c_void,
         len: usize,
     ) -> *mut bindings::iommu_domain;
+    pub(super) fn ioasid_take_page_requests(domain: *mut bindings::iommu_domain);
+    pub(super) fn ioasid_attach_rid(
+        domain: *mut bindings::iommu_domain,
+        group: *mut bindings::iommu_group,
+        handle: *mut bindings::iommu_attach_handle,
+    ) -> c_int;
+    pub(super) fn ioasid_replace_rid(
+        domain: *mut bindings::iommu_domain,
+        group: *mut bindings::iommu_group,
+        handle: *mut bindings::iommu_attach_handle,
+    ) -> c_int;
+    pub(super) fn ioasid_detach_rid(
+        domain: *mut bindings::iommu_domain,
+        group: *mut bindings::iommu_group,
+    );
+    pub(super) fn ioasid_replace_pasid(
+        domain: *mut bindings::iommu_domain,
+        dev: *mut bindings::device,
+        pasid: u32,
+        handle: *mut bindings::iommu_attach_handle,
+    ) -> c_int;
     pub(super) fn ioasid_cache_invalidate(
         nested: *mut bindings::iommu_domain,
         data_type: u32,

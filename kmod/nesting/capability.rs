@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a device and its VT-d unit can nest, and why not.
 
+use crate::ffi::attach::Site;
 use crate::ffi::device::Device;
 use crate::ffi::uapi;
 use crate::uapi::device_of;
@@ -35,6 +36,12 @@ pub(crate) struct Stage1Support {
 /// What a device can do in this container. Each `Err` is a `VFIO_IOASID_REASON_*`.
 #[derive(Clone, Copy)]
 pub(crate) struct Capability {
+    /// Its PASIDs can be bound.
+    pasids: Result<(), u32>,
+    /// It is alone in its group.
+    alone: Result<(), u32>,
+    /// Stage-1 tables can be bound at its RID.
+    rid: Result<Stage1Support, u32>,
     /// Stage-1 tables can be bound at its PASIDs.
     pub(crate) nesting: Result<Stage1Support, u32>,
     /// Its page requests can be delivered.
@@ -45,19 +52,44 @@ impl Capability {
     /// What `device` can do; `shared` if others are in its group, `nest_parent` if the
     /// container's stage 2 takes nested tables.
     pub(crate) fn of(device: &Device, shared: bool, nest_parent: bool) -> Self {
-        let nesting = Self::nesting(device, shared, nest_parent);
-        let page_requests = nesting.and_then(|_| Self::page_requests(device));
+        let alone = if shared {
+            Err(uapi::VFIO_IOASID_REASON_GROUP_SHARED)
+        } else {
+            Ok(())
+        };
+        let pasids = if device.max_pasids() == 0 {
+            Err(uapi::VFIO_IOASID_REASON_NO_PASID)
+        } else {
+            alone
+        };
+        let hardware = Self::hardware(device, nest_parent);
+        let rid = hardware.and_then(|support| alone.map(|()| support));
         Self {
-            nesting: nesting.map(|(_, support)| support),
-            page_requests,
+            pasids,
+            alone,
+            rid,
+            nesting: hardware.and_then(|support| pasids.map(|()| support)),
+            page_requests: rid.and_then(|_| Self::page_requests(device)),
         }
     }
 
-    fn nesting(
-        device: &Device,
-        shared: bool,
-        nest_parent: bool,
-    ) -> Result<(u64, Stage1Support), u32> {
+    /// Whether anything can be bound at a site.
+    pub(crate) fn at(&self, site: Site) -> Result<(), u32> {
+        match site {
+            Site::Rid => self.alone,
+            Site::Pasid(_) => self.pasids,
+        }
+    }
+
+    /// Whether a stage-1 table can be bound at a site.
+    pub(crate) fn stage1(&self, site: Site) -> Result<Stage1Support, u32> {
+        match site {
+            Site::Rid => self.rid,
+            Site::Pasid(_) => self.nesting,
+        }
+    }
+
+    fn hardware(device: &Device, nest_parent: bool) -> Result<Stage1Support, u32> {
         const WANTED: u64 = ecap::NEST | ecap::SMTS | ecap::SSTS | ecap::FSTS | ecap::PASID;
 
         if !device.driver_nests() {
@@ -69,18 +101,11 @@ impl Capability {
         if ecap & WANTED != WANTED || !nest_parent {
             return Err(uapi::VFIO_IOASID_REASON_HARDWARE);
         }
-        if device.max_pasids() == 0 {
-            return Err(uapi::VFIO_IOASID_REASON_NO_PASID);
-        }
-        if shared {
-            return Err(uapi::VFIO_IOASID_REASON_GROUP_SHARED);
-        }
-        let support = Stage1Support {
+        Ok(Stage1Support {
             supervisor: ecap & ecap::SRS != 0,
             extended_accessed: ecap & ecap::EAFS != 0,
             five_level: cap & CAP_FS5LP != 0,
-        };
-        Ok((ecap, support))
+        })
     }
 
     fn page_requests(device: &Device) -> Result<(), u32> {
@@ -113,6 +138,9 @@ pub(crate) fn device_info(
     let mut flags = 0;
     if capability.nesting.is_ok() {
         flags |= uapi::VFIO_IOASID_DEVICE_NESTING;
+    }
+    if capability.rid.is_ok() {
+        flags |= uapi::VFIO_IOASID_DEVICE_RID;
     }
     if capability.page_requests.is_ok() {
         flags |= uapi::VFIO_IOASID_DEVICE_PRQ;
@@ -151,6 +179,9 @@ pub(crate) fn add_to_report(
         }
         Err(_) if report.flags & uapi::VFIO_IOASID_NESTING_PASID == 0 => report.reason = reason,
         Err(_) => {}
+    }
+    if capability.rid.is_ok() {
+        report.flags |= uapi::VFIO_IOASID_NESTING_RID;
     }
     if capability.page_requests.is_ok() {
         report.flags |= uapi::VFIO_IOASID_NESTING_PRQ;

@@ -1,61 +1,93 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Devices of a container, its PASIDs, and the stage-1 tables bound at them.
 
+mod binding;
 mod capability;
 mod stage1;
 
+pub(crate) use binding::Kind;
+
 use crate::fault::{Counters, FaultQueue, Source};
+use crate::ffi::attach::{Attachment, Detached, Site, Translation};
 use crate::ffi::device::{Bdf, Device};
 use crate::ffi::group::Group;
-use crate::ffi::nested::Attachment;
+use crate::ffi::limits::Limit;
+use crate::ffi::nested::NestedDomain;
 use crate::ffi::paging::PagingDomain;
 use crate::ffi::uapi;
 use crate::pasid::Pasids;
-use crate::uapi::{Bind, Devices, Invalidate, Scope};
+use crate::quota;
+use crate::uapi::{Bind, Devices, Invalidate, Scope, Target};
+use binding::{Binding, NewBinding, Unreplaced};
 use capability::Capability;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNodeReservation};
 use kernel::sync::Arc;
-
-/// What a container may hold at a time.
-#[derive(Clone, Copy)]
-pub(crate) struct Quotas {
-    /// PASIDs.
-    pub(crate) pasids: u32,
-    /// Bindings: each takes a domain id of the IOMMU unit, of which there are 65,536.
-    pub(crate) bindings: u32,
-    /// Fault queues.
-    pub(crate) fault_queues: u32,
-}
 
 /// A device and the group it came with.
 struct AttachedDevice {
     device: Device,
     group: Group,
     shared: bool,
+    /// Nothing is in force at the RID: a BIND or UNBIND there failed half-way.
+    rid_blocked: bool,
+    /// Attached at the highest PASID from the first binding with a fault queue on, until the
+    /// device leaves. The driver's page requests are switched on with the first such domain of
+    /// a device and off with the last, and a request that comes meanwhile finds the core without
+    /// its parameters (a WARN): with this one the others never are first or last.
+    keeper: Option<Attachment>,
 }
 
-/// A stage-1 table in force.
-struct Binding {
-    attachment: Attachment,
-    source: Option<Arc<Source>>,
-}
+impl AttachedDevice {
+    /// The PASID that is the host's, if the device has any.
+    fn keeper_pasid(&self) -> Option<u32> {
+        self.device
+            .max_pasids()
+            .checked_sub(1)
+            .filter(|&pasid| pasid != 0)
+    }
 
-impl Binding {
-    /// Steps 4 and 5 of a binding's life, see [`crate::fault`].
-    fn undo(self) {
-        if let Some(source) = &self.source {
-            source.stop();
-        }
-        drop(self.attachment);
-        if let Some(source) = &self.source {
-            source.cancel();
-        }
+    /// Sees to it that the keeper is there. Sleeps.
+    fn keep_page_requests(&mut self) -> Result {
+        let Some(pasid) = self.keeper_pasid().filter(|_| self.keeper.is_none()) else {
+            return Ok(());
+        };
+        let domain = PagingDomain::with_page_requests(&self.device)?;
+        let domain = Arc::new(domain, GFP_KERNEL_ACCOUNT)?;
+        let keeper = Detached::new(Translation::Paging(domain), None)?
+            .attach(&self.device, self.group, Site::Pasid(pasid))
+            .map_err(|(error, _)| error)?;
+        self.keeper = Some(keeper);
+        Ok(())
     }
 }
 
-/// Bindings stand by PASID, then device, so that those of a PASID are neighbours.
-type Key = (u32, Bdf);
+/// Bindings stand by site, then device, so that those of a PASID are neighbours.
+type Key = (Site, Bdf);
+
+/// What a BIND left behind.
+pub(crate) struct BindResult {
+    /// How it ended.
+    pub(crate) result: Result,
+    /// `VFIO_IOASID_OUTCOME_*`.
+    pub(crate) outcome: u32,
+}
+
+impl BindResult {
+    fn unchanged(error: Error) -> Self {
+        Self {
+            result: Err(error),
+            outcome: uapi::VFIO_IOASID_OUTCOME_UNCHANGED,
+        }
+    }
+
+    fn blocked(error: Error) -> Self {
+        Self {
+            result: Err(error),
+            outcome: uapi::VFIO_IOASID_OUTCOME_BLOCKED,
+        }
+    }
+}
 
 /// The nesting side of a container.
 ///
@@ -64,7 +96,6 @@ type Key = (u32, Bdf);
 /// - Each binding's device is in `devices`, and its PASID in `pasids`.
 /// - `bound` is the number of bindings.
 pub(crate) struct Nesting {
-    quotas: Quotas,
     counters: Arc<Counters>,
     devices: KVec<AttachedDevice>,
     pasids: Pasids,
@@ -76,12 +107,11 @@ pub(crate) struct Nesting {
 
 impl Nesting {
     /// Nothing attached, allocated or bound.
-    pub(crate) fn new(quotas: Quotas, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(counters: Arc<Counters>) -> Self {
         Self {
-            quotas,
             counters,
             devices: KVec::new(),
-            pasids: Pasids::new(quotas.pasids),
+            pasids: Pasids::new(),
             bindings: RBTree::new(),
             bound: 0,
             queues: KVec::new(),
@@ -107,6 +137,8 @@ impl Nesting {
                 device,
                 group,
                 shared,
+                rid_blocked: false,
+                keeper: None,
             };
             if self.devices.push_within_capacity(attached).is_err() {
                 pr_warn!("a device was attached without room for it\n");
@@ -125,6 +157,7 @@ impl Nesting {
             if let Some(bdf) = device.device.bdf() {
                 self.unbind_where(|key| key.1 == bdf);
             }
+            // The keeper goes last, with `device`.
         }
     }
 
@@ -132,7 +165,7 @@ impl Nesting {
     pub(crate) fn release(&mut self) {
         self.released = true;
         self.unbind_where(|_| true);
-        self.pasids = Pasids::new(self.quotas.pasids);
+        self.pasids = Pasids::new();
         for queue in &self.queues {
             queue.end();
         }
@@ -151,76 +184,216 @@ impl Nesting {
         };
         let bound = self
             .bindings
-            .cursor_lower_bound(&(first, lowest))
-            .map(|cursor| cursor.current().0 .0)
-            .is_some_and(|pasid| pasid - first < count);
+            .cursor_lower_bound(&(Site::Pasid(first), lowest))
+            .is_some_and(|cursor| match cursor.current().0 .0 {
+                Site::Pasid(pasid) => pasid - first < count,
+                Site::Rid => false,
+            });
         if bound {
             return Err(EBUSY);
         }
         self.pasids.free(first, count)
     }
 
-    /// Binds a stage-1 table on `parent`. Sleeps.
+    /// Binds what `bind` asks for: on `stage2`, which is in force at the RID of the device, or
+    /// by `domain` of an address space. Sleeps.
     ///
     /// # Errors
     ///
     /// As `VFIO_IOASID_BIND` has them.
     pub(crate) fn bind(
         &mut self,
-        bind: Bind,
-        parent: Arc<PagingDomain>,
+        bind: &Bind,
+        stage2: Arc<PagingDomain>,
+        domain: Option<Arc<PagingDomain>>,
         queue: Option<Arc<FaultQueue>>,
-    ) -> Result {
-        let attached = self.device(bind.device)?;
-        let capability = Capability::of(&attached.device, attached.shared, parent.is_nest_parent());
-        let support = capability.nesting.map_err(|_| EOPNOTSUPP)?;
-        if queue.is_some() {
-            capability.page_requests.map_err(|_| EOPNOTSUPP)?;
+    ) -> BindResult {
+        match self.prepare(bind, &stage2, domain, queue) {
+            Ok(new) if bind.replace => self.replace(bind, new),
+            Ok(new) => self.bind_first(bind, &stage2, new),
+            Err(error) => BindResult::unchanged(error),
         }
-        stage1::check_data(&bind.data, &support)?;
-        if !self.pasids.contains(bind.pasid) {
-            return Err(ENOENT);
+    }
+
+    /// All that can fail before anything is touched.
+    fn prepare(
+        &mut self,
+        bind: &Bind,
+        stage2: &Arc<PagingDomain>,
+        domain: Option<Arc<PagingDomain>>,
+        queue: Option<Arc<FaultQueue>>,
+    ) -> Result<NewBinding> {
+        let at = self.position(bind.device)?;
+        let attached = self.devices.get_mut(at).ok_or(ENOENT)?;
+        let capability = Capability::of(&attached.device, attached.shared, stage2.is_nest_parent());
+        capability.at(bind.site).map_err(|_| EOPNOTSUPP)?;
+        if let Target::Stage1(data) = &bind.target {
+            let support = capability.stage1(bind.site).map_err(|_| EOPNOTSUPP)?;
+            if queue.is_some() {
+                capability.page_requests.map_err(|_| EOPNOTSUPP)?;
+            }
+            stage1::check_data(data, &support)?;
         }
-        if bind.pasid >= attached.device.max_pasids() {
-            return Err(EOPNOTSUPP);
+        if let Site::Pasid(pasid) = bind.site {
+            if !self.pasids.contains(pasid) {
+                return Err(ENOENT);
+            }
+            if pasid >= attached.device.max_pasids() {
+                return Err(EOPNOTSUPP);
+            }
+            if capability.page_requests.is_ok() && Some(pasid) == attached.keeper_pasid() {
+                return Err(EBUSY);
+            }
         }
-        let key = (bind.pasid, bind.device);
-        if self.bindings.get(&key).is_some() {
-            return Err(EBUSY);
+        let bound = self.bindings.get(&(bind.site, bind.device)).is_some();
+        match (bound, bind.replace) {
+            (true, false) => return Err(EBUSY),
+            (false, true) => return Err(ENOENT),
+            (false, false) if self.bound >= Limit::Bindings.get() => return Err(EDQUOT),
+            _ => {}
         }
-        if self.bound >= self.quotas.bindings {
-            return Err(EDQUOT);
-        }
-        let node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
+        let share = quota::DOMAINS.take(1)?;
         let source = queue
             .map(|queue| Source::new(queue, bind.device, bind.guest_pasid, bind.cookie))
             .transpose()?;
-        let attachment = Attachment::new(
-            parent,
-            &attached.device,
-            bind.pasid,
-            bind.data,
-            source.clone(),
-        )
-        // Nothing of ours is there, so the core is busy with the device's recovery.
-        .map_err(|error| if error == EBUSY { EAGAIN } else { error })?;
-        self.bindings
-            .insert(node.into_node(key, Binding { attachment, source }));
-        self.bound += 1;
-        Ok(())
+        if source.is_some() {
+            attached.keep_page_requests()?;
+        }
+        let (kind, translation) = match bind.target {
+            Target::Stage1(data) => {
+                let nested =
+                    NestedDomain::new(stage2.clone(), &attached.device, data, source.is_some())?;
+                (Kind::Stage1, Translation::Nested(nested))
+            }
+            Target::Stage2 => (Kind::Stage2, Translation::Paging(stage2.clone())),
+            Target::AddressSpace(id) => (
+                Kind::AddressSpace(id),
+                Translation::Paging(domain.ok_or(ENOENT)?),
+            ),
+        };
+        Ok(NewBinding {
+            kind,
+            guest_pasid: bind.guest_pasid,
+            translation: Detached::new(translation, source.clone())?,
+            source,
+            share,
+        })
     }
 
-    /// Unbinds what is in scope. Sleeps.
+    fn bind_first(&mut self, bind: &Bind, stage2: &PagingDomain, new: NewBinding) -> BindResult {
+        let node = match RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT) {
+            Ok(node) => node,
+            Err(error) => return BindResult::unchanged(error.into()),
+        };
+        let Some(attached) = self
+            .position(bind.device)
+            .ok()
+            .and_then(|at| self.devices.get_mut(at))
+        else {
+            return BindResult::unchanged(ENOENT);
+        };
+        let (device, group) = (&attached.device, attached.group);
+        let displaces = bind.site == Site::Rid && !attached.rid_blocked;
+        let binding = new.attach(|translation| {
+            if displaces {
+                translation.displace(stage2, device, group)
+            } else {
+                translation
+                    .attach(device, group, bind.site)
+                    .map_err(|(error, _)| (error, bind.site != Site::Rid))
+            }
+        });
+        match binding {
+            Ok(binding) => {
+                attached.rid_blocked &= bind.site != Site::Rid;
+                self.bindings
+                    .insert(node.into_node((bind.site, bind.device), binding));
+                self.bound += 1;
+                self.counters.binds.add(1);
+                BindResult {
+                    result: Ok(()),
+                    outcome: uapi::VFIO_IOASID_OUTCOME_BOUND,
+                }
+            }
+            Err((error, true)) => BindResult::unchanged(error),
+            Err((error, false)) => {
+                attached.rid_blocked = true;
+                BindResult::blocked(error)
+            }
+        }
+    }
+
+    fn replace(&mut self, bind: &Bind, new: NewBinding) -> BindResult {
+        let key = (bind.site, bind.device);
+        let node = match RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT) {
+            Ok(node) => node,
+            Err(error) => return BindResult::unchanged(error.into()),
+        };
+        let Some(old) = self.bindings.remove(&key) else {
+            return BindResult::unchanged(ENOENT);
+        };
+        match old.replace(new) {
+            Ok(binding) => {
+                self.bindings.insert(node.into_node(key, binding));
+                self.counters.binds.add(1);
+                self.counters.unbinds.add(1);
+                BindResult {
+                    result: Ok(()),
+                    outcome: uapi::VFIO_IOASID_OUTCOME_BOUND,
+                }
+            }
+            Err(Unreplaced {
+                error,
+                old: Some(binding),
+            }) => {
+                self.bindings.insert(node.into_node(key, binding));
+                BindResult::unchanged(error)
+            }
+            Err(Unreplaced { error, old: None }) => {
+                self.bound -= 1;
+                self.counters.unbinds.add(1);
+                self.set_rid_blocked(bind.site, bind.device);
+                BindResult::blocked(error)
+            }
+        }
+    }
+
+    fn set_rid_blocked(&mut self, site: Site, device: Bdf) {
+        let Ok(at) = self.position(device) else {
+            return;
+        };
+        if let Some(attached) = self.devices.get_mut(at) {
+            attached.rid_blocked |= site == Site::Rid;
+        }
+    }
+
+    /// Unbinds what is in scope; `stage2_of` gives the stage 2 of a device, which takes the
+    /// place of what was bound at its RID. Sleeps.
     ///
     /// # Errors
     ///
-    /// [`ENOENT`] if the one binding, or the device, is not there.
-    pub(crate) fn unbind(&mut self, scope: Scope) -> Result {
+    /// - [`ENOENT`] if the one binding, or the device, is not there.
+    /// - What the IOMMU driver says if stage 2 could not be attached at a RID. The call can be
+    ///   made again.
+    pub(crate) fn unbind(
+        &mut self,
+        scope: Scope,
+        stage2_of: impl Fn(&Device) -> Option<Arc<PagingDomain>>,
+    ) -> Result {
         match scope {
-            Scope::Binding(device, pasid) => {
-                let binding = self.bindings.remove(&(pasid, device)).ok_or(ENOENT)?;
-                self.bound -= 1;
-                binding.undo();
+            Scope::Binding(device, site) => {
+                let blocked = site == Site::Rid
+                    && self
+                        .device(device)
+                        .is_ok_and(|attached| attached.rid_blocked);
+                match self.bindings.remove(&(site, device)) {
+                    Some(binding) => {
+                        self.set_rid_blocked(site, device);
+                        self.undo(binding);
+                    }
+                    None if blocked => {}
+                    None => return Err(ENOENT),
+                }
             }
             Scope::Device(device) => {
                 self.device(device)?;
@@ -228,21 +401,63 @@ impl Nesting {
             }
             Scope::Container => self.unbind_where(|_| true),
         }
-        Ok(())
+        self.restore_stage2(stage2_of)
+    }
+
+    /// Attaches stage 2 at each RID where nothing is in force.
+    fn restore_stage2(
+        &mut self,
+        stage2_of: impl Fn(&Device) -> Option<Arc<PagingDomain>>,
+    ) -> Result {
+        let mut result = Ok(());
+        for attached in self.devices.iter_mut().filter(|other| other.rid_blocked) {
+            let restored = stage2_of(&attached.device)
+                .ok_or(ENODEV)
+                .and_then(|stage2| stage2.attach_group(attached.group))
+                // Nothing else is there, so the core is busy with the device's recovery.
+                .map_err(|error| if error == EBUSY { EAGAIN } else { error });
+            attached.rid_blocked = restored.is_err();
+            result = result.and(restored);
+        }
+        result
     }
 
     fn unbind_where(&mut self, wanted: impl Fn(&Key) -> bool) {
-        let mut cursor = self.bindings.cursor_front_mut();
-        while let Some(here) = cursor {
-            cursor = if wanted(here.current().0) {
-                let (next, node) = here.remove_current();
-                self.bound -= 1;
-                node.to_key_value().1.undo();
-                next
-            } else {
-                here.move_next()
+        // The order is by site, so each round starts at the front again only past the kept.
+        let mut from: Option<Key> = None;
+        loop {
+            let mut cursor = match &from {
+                Some(key) => self.bindings.cursor_lower_bound_mut(key),
+                None => self.bindings.cursor_front_mut(),
             };
+            while let Some(here) = cursor {
+                if wanted(here.current().0) {
+                    cursor = Some(here);
+                    break;
+                }
+                cursor = here.move_next();
+            }
+            let Some(here) = cursor else {
+                return;
+            };
+            let (key, binding) = here.remove_current().1.to_key_value();
+            self.set_rid_blocked(key.0, key.1);
+            self.undo(binding);
+            from = Some(key);
         }
+    }
+
+    fn undo(&mut self, binding: Binding) {
+        self.bound -= 1;
+        self.counters.unbinds.add(1);
+        binding.undo();
+    }
+
+    /// Whether an address space is bound somewhere.
+    pub(crate) fn binds_address_space(&self, id: u32) -> bool {
+        self.bindings
+            .values()
+            .any(|binding| binding.kind == Kind::AddressSpace(id))
     }
 
     /// Carries invalidation entries out. Gives how many were done, the index of the first bad
@@ -261,7 +476,10 @@ impl Nesting {
         let mut done = good;
         let mut result = Ok(());
         let mut one = |binding: &Binding| {
-            let (count, outcome) = binding.attachment.invalidate(entries);
+            let Some(nested) = binding.nested() else {
+                return;
+            };
+            let (count, outcome) = nested.invalidate(entries);
             self.counters.invalidations.add(u64::from(count));
             done = done.min(count);
             if result.is_ok() {
@@ -270,8 +488,8 @@ impl Nesting {
         };
         if good != 0 {
             match call.scope {
-                Scope::Binding(device, pasid) => {
-                    if let Some(binding) = self.bindings.get(&(pasid, device)) {
+                Scope::Binding(device, site) => {
+                    if let Some(binding) = self.bindings.get(&(site, device)) {
                         one(binding);
                     }
                 }
@@ -289,8 +507,9 @@ impl Nesting {
 
     fn check_invalidate(&self, call: &Invalidate) -> Result<(u32, Result)> {
         match call.scope {
-            Scope::Binding(device, pasid) => {
-                self.bindings.get(&(pasid, device)).ok_or(ENOENT)?;
+            Scope::Binding(device, site) => {
+                let binding = self.bindings.get(&(site, device)).ok_or(ENOENT)?;
+                binding.nested().ok_or(EINVAL)?;
             }
             Scope::Device(device) => {
                 self.device(device)?;
@@ -318,7 +537,7 @@ impl Nesting {
         if self.released {
             return Err(EINVAL);
         }
-        if self.queues.len() >= self.quotas.fault_queues as usize {
+        if self.queues.len() >= Limit::FaultQueues.get() as usize {
             return Err(EDQUOT);
         }
         Ok(self.queues.push(queue, GFP_KERNEL_ACCOUNT)?)
@@ -343,9 +562,11 @@ impl Nesting {
         if parent.is_some_and(PagingDomain::is_coherent) {
             report.flags |= uapi::VFIO_IOASID_NESTING_COHERENT;
         }
-        report.max_pasids = self.pasids.quota();
-        report.max_bindings = self.quotas.bindings;
-        report.max_fault_queues = self.quotas.fault_queues;
+        report.max_pasids = Limit::Pasids.get();
+        report.max_bindings = Limit::Bindings.get();
+        report.max_fault_queues = Limit::FaultQueues.get();
+        report.max_address_spaces = Limit::AddressSpaces.get();
+        report.max_as_entries = Limit::AsEntries.get();
         report
     }
 
@@ -377,10 +598,23 @@ impl Nesting {
         Capability::of(&attached.device, attached.shared, nest_parent)
     }
 
+    /// The device of that address.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOENT`] if it is not attached.
+    pub(crate) fn device_at(&self, bdf: Bdf) -> Result<&Device> {
+        Ok(&self.device(bdf)?.device)
+    }
+
     fn device(&self, bdf: Bdf) -> Result<&AttachedDevice> {
+        self.devices.get(self.position(bdf)?).ok_or(ENOENT)
+    }
+
+    fn position(&self, bdf: Bdf) -> Result<usize> {
         self.devices
             .iter()
-            .find(|attached| attached.device.bdf() == Some(bdf))
+            .position(|attached| attached.device.bdf() == Some(bdf))
             .ok_or(ENOENT)
     }
 }

@@ -3,6 +3,8 @@
 
 mod pool;
 
+use crate::ffi::limits::Limit;
+use crate::quota::{self, Share};
 use kernel::prelude::*;
 use pool::{Pool, PoolError, WORDS};
 
@@ -10,18 +12,16 @@ use pool::{Pool, PoolError, WORDS};
 /// first PASID.
 pub(crate) struct Pasids {
     pool: Option<Pool<KVVec<u64>>>,
-    quota: u32,
+    share: Share,
 }
 
 impl Pasids {
-    /// No PASIDs, and room for `quota`.
-    pub(crate) fn new(quota: u32) -> Self {
-        Self { pool: None, quota }
-    }
-
-    /// Most PASIDs at a time.
-    pub(crate) fn quota(&self) -> u32 {
-        self.quota
+    /// No PASIDs.
+    pub(crate) fn new() -> Self {
+        Self {
+            pool: None,
+            share: Share::none(&quota::PASIDS),
+        }
     }
 
     /// PASIDs allocated.
@@ -46,10 +46,19 @@ impl Pasids {
             Some(pool) => pool,
             empty => {
                 let storage = KVVec::from_elem(0, WORDS, GFP_KERNEL_ACCOUNT)?;
-                empty.insert(Pool::new(storage, self.quota).ok_or(EINVAL)?)
+                empty.insert(Pool::new(storage).ok_or(EINVAL)?)
             }
         };
-        pool.alloc(min, max, count).map_err(errno)
+        let first = pool
+            .alloc(min, max, count, Limit::Pasids.get())
+            .map_err(errno)?;
+        match quota::PASIDS.take(count) {
+            Ok(more) => {
+                self.share.add(more);
+                Ok(first)
+            }
+            Err(error) => pool.free(first, count).map_err(errno).and(Err(error)),
+        }
     }
 
     /// Frees `count` PASIDs from `first` on, all or none.
@@ -60,10 +69,12 @@ impl Pasids {
     /// - [`ENOENT`] if one of them is not allocated.
     pub(crate) fn free(&mut self, first: u32, count: u32) -> Result {
         match &mut self.pool {
-            Some(pool) => pool.free(first, count).map_err(errno),
-            None if count == 0 => Err(EINVAL),
-            None => Err(ENOENT),
+            Some(pool) => pool.free(first, count).map_err(errno)?,
+            None if count == 0 => return Err(EINVAL),
+            None => return Err(ENOENT),
         }
+        self.share.give_back(count);
+        Ok(())
     }
 }
 

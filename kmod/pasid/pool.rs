@@ -27,7 +27,7 @@ pub(crate) enum PoolError {
     NotAllocated,
 }
 
-/// A set of allocated PASIDs with a quota.
+/// A set of allocated PASIDs.
 ///
 /// One bit a PASID, and above each 64 words one summary word whose bits mark the
 /// words that are full: finding a free number reads a handful of words however
@@ -38,17 +38,16 @@ pub(crate) enum PoolError {
 /// - `storage` has [`WORDS`] words; bit `p % 64` of word `p / 64` is set exactly if
 ///   PASID `p` is allocated.
 /// - Bit `w % 64` of `full[w / 64]` is set exactly if word `w` is all ones.
-/// - `taken` is the number of set bits, and at most `quota` when it last grew.
+/// - `taken` is the number of set bits.
 pub(crate) struct Pool<S> {
     storage: S,
     full: [u64; SUMMARY],
     taken: u32,
-    quota: u32,
 }
 
 impl<S: DerefMut<Target = [u64]>> Pool<S> {
     /// Makes an empty pool; `None` unless `storage` is [`WORDS`] words, all zero.
-    pub(crate) fn new(storage: S, quota: u32) -> Option<Self> {
+    pub(crate) fn new(storage: S) -> Option<Self> {
         if storage.len() != WORDS || storage.iter().any(|&word| word != 0) {
             return None;
         }
@@ -57,7 +56,6 @@ impl<S: DerefMut<Target = [u64]>> Pool<S> {
             storage,
             full: [0; SUMMARY],
             taken: 0,
-            quota,
         })
     }
 
@@ -71,7 +69,7 @@ impl<S: DerefMut<Target = [u64]>> Pool<S> {
         self.word((pasid / BITS) as usize) >> (pasid % BITS) & 1 == 1
     }
 
-    /// Allocates the lowest run of `count` PASIDs inside `min..=max`.
+    /// Allocates the lowest run of `count` PASIDs inside `min..=max`, `quota` in all at most.
     ///
     /// PASID 0 is the RID's and cannot be asked for.
     ///
@@ -81,12 +79,18 @@ impl<S: DerefMut<Target = [u64]>> Pool<S> {
     ///   fit 20 bits.
     /// - [`PoolError::Quota`] if more than the quota would be allocated.
     /// - [`PoolError::Exhausted`] if no run of `count` is free in the range.
-    pub(crate) fn alloc(&mut self, min: u32, max: u32, count: u32) -> Result<u32, PoolError> {
+    pub(crate) fn alloc(
+        &mut self,
+        min: u32,
+        max: u32,
+        count: u32,
+        quota: u32,
+    ) -> Result<u32, PoolError> {
         if min == 0 || count == 0 || min > max || max >= LIMIT {
             return Err(PoolError::Range);
         }
         match self.taken.checked_add(count) {
-            Some(sum) if sum <= self.quota => {}
+            Some(sum) if sum <= quota => {}
             _ => return Err(PoolError::Quota),
         }
         let mut from = min;

@@ -6,6 +6,7 @@ mod info;
 
 pub(crate) use info::{write_info, Info};
 
+use crate::ffi::attach::Site;
 use crate::ffi::device::Bdf;
 use crate::ffi::nested::{InvalidationEntries, Stage1Data};
 use crate::ffi::paging::Access;
@@ -65,8 +66,8 @@ fn no_flags(flags: u32, known: u32) -> Result {
 /// What UNBIND and INVALIDATE work on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Scope {
-    /// One binding: (device, PASID).
-    Binding(Bdf, u32),
+    /// One binding: device and PASID or RID.
+    Binding(Bdf, Site),
     /// Every binding of a device.
     Device(Bdf),
     /// Every binding of the container.
@@ -76,10 +77,12 @@ pub(crate) enum Scope {
 impl Scope {
     fn decode(flags: u32, device: uapi::vfio_ioasid_device, pasid: u32) -> Result<Self> {
         match flags {
-            uapi::VFIO_IOASID_SCOPE_BINDING => Ok(Self::Binding(bdf_of(device), pasid)),
+            uapi::VFIO_IOASID_SCOPE_BINDING => {
+                Ok(Self::Binding(bdf_of(device), Site::Pasid(pasid)))
+            }
             uapi::VFIO_IOASID_SCOPE_DEVICE => Ok(Self::Device(bdf_of(device))),
             uapi::VFIO_IOASID_SCOPE_CONTAINER => Ok(Self::Container),
-            uapi::VFIO_IOASID_SCOPE_RID => Err(EOPNOTSUPP),
+            uapi::VFIO_IOASID_SCOPE_RID => Ok(Self::Binding(bdf_of(device), Site::Rid)),
             _ => Err(EINVAL),
         }
     }
@@ -223,32 +226,64 @@ pub(crate) fn decode_pasid_free(arg: Pointer) -> Result<(u32, u32)> {
     Ok((call.pasid, call.count))
 }
 
+/// What a BIND asks for.
+#[derive(Clone, Copy)]
+pub(crate) enum Target {
+    /// The user's stage-1 table.
+    Stage1(Stage1Data),
+    /// Stage 2 itself.
+    Stage2,
+    /// The address space of that number.
+    AddressSpace(u32),
+}
+
 /// `VFIO_IOASID_BIND`.
 pub(crate) struct Bind {
     pub(crate) device: Bdf,
-    pub(crate) pasid: u32,
-    pub(crate) data: Stage1Data,
+    pub(crate) site: Site,
+    pub(crate) replace: bool,
+    pub(crate) target: Target,
     pub(crate) guest_pasid: u32,
     pub(crate) fault_fd: Option<u32>,
     pub(crate) cookie: u64,
+    reply: uapi::vfio_ioasid_bind,
 }
 
 impl Bind {
     /// # Errors
     ///
-    /// - [`EINVAL`] for an unknown flag or a negative `fault_fd` other than -1.
-    /// - [`EOPNOTSUPP`] for a flag that is known but not offered here.
+    /// [`EINVAL`] for an unknown flag, a field that the flags rule out, or a negative `fault_fd`
+    /// other than -1.
     pub(crate) fn decode(arg: Pointer) -> Result<Self> {
+        const RID: u32 = uapi::VFIO_IOASID_BIND_RID;
+        const REPLACE: u32 = uapi::VFIO_IOASID_BIND_REPLACE;
+        const STAGE2: u32 = uapi::VFIO_IOASID_BIND_STAGE2;
+        const AS: u32 = uapi::VFIO_IOASID_BIND_AS;
+
         let call: uapi::vfio_ioasid_bind = arg.read_call()?;
-        let known = uapi::VFIO_IOASID_BIND_RID
-            | uapi::VFIO_IOASID_BIND_REPLACE
-            | uapi::VFIO_IOASID_BIND_STAGE2
-            | uapi::VFIO_IOASID_BIND_AS;
-        no_flags(call.flags, known)?;
-        if call.flags != 0 {
-            return Err(EOPNOTSUPP);
-        }
-        if call.as_id != 0 {
+        no_flags(call.flags, RID | REPLACE | STAGE2 | AS)?;
+        let site = match call.flags & RID {
+            0 => Site::Pasid(call.pasid),
+            _ if call.pasid == 0 => Site::Rid,
+            _ => return Err(EINVAL),
+        };
+        let target = match call.flags & (STAGE2 | AS) {
+            0 => Target::Stage1(Stage1Data {
+                data_type: call.data_type,
+                pointer: Pointer::from_field(call.data_uptr)?,
+                len: call.data_len as usize,
+            }),
+            STAGE2 => Target::Stage2,
+            AS => Target::AddressSpace(call.as_id),
+            _ => return Err(EINVAL),
+        };
+        let no_data = call.data_type == 0 && call.data_uptr == 0 && call.data_len == 0;
+        let fits = match target {
+            Target::Stage1(_) => call.as_id == 0,
+            Target::Stage2 => call.as_id == 0 && no_data && call.fault_fd == -1,
+            Target::AddressSpace(_) => no_data && call.fault_fd == -1,
+        };
+        if !fits {
             return Err(EINVAL);
         }
         let fault_fd = match call.fault_fd {
@@ -257,16 +292,20 @@ impl Bind {
         };
         Ok(Self {
             device: bdf_of(call.device),
-            pasid: call.pasid,
-            data: Stage1Data {
-                data_type: call.data_type,
-                pointer: Pointer::from_field(call.data_uptr)?,
-                len: call.data_len as usize,
-            },
+            site,
+            replace: call.flags & REPLACE != 0,
+            target,
             guest_pasid: call.guest_pasid,
             fault_fd,
             cookie: call.cookie,
+            reply: call,
         })
+    }
+
+    /// Tells the user what is in force: `VFIO_IOASID_OUTCOME_*`.
+    pub(crate) fn reply(mut self, arg: Pointer, outcome: u32) -> Result {
+        self.reply.outcome = outcome;
+        arg.write(&self.reply)
     }
 }
 

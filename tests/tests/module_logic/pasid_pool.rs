@@ -5,43 +5,43 @@ use crate::pool::{Pool, PoolError, LIMIT, WORDS};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
-fn pool(quota: u32) -> Pool<Vec<u64>> {
-    Pool::new(vec![0; WORDS], quota).expect("storage of the right size")
+fn pool() -> Pool<Vec<u64>> {
+    Pool::new(vec![0; WORDS]).expect("storage of the right size")
 }
 
 #[test]
 fn pasid_alloc_full_range_returns_exhausted() {
-    let mut pool = pool(LIMIT);
-    assert_eq!(pool.alloc(1, LIMIT - 1, LIMIT - 1), Ok(1));
+    let mut pool = pool();
+    assert_eq!(pool.alloc(1, LIMIT - 1, LIMIT - 1, LIMIT), Ok(1));
     assert_eq!(pool.taken(), LIMIT - 1);
-    assert_eq!(pool.alloc(1, LIMIT - 1, 1), Err(PoolError::Exhausted));
+    assert_eq!(pool.alloc(1, LIMIT - 1, 1, LIMIT), Err(PoolError::Exhausted));
     assert_eq!(pool.free(700, 1), Ok(()));
-    assert_eq!(pool.alloc(1, LIMIT - 1, 1), Ok(700));
+    assert_eq!(pool.alloc(1, LIMIT - 1, 1, LIMIT), Ok(700));
 }
 
 #[test]
 fn pasid_alloc_bad_range_returns_range() {
-    let mut pool = pool(LIMIT);
+    let mut pool = pool();
     for (min, max, count) in [(0, 5, 1), (5, 4, 1), (1, 5, 0), (1, LIMIT, 1)] {
-        assert_eq!(pool.alloc(min, max, count), Err(PoolError::Range));
+        assert_eq!(pool.alloc(min, max, count, LIMIT), Err(PoolError::Range));
     }
-    assert_eq!(pool.alloc(1, 5, u32::MAX), Err(PoolError::Quota));
+    assert_eq!(pool.alloc(1, 5, u32::MAX, LIMIT), Err(PoolError::Quota));
 }
 
 #[test]
 fn pasid_alloc_past_quota_returns_quota_and_takes_none() {
-    let mut pool = pool(10);
-    assert_eq!(pool.alloc(1, 100, 11), Err(PoolError::Quota));
-    assert_eq!(pool.alloc(1, 100, 10), Ok(1));
-    assert_eq!(pool.alloc(1, 100, 1), Err(PoolError::Quota));
+    let mut pool = pool();
+    assert_eq!(pool.alloc(1, 100, 11, 10), Err(PoolError::Quota));
+    assert_eq!(pool.alloc(1, 100, 10, 10), Ok(1));
+    assert_eq!(pool.alloc(1, 100, 1, 10), Err(PoolError::Quota));
     assert_eq!(pool.free(1, 1), Ok(()));
-    assert_eq!(pool.alloc(50, 50, 1), Ok(50));
+    assert_eq!(pool.alloc(50, 50, 1, 10), Ok(50));
 }
 
 #[test]
 fn pasid_free_partly_allocated_frees_none() {
-    let mut pool = pool(LIMIT);
-    assert_eq!(pool.alloc(10, 20, 5), Ok(10));
+    let mut pool = pool();
+    assert_eq!(pool.alloc(10, 20, 5, LIMIT), Ok(10));
     assert_eq!(pool.free(10, 6), Err(PoolError::NotAllocated));
     assert_eq!(pool.free(LIMIT - 1, 2), Err(PoolError::Range));
     assert_eq!(pool.free(10, 0), Err(PoolError::Range));
@@ -51,10 +51,10 @@ fn pasid_free_partly_allocated_frees_none() {
 
 #[test]
 fn pool_of_dirty_or_short_storage_is_refused() {
-    assert!(Pool::new(vec![0; WORDS - 1], 1).is_none());
+    assert!(Pool::new(vec![0; WORDS - 1]).is_none());
     let mut dirty = vec![0; WORDS];
     dirty[WORDS - 1] = 1;
-    assert!(Pool::new(dirty, 1).is_none());
+    assert!(Pool::new(dirty).is_none());
 }
 
 #[derive(Clone, Debug)]
@@ -110,13 +110,13 @@ proptest! {
     #[test]
     fn pool_equals_a_set(steps in proptest::collection::vec(step(), 1..120)) {
         let quota = 6000;
-        let mut pool = pool(quota);
+        let mut pool = pool();
         let mut taken = BTreeSet::new();
         for step in &steps {
             let want = expect(&taken, quota, step);
             match *step {
                 Step::Alloc(min, max, count) => {
-                    prop_assert_eq!(pool.alloc(min, max, count), want, "{:?}", step);
+                    prop_assert_eq!(pool.alloc(min, max, count, quota), want, "{:?}", step);
                     if let Ok(first) = want {
                         taken.extend(first..first + count);
                     }
