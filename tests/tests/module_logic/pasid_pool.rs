@@ -14,7 +14,10 @@ fn pasid_alloc_full_range_returns_exhausted() {
     let mut pool = pool();
     assert_eq!(pool.alloc(1, LIMIT - 1, LIMIT - 1, LIMIT), Ok(1));
     assert_eq!(pool.taken(), LIMIT - 1);
-    assert_eq!(pool.alloc(1, LIMIT - 1, 1, LIMIT), Err(PoolError::Exhausted));
+    assert_eq!(
+        pool.alloc(1, LIMIT - 1, 1, LIMIT),
+        Err(PoolError::Exhausted)
+    );
     assert_eq!(pool.free(700, 1), Ok(()));
     assert_eq!(pool.alloc(1, LIMIT - 1, 1, LIMIT), Ok(700));
 }
