@@ -290,6 +290,15 @@ impl Container {
         self.call("BIND", VFIO_IOASID_BIND, &mut bind.clone())
     }
 
+    /// `VFIO_IOASID_BIND`, and what it leaves in force: `VFIO_IOASID_OUTCOME_*`, zero if the
+    /// call was refused for its own fields.
+    pub fn bind_with_outcome(&self, bind: &vfio_ioasid_bind) -> (Called<()>, u32) {
+        let mut bind = *bind;
+        bind.outcome = 0;
+        let result = self.call("BIND", VFIO_IOASID_BIND, &mut bind);
+        (result, bind.outcome)
+    }
+
     /// `VFIO_IOASID_UNBIND`.
     pub fn unbind(&self, scope: u32, device: vfio_ioasid_device, pasid: u32) -> Called<()> {
         let mut unbind = vfio_ioasid_unbind {
@@ -409,6 +418,22 @@ pub fn bind_at(device: vfio_ioasid_device, pasid: u32, data: &[u8]) -> vfio_ioas
         as_id: 0,
         outcome: 0,
     }
+}
+
+/// Arguments of BIND at the RID for stage-1 data in `data`, without a fault queue. `data` must
+/// live until the call.
+pub fn bind_at_rid(device: vfio_ioasid_device, data: &[u8]) -> vfio_ioasid_bind {
+    let mut bind = bind_at(device, 0, data);
+    bind.flags = VFIO_IOASID_BIND_RID;
+    bind
+}
+
+/// Arguments of BIND for stage 2 itself at a PASID.
+pub fn bind_stage2_at(device: vfio_ioasid_device, pasid: u32) -> vfio_ioasid_bind {
+    let mut bind = bind_at(device, pasid, &[]);
+    bind.flags = VFIO_IOASID_BIND_STAGE2;
+    (bind.data_type, bind.data_len, bind.data_uptr) = (0, 0, 0);
+    bind
 }
 
 /// Arguments of INVALIDATE for `count` of VT-d's entries in `entries`, which must live until

@@ -18,8 +18,8 @@ mod thread;
 pub use bench::FaultBench;
 pub use check::{expect_errno, expect_ok, expect_status, DEADLINE, INACCESSIBLE};
 pub use container::{
-    all_endpoints, bdf, bind_at, endpoint, endpoint_count, invalidate_args, range, CallError,
-    Called, Container, Endpoint, Group, Info, Invalidated,
+    all_endpoints, bdf, bind_at, bind_at_rid, bind_stage2_at, endpoint, endpoint_count,
+    invalidate_args, range, CallError, Called, Container, Endpoint, Group, Info, Invalidated,
 };
 pub use dma::{status, Counters, Dma, Done, Order, OrderExt, Slot};
 pub use fault::{poll, response, FaultQueue, PollFlags, RECORD};
