@@ -109,15 +109,15 @@ impl Detached {
         let domain = self.translation.as_ptr();
         let handle = self.handle.raw.get();
         let result = match site {
-            // SAFETY: Domain and group are live; the handle is pinned and outlives the
-            // attachment.
             Site::Rid => {
-                to_result(unsafe { shim::ioasid_attach_rid(domain, group.as_ptr(), handle) })
-                    .inspect_err(|_| {
-                        // The device may be blocked while the core still names what was there before.
-                        // SAFETY: As above.
-                        unsafe { shim::ioasid_detach_rid(domain, group.as_ptr()) }
-                    })
+                // SAFETY: Domain and group are live; the handle is pinned and outlives the
+                // attachment.
+                let error = unsafe { shim::ioasid_attach_rid(domain, group.as_ptr(), handle) };
+                to_result(error).inspect_err(|_| {
+                    // The device may be blocked while the core still names what was there before.
+                    // SAFETY: Domain and group are live.
+                    unsafe { shim::ioasid_detach_rid(domain, group.as_ptr()) }
+                })
             }
             // SAFETY: Domain and device are live; the handle is pinned and outlives the
             // attachment.

@@ -15,6 +15,7 @@ use kernel::transmute::{AsBytes, FromBytes};
     clippy::ptr_as_ptr,
     clippy::ref_as_ptr,
     clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
     reason = "generated code"
 )]
 #[rustfmt::skip]

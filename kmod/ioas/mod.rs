@@ -5,6 +5,7 @@ pub(crate) mod iova;
 
 use crate::ffi::device::Device;
 use crate::ffi::group::Group;
+use crate::ffi::limits::Limit;
 use crate::ffi::memory::MappedMemory;
 use crate::ffi::paging::PagingDomain;
 use crate::uapi::{Map, Unmap};
@@ -13,9 +14,6 @@ use kernel::page::PAGE_SHIFT;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::Arc;
-
-/// Most mappings of a container: type1's `dma_entry_limit`.
-const MAX_MAPPINGS: u32 = 65_535;
 
 /// The stage-2 address space of a container.
 ///
@@ -57,7 +55,7 @@ impl Ioas {
 
     /// How many more mappings can be made.
     pub(crate) fn mappings_left(&self) -> u32 {
-        MAX_MAPPINGS.saturating_sub(self.count)
+        Limit::Mappings.get().saturating_sub(self.count)
     }
 
     /// 4 KiB pages mapped.

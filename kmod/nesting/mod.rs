@@ -283,7 +283,7 @@ impl Nesting {
     fn bind_first(&mut self, bind: &Bind, stage2: &PagingDomain, new: NewBinding) -> BindResult {
         let node = match RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT) {
             Ok(node) => node,
-            Err(error) => return BindResult::unchanged(error.into()),
+            Err(error) => return BindResult::unchanged(error),
         };
         let Some(attached) = self
             .position(bind.device)
@@ -327,7 +327,7 @@ impl Nesting {
         let key = (bind.site, bind.device);
         let node = match RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT) {
             Ok(node) => node,
-            Err(error) => return BindResult::unchanged(error.into()),
+            Err(error) => return BindResult::unchanged(error),
         };
         let Some(old) = self.bindings.remove(&key) else {
             return BindResult::unchanged(ENOENT);
@@ -451,13 +451,6 @@ impl Nesting {
         self.bound -= 1;
         self.counters.unbinds.add(1);
         binding.undo();
-    }
-
-    /// Whether an address space is bound somewhere.
-    pub(crate) fn binds_address_space(&self, id: u32) -> bool {
-        self.bindings
-            .values()
-            .any(|binding| binding.kind == Kind::AddressSpace(id))
     }
 
     /// Carries invalidation entries out. Gives how many were done, the index of the first bad
@@ -596,15 +589,6 @@ impl Nesting {
     fn capability(&self, attached: &AttachedDevice, parent: Option<&PagingDomain>) -> Capability {
         let nest_parent = parent.is_some_and(PagingDomain::is_nest_parent);
         Capability::of(&attached.device, attached.shared, nest_parent)
-    }
-
-    /// The device of that address.
-    ///
-    /// # Errors
-    ///
-    /// [`ENOENT`] if it is not attached.
-    pub(crate) fn device_at(&self, bdf: Bdf) -> Result<&Device> {
-        Ok(&self.device(bdf)?.device)
     }
 
     fn device(&self, bdf: Bdf) -> Result<&AttachedDevice> {
