@@ -30,7 +30,8 @@ use crate::ffi::group::Group;
 use crate::ffi::user::Pointer;
 use crate::ffi::{uapi as abi, vfio};
 use crate::ioas::Ioas;
-use crate::nesting::Nesting;
+use crate::ffi::paging::PagingDomain;
+use crate::nesting::{BindResult, Nesting};
 use crate::uapi::Target;
 use crate::{module_parameters, uapi};
 use kernel::prelude::*;
@@ -80,8 +81,7 @@ impl Container {
         match extension {
             TYPE | VFIO_UNMAP_ALL => 1,
             COHERENT => container.map_or(0, |container| {
-                let ioas = container.ioas.lock();
-                isize::from(ioas.domain().is_some_and(|domain| domain.is_coherent()))
+                isize::from(container.ioas.lock().is_coherent())
             }),
             _ => 0,
         }
@@ -102,9 +102,7 @@ impl Container {
         let devices = group.devices()?;
         let mut nesting = self.nesting.lock();
         nesting.reserve(devices.len())?;
-        self.ioas
-            .lock()
-            .attach(group, devices.first().ok_or(ENODEV)?)?;
+        self.ioas.lock().attach(group, &devices)?;
         nesting.attach(group, devices);
         Ok(())
     }
@@ -141,6 +139,13 @@ impl Container {
                 let bytes = self.ioas.lock().unmap(&unmap)?;
                 unmap.reply(arg, bytes)
             }
+            nr::DIRTY_PAGES => match uapi::DirtyPages::decode(arg)? {
+                uapi::DirtyPages::Start => self.ioas.lock().track_dirty(true),
+                uapi::DirtyPages::Stop => self.ioas.lock().track_dirty(false),
+                uapi::DirtyPages::Get(range, bitmap) => {
+                    self.ioas.lock().dirty_pages(&range, &bitmap)
+                }
+            },
             nr::PASID_ALLOC => self.pasid_alloc(arg),
             nr::PASID_FREE => {
                 let (first, count) = uapi::decode_pasid_free(arg)?;
@@ -151,7 +156,7 @@ impl Container {
                 let scope = uapi::decode_unbind(arg)?;
                 self.nesting
                     .lock()
-                    .unbind(scope, |_device| self.ioas.lock().domain().cloned())
+                    .unbind(scope, |device| self.ioas.lock().domain_of(device))
             }
             nr::INVALIDATE => {
                 let call = uapi::Invalidate::decode(arg)?;
@@ -162,6 +167,27 @@ impl Container {
             nr::FAULT_QUEUE => self.fault_queue(arg),
             nr::DEVICES => self.devices(arg),
             nr::STATS => self.stats(arg),
+            nr::AS_CREATE => {
+                let call = uapi::AsCreate::decode(arg)?;
+                let id = self.ioas.lock().create_address_space()?;
+                // A user that cannot be told must not be left holding it.
+                call.reply(arg, id)
+                    .or_else(|error| self.ioas.lock().destroy_address_space(id).and(Err(error)))
+            }
+            nr::AS_DESTROY => {
+                let id = uapi::decode_as_destroy(arg)?;
+                let nesting = self.nesting.lock();
+                if nesting.binds_address_space(id) {
+                    return Err(EBUSY);
+                }
+                self.ioas.lock().destroy_address_space(id)
+            }
+            nr::AS_MAP => self.change_address_space(arg, |ioas, call, index| {
+                ioas.map_entry(call.id, &call.entry(index)?)
+            }),
+            nr::AS_UNMAP => self.change_address_space(arg, |ioas, call, index| {
+                ioas.unmap_entries(call.id, &call.range(index)?)
+            }),
             _ => Err(ENOTTY),
         }?;
         Ok(0)
@@ -173,7 +199,7 @@ impl Container {
             let ioas = self.ioas.lock();
             let domain = ioas.domain();
             uapi::Info {
-                page_sizes: domain.map_or(0, |domain| domain.page_sizes()),
+                page_sizes: ioas.page_sizes(),
                 windows: ioas.windows().clone(),
                 mappings_left: ioas.mappings_left(),
                 nesting: nesting.report(domain.map(|domain| &**domain)),
@@ -203,15 +229,46 @@ impl Container {
         }
         let bound = {
             let mut nesting = self.nesting.lock();
-            let stage2 = self.ioas.lock().domain().cloned().ok_or(EINVAL)?;
-            if let Target::AddressSpace(_) = bind.target {
-                return Err(EOPNOTSUPP);
+            match self.domains_for(&bind) {
+                Ok((stage2, separate)) => nesting.bind(&bind, stage2, separate, queue),
+                Err(error) => BindResult::unchanged(error),
             }
-            nesting.bind(&bind, stage2, None, queue)
         };
         // The outcome stands even where the user cannot be told.
         bind.reply(arg, bound.outcome)?;
         bound.result
+    }
+
+    /// The stage-2 domain of the device to bind at, and that of the address space to bind.
+    fn domains_for(
+        &self,
+        bind: &uapi::Bind,
+    ) -> Result<(Arc<PagingDomain>, Option<Arc<PagingDomain>>)> {
+        let mut ioas = self.ioas.lock();
+        let device = ioas.device(bind.device).ok_or(ENOENT)?.clone();
+        let separate = match bind.target {
+            Target::AddressSpace(id) => Some(ioas.address_space(id, &device)?),
+            _ => None,
+        };
+        Ok((ioas.domain_of(&device).ok_or(ENOENT)?, separate))
+    }
+
+    /// Carries out the entries of a change one by one, up to the first bad one.
+    fn change_address_space(
+        &self,
+        arg: Pointer,
+        change: impl Fn(&mut Ioas, &uapi::AsChange, u32) -> Result,
+    ) -> Result {
+        let call = uapi::AsChange::decode(arg)?;
+        let mut ioas = self.ioas.lock();
+        ioas.prepare_address_space(call.id)?;
+        let bad = (0..call.count)
+            .find_map(|index| Some((index, change(&mut ioas, &call, index).err()?)));
+        ioas.flush_address_space(call.id);
+        drop(ioas);
+        let done = bad.map_or(call.count, |(index, _)| index);
+        call.reply(arg, done)?;
+        bad.map_or(Ok(()), |(_, error)| Err(error))
     }
 
     fn fault_queue(&self, arg: Pointer) -> Result {
@@ -243,7 +300,14 @@ impl Container {
     fn stats(&self, arg: Pointer) -> Result {
         let mut stats = uapi::decode_stats(arg)?;
         self.nesting.lock().fill_stats(&mut stats);
-        stats.mapped_pages = self.ioas.lock().mapped_pages();
+        {
+            let ioas = self.ioas.lock();
+            stats.mappings = u64::from(ioas.count());
+            stats.mapped_pages = ioas.mapped_pages();
+            stats.pages_2m = ioas.large_pages().of_2m;
+            stats.pages_1g = ioas.large_pages().of_1g;
+            (stats.address_spaces, stats.as_entries) = ioas.address_space_counts();
+        }
         stats.binds = self.counters.binds.get();
         stats.unbinds = self.counters.unbinds.get();
         stats.page_requests = self.counters.page_requests.get();

@@ -68,7 +68,7 @@ impl Group {
     ///
     /// [`ENOSPC`] if there are more than [`REGIONS`], or what `each` gives.
     pub(crate) fn for_each_reserved(self, mut each: impl FnMut(u64, u64) -> Result) -> Result {
-        let mut regions = [shim::ReservedRegion::default(); REGIONS];
+        let mut regions = [shim::RawRange::default(); REGIONS];
         // SAFETY: The group is live by the invariant, and `regions` has `REGIONS` entries.
         let count = unsafe { shim::ioasid_group_reserved(self.0, regions.as_mut_ptr(), REGIONS) };
         let count = usize::try_from(count).map_err(|_| Error::from_errno(count as c_int))?;

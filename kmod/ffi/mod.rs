@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Everything unsafe: one file per C concept, each a safe type over it.
 
+pub(crate) mod alias;
 pub(crate) mod attach;
 pub(crate) mod device;
 pub(crate) mod fault_file;

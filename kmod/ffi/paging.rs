@@ -60,6 +60,19 @@ impl PagingDomain {
         } else {
             0
         };
+        Self::with_flags(device, flags)
+    }
+
+    /// Allocates an empty domain that can be attached at a PASID or at the RID of `device`.
+    ///
+    /// # Errors
+    ///
+    /// [`EOPNOTSUPP`] if the IOMMU has no PASIDs.
+    pub(crate) fn separate(device: &Device) -> Result<Self> {
+        Self::with_flags(device, ALLOC_PASID)
+    }
+
+    fn with_flags(device: &Device, flags: u32) -> Result<Self> {
         // SAFETY: The device is live by its type.
         let domain = from_err_ptr(unsafe {
             bindings::iommu_paging_domain_alloc_flags(device.as_ptr(), flags)
@@ -67,7 +80,7 @@ impl PagingDomain {
         // INVARIANT: The allocation gave the only reference.
         let mut new = Self {
             domain: NonNull::new(domain).ok_or(ENOMEM)?,
-            nest_parent,
+            nest_parent: flags & ALLOC_NEST_PARENT != 0,
             coherent: false,
         };
         // SAFETY: Domain and device are live.
@@ -105,6 +118,16 @@ impl PagingDomain {
     /// Whether DMA is coherent whatever the device asks for.
     pub(crate) fn is_coherent(&self) -> bool {
         self.coherent
+    }
+
+    /// Whether a device that `other` was made for may be attached to `self` as well: the same
+    /// driver, and the same promises. The driver has the last word, at attach.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        // SAFETY: The domain is live, and its operations do not change.
+        let ours = unsafe { (*self.as_ptr()).ops };
+        // SAFETY: As above.
+        let others = unsafe { (*other.as_ptr()).ops };
+        ours == others && self.nest_parent == other.nest_parent && self.coherent == other.coherent
     }
 
     /// The addresses that its format can translate.
@@ -156,6 +179,12 @@ impl PagingDomain {
                 bindings::GFP_KERNEL_ACCOUNT,
             )
         })
+    }
+
+    /// Unmaps ranges, with one flush of what is cached of them.
+    pub(super) fn unmap_ranges(&self, ranges: &[IovaRange]) {
+        // SAFETY: The domain is live; the slice has that many ranges.
+        unsafe { shim::ioasid_unmap_ranges(self.as_ptr(), ranges.as_ptr(), ranges.len()) }
     }
 
     /// Unmaps `size` bytes at `iova` and flushes what is cached of them, of nested domains

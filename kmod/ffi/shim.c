@@ -6,11 +6,13 @@
 #include <linux/anon_inodes.h>
 #include <linux/fs.h>
 #include <linux/iommu.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/pci.h>
 #include <linux/pci-ats.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/uaccess.h>
 #include <linux/vfio.h>
 #include <uapi/linux/iommufd.h>
 
@@ -160,7 +162,7 @@ bool ioasid_enforce_coherency(struct iommu_domain *domain, struct device *dev)
 
 /* The number of regions, of which @max at most are in @out. */
 ssize_t ioasid_group_reserved(struct iommu_group *group,
-			      struct ioasid_reserved_region *out, size_t max)
+			      struct ioasid_range *out, size_t max)
 {
 	struct iommu_resv_region *region, *next;
 	LIST_HEAD(regions);
@@ -172,7 +174,7 @@ ssize_t ioasid_group_reserved(struct iommu_group *group,
 		if (region->type != IOMMU_RESV_DIRECT_RELAXABLE &&
 		    region->length) {
 			if (n < max)
-				out[n] = (struct ioasid_reserved_region) {
+				out[n] = (struct ioasid_range) {
 					.start = region->start,
 					.last = region->start +
 						region->length - 1,
@@ -185,9 +187,91 @@ ssize_t ioasid_group_reserved(struct iommu_group *group,
 	return ret ? ret : n;
 }
 
-u64 ioasid_page_phys(struct page *page)
+u64 ioasid_page_frame(struct page *page)
 {
-	return page_to_phys(page);
+	return page_to_pfn(page);
+}
+
+/* How many of the pages follow each other in memory, from the first on. */
+size_t ioasid_contiguous_pages(struct page *const *pages, size_t count)
+{
+	size_t n = 1;
+
+	while (n < count && page_to_pfn(pages[n]) == page_to_pfn(pages[0]) + n)
+		n++;
+	return n;
+}
+
+void ioasid_unpin(u64 frame, u64 count, bool written)
+{
+	unpin_user_page_range_dirty_lock(pfn_to_page(frame), count, written);
+}
+
+/*
+ * Finds a device's memory, mapped at @vaddr without pages that could be pinned.
+ * Gives the number of frames that follow each other from *@frame on.
+ */
+long ioasid_device_frames(unsigned long vaddr, unsigned long count, bool write,
+			  u64 *frame)
+{
+	const unsigned int fault = FAULT_FLAG_REMOTE |
+				   (write ? FAULT_FLAG_WRITE : 0);
+	struct mm_struct *mm = current->mm;
+	struct follow_pfnmap_args args = { .address = vaddr };
+	unsigned long inside;
+	bool faulted = false, unlocked;
+	long ret = -EFAULT;
+
+	mmap_read_lock(mm);
+	for (;;) {
+		args.vma = vma_lookup(mm, vaddr);
+		if (!args.vma || !(args.vma->vm_flags & VM_PFNMAP))
+			goto out;
+		if (!follow_pfnmap_start(&args))
+			break;
+		if (faulted)
+			goto out;
+		unlocked = false;
+		if (fixup_user_fault(mm, vaddr, fault, &unlocked) ||
+		    fatal_signal_pending(current))
+			goto out;
+		/* The VMA may be another one if the lock was given up. */
+		faulted = !unlocked;
+	}
+	if (write && !args.writable)
+		goto end;
+	if (pfn_valid(args.pfn) && !PageReserved(pfn_to_page(args.pfn)))
+		goto end;
+	inside = ~args.addr_mask >> PAGE_SHIFT;
+	ret = min3(count, inside + 1 - (args.pfn & inside),
+		   (args.vma->vm_end - vaddr) >> PAGE_SHIFT);
+	*frame = args.pfn;
+end:
+	follow_pfnmap_end(&args);
+out:
+	mmap_read_unlock(mm);
+	return ret;
+}
+
+/* One flush, whatever the number of ranges. */
+void ioasid_unmap_ranges(struct iommu_domain *domain,
+			 const struct ioasid_range *ranges, size_t count)
+{
+	struct iommu_iotlb_gather gather;
+	size_t i;
+
+	iommu_iotlb_gather_init(&gather);
+	for (i = 0; i < count; i++) {
+		iommu_unmap_fast(domain, ranges[i].start,
+				 ranges[i].last - ranges[i].start + 1, &gather);
+		cond_resched();
+	}
+	iommu_iotlb_sync(domain, &gather);
+}
+
+bool ioasid_is_users(unsigned long address, size_t len)
+{
+	return access_ok((void __user *)address, len);
 }
 
 bool ioasid_yield_unless_killed(void)

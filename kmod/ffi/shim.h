@@ -45,8 +45,8 @@ struct ioasid_page_request {
 	u32 grpid;
 };
 
-/* A range of IOVAs that cannot be mapped, both ends inclusive. */
-struct ioasid_reserved_region {
+/* A range of IOVAs, both ends inclusive. */
+struct ioasid_range {
 	u64 start;
 	u64 last;
 };
@@ -87,8 +87,15 @@ void ioasid_vfio_unregister(void);
 int ioasid_device_facts(struct device *dev, struct ioasid_device_facts *facts);
 bool ioasid_enforce_coherency(struct iommu_domain *domain, struct device *dev);
 ssize_t ioasid_group_reserved(struct iommu_group *group,
-			      struct ioasid_reserved_region *out, size_t max);
-u64 ioasid_page_phys(struct page *page);
+			      struct ioasid_range *out, size_t max);
+u64 ioasid_page_frame(struct page *page);
+size_t ioasid_contiguous_pages(struct page *const *pages, size_t count);
+void ioasid_unpin(u64 frame, u64 count, bool written);
+long ioasid_device_frames(unsigned long vaddr, unsigned long count, bool write,
+			  u64 *frame);
+void ioasid_unmap_ranges(struct iommu_domain *domain,
+			 const struct ioasid_range *ranges, size_t count);
+bool ioasid_is_users(unsigned long address, size_t len);
 bool ioasid_yield_unless_killed(void);
 struct iommu_domain *ioasid_alloc_nested(struct device *dev,
 					 struct iommu_domain *parent,

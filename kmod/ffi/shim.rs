@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Declarations of shim.h.
 
+use crate::ioas::iova::IovaRange;
 use kernel::bindings;
-use kernel::ffi::{c_int, c_void};
+use kernel::ffi::{c_int, c_long, c_ulong, c_void};
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -30,9 +31,11 @@ pub(super) struct PageRequest {
     pub(super) grpid: u32,
 }
 
+
+/// A range as C fills it in: not known to be one yet. [`IovaRange`] has the same layout.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-pub(super) struct ReservedRegion {
+pub(super) struct RawRange {
     pub(super) start: u64,
     pub(super) last: u64,
 }
@@ -53,10 +56,27 @@ extern "C" {
     ) -> bool;
     pub(super) fn ioasid_group_reserved(
         group: *mut bindings::iommu_group,
-        out: *mut ReservedRegion,
+        out: *mut RawRange,
         max: usize,
     ) -> isize;
-    pub(super) fn ioasid_page_phys(page: *mut bindings::page) -> u64;
+    pub(super) fn ioasid_page_frame(page: *mut bindings::page) -> u64;
+    pub(super) fn ioasid_contiguous_pages(
+        pages: *const *mut bindings::page,
+        count: usize,
+    ) -> usize;
+    pub(super) fn ioasid_unpin(frame: u64, count: u64, written: bool);
+    pub(super) fn ioasid_device_frames(
+        vaddr: c_ulong,
+        count: c_ulong,
+        write: bool,
+        frame: *mut u64,
+    ) -> c_long;
+    pub(super) fn ioasid_unmap_ranges(
+        domain: *mut bindings::iommu_domain,
+        ranges: *const IovaRange,
+        count: usize,
+    );
+    pub(super) fn ioasid_is_users(address: usize, len: usize) -> bool;
     pub(super) fn ioasid_yield_unless_killed() -> bool;
     pub(super) fn ioasid_alloc_nested(
         dev: *mut bindings::device,

@@ -3,6 +3,7 @@
 //!
 //! C header: [`include/linux/uaccess.h`](srctree/include/linux/uaccess.h)
 
+use super::shim;
 use super::uapi::Call;
 use core::mem::size_of;
 use kernel::prelude::*;
@@ -37,6 +38,12 @@ impl Pointer {
 
     pub(super) fn as_user_ptr(self) -> UserPtr {
         UserPtr::from_addr(self.0)
+    }
+
+    /// Whether `len` bytes from here on are addresses that a user may have, mapped or not.
+    pub(crate) fn is_users(self, len: usize) -> bool {
+        // SAFETY: Addresses are compared, and nothing is accessed.
+        unsafe { shim::ioasid_is_users(self.0, len) }
     }
 
     /// Reads a value.

@@ -9,6 +9,7 @@
 ///
 /// `start <= last`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub(crate) struct IovaRange {
     start: u64,
     last: u64,
@@ -150,4 +151,54 @@ impl Windows {
         self.len += 1;
         Some(())
     }
+}
+
+/// Large entries of a page table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LargePages {
+    /// Of 2 MiB.
+    pub(crate) of_2m: u64,
+    /// Of 1 GiB.
+    pub(crate) of_1g: u64,
+}
+
+impl LargePages {
+    /// Adds those of another range.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.of_2m += other.of_2m;
+        self.of_1g += other.of_1g;
+    }
+
+    /// Takes those of a range away that was added before.
+    pub(crate) fn sub(&mut self, other: &Self) {
+        self.of_2m = self.of_2m.saturating_sub(other.of_2m);
+        self.of_1g = self.of_1g.saturating_sub(other.of_1g);
+    }
+}
+
+/// The large entries that a page table of the page sizes `sizes` (bytes, as a bitmap) has for
+/// `size` contiguous bytes at `phys`, mapped at `iova`: the largest that alignment and length
+/// allow.
+pub(crate) fn large_pages(iova: u64, phys: u64, size: u64, sizes: u64) -> LargePages {
+    const SIZE_2M: u64 = 1 << 21;
+    const SIZE_1G: u64 = 1 << 30;
+
+    // How many blocks there are, and how many bytes before the first.
+    let blocks = |size: u64, block: u64| -> (u64, u64) {
+        let head = iova.wrapping_neg() & (block - 1);
+        let fits = sizes & block != 0 && (iova ^ phys) & (block - 1) == 0;
+        let count = size.checked_sub(head).map_or(0, |rest| rest / block);
+        (if fits { count } else { 0 }, head)
+    };
+    let (of_1g, head) = blocks(size, SIZE_1G);
+    if of_1g == 0 {
+        let (of_2m, _) = blocks(size, SIZE_2M);
+        return LargePages { of_2m, of_1g };
+    }
+    let (mut of_2m, _) = blocks(head, SIZE_2M);
+    if sizes & SIZE_2M != 0 {
+        // The rest starts on 1 GiB.
+        of_2m += (size - head) % SIZE_1G / SIZE_2M;
+    }
+    LargePages { of_2m, of_1g }
 }

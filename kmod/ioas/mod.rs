@@ -1,51 +1,87 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The container's address space: guest memory in stage 2, by the rules of type1v2.
 
+mod address_space;
+pub(crate) mod dirty;
 pub(crate) mod iova;
+pub(crate) mod ranges;
 
-use crate::ffi::device::Device;
+use crate::ffi::device::{Bdf, Device};
 use crate::ffi::group::Group;
 use crate::ffi::limits::Limit;
 use crate::ffi::memory::MappedMemory;
 use crate::ffi::paging::PagingDomain;
 use crate::uapi::{Map, Unmap};
-use iova::{IovaRange, Windows};
+use address_space::AddressSpaces;
+use iova::{IovaRange, LargePages, Windows};
 use kernel::page::PAGE_SHIFT;
 use kernel::prelude::*;
-use kernel::rbtree::{RBTree, RBTreeNode};
+use kernel::rbtree::{RBTree, RBTreeNodeReservation};
 use kernel::sync::Arc;
+use ranges::Ranged;
+
+/// A group, its devices, and the domain that they are attached to.
+struct AttachedGroup {
+    group: Group,
+    devices: KVec<Device>,
+    domain: Arc<PagingDomain>,
+}
 
 /// The stage-2 address space of a container.
 ///
 /// # Invariants
 ///
-/// - `mappings` are disjoint, each under its first address, and lie in `windows`.
-/// - `mapped_pages` is their size in pages.
+/// - `mappings` are disjoint, each under its first address, and lie in `windows`; each is in
+///   all of `domains`.
+/// - Each group's domain is in `domains`, the first of which stays until the container goes.
+/// - `count`, `mapped_pages` and `large` are the number and the sums of `mappings`.
 pub(crate) struct Ioas {
-    domain: Option<Arc<PagingDomain>>,
-    groups: KVec<Group>,
+    groups: KVec<AttachedGroup>,
+    domains: KVec<Arc<PagingDomain>>,
     windows: Windows,
+    spaces: AddressSpaces,
     mappings: RBTree<u64, MappedMemory>,
     count: u32,
     mapped_pages: u64,
+    large: LargePages,
+    tracks_dirty: bool,
 }
 
 impl Ioas {
     /// An address space with no group and no mapping.
     pub(crate) fn new() -> Self {
         Self {
-            domain: None,
             groups: KVec::new(),
+            domains: KVec::new(),
             windows: Windows::all(),
+            spaces: AddressSpaces::new(),
             mappings: RBTree::new(),
             count: 0,
             mapped_pages: 0,
+            large: LargePages::default(),
+            tracks_dirty: false,
         }
     }
 
-    /// The stage-2 domain, once a group is attached.
+    /// The first stage-2 domain, once a group is attached.
     pub(crate) fn domain(&self) -> Option<&Arc<PagingDomain>> {
-        self.domain.as_ref()
+        self.domains.first()
+    }
+
+    /// The device of that address, if it is attached.
+    pub(crate) fn device(&self, bdf: Bdf) -> Option<&Device> {
+        self.groups
+            .iter()
+            .flat_map(|attached| attached.devices.iter())
+            .find(|device| device.bdf() == Some(bdf))
+    }
+
+    /// The stage-2 domain that a device is attached to.
+    pub(crate) fn domain_of(&self, device: &Device) -> Option<Arc<PagingDomain>> {
+        self.groups
+            .iter()
+            .find(|attached| attached.devices.contains(device))
+            .map(|attached| attached.domain.clone())
     }
 
     /// The addresses that can be mapped.
@@ -53,9 +89,29 @@ impl Ioas {
         &self.windows
     }
 
+    /// Page sizes in bytes that every domain has, as a bitmap.
+    pub(crate) fn page_sizes(&self) -> u64 {
+        if self.domains.is_empty() {
+            return 0;
+        }
+        self.domains
+            .iter()
+            .fold(u64::MAX, |sizes, domain| sizes & domain.page_sizes())
+    }
+
+    /// Whether DMA of every device is coherent whatever it asks for.
+    pub(crate) fn is_coherent(&self) -> bool {
+        !self.domains.is_empty() && self.domains.iter().all(|domain| domain.is_coherent())
+    }
+
     /// How many more mappings can be made.
     pub(crate) fn mappings_left(&self) -> u32 {
         Limit::Mappings.get().saturating_sub(self.count)
+    }
+
+    /// Mappings.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
     }
 
     /// 4 KiB pages mapped.
@@ -63,48 +119,115 @@ impl Ioas {
         self.mapped_pages
     }
 
-    /// Attaches a group whose first device is `device`, with all that is mapped. Sleeps.
+    /// Large entries of the page table of a domain.
+    pub(crate) fn large_pages(&self) -> &LargePages {
+        &self.large
+    }
+
+    /// Attaches a group, with all that is mapped. Sleeps.
     ///
-    /// The first group decides the domain: a nest parent where the hardware nests, a plain
-    /// one elsewhere. A group that it does not fit is refused.
+    /// It joins the first domain that has what a domain of its own would have and that the IOMMU
+    /// driver lets it into; otherwise it gets that domain of its own. A domain is a nest parent
+    /// where the hardware nests, unless something is mapped read-only, which none can hold.
     ///
     /// # Errors
     ///
     /// [`EINVAL`] if a mapping lies where the group has a reserved region, and what the IOMMU
     /// driver says.
-    pub(crate) fn attach(&mut self, group: Group, device: &Device) -> Result {
+    pub(crate) fn attach(&mut self, group: Group, devices: &[Device]) -> Result {
+        let first = devices.first().ok_or(ENODEV)?;
         self.groups.reserve(1, GFP_KERNEL_ACCOUNT)?;
-        let domain = match &self.domain {
-            Some(domain) => domain.clone(),
-            None => {
-                let domain = PagingDomain::new(device, true)
-                    .or_else(|_| PagingDomain::new(device, false))?;
-                Arc::new(domain, GFP_KERNEL_ACCOUNT)?
-            }
-        };
+        self.domains.reserve(1, GFP_KERNEL_ACCOUNT)?;
+        let mut kept = KVec::with_capacity(devices.len(), GFP_KERNEL_ACCOUNT)?;
+        kept.extend_from_slice(devices, GFP_KERNEL_ACCOUNT)?;
+
+        let candidate = Arc::new(self.new_domain(first)?, GFP_KERNEL_ACCOUNT)?;
         let mut windows = self.windows.clone();
-        windows.restrict(&domain.aperture().ok_or(EINVAL)?);
         exclude_reserved(&mut windows, group)?;
+        windows.restrict(&candidate.aperture().ok_or(EINVAL)?);
         let fits = |memory: &MappedMemory| windows.contains(memory.range());
         if !self.mappings.values().all(fits) {
             return Err(EINVAL);
         }
-        domain.attach_group(group)?;
+
+        let joined = self
+            .domains
+            .iter()
+            .find(|domain| domain.is_like(&candidate) && domain.attach_group(group).is_ok())
+            .cloned();
+        let domain = match joined {
+            Some(domain) => domain,
+            None => {
+                candidate.attach_group(group)?;
+                if let Err(error) = self.replay(&candidate) {
+                    candidate.detach_group(group);
+                    return Err(error);
+                }
+                self.domains.push(candidate.clone(), GFP_KERNEL_ACCOUNT)?;
+                candidate
+            }
+        };
         self.windows = windows;
-        self.domain = Some(domain);
-        self.groups.push(group, GFP_KERNEL_ACCOUNT)?;
+        self.groups.push(
+            AttachedGroup {
+                group,
+                devices: kept,
+                domain,
+            },
+            GFP_KERNEL_ACCOUNT,
+        )?;
         Ok(())
     }
 
-    /// Detaches a group.
+    fn new_domain(&self, device: &Device) -> Result<PagingDomain> {
+        let read_only = |memory: &MappedMemory| !memory.access().write;
+        if self.mappings.values().any(read_only) {
+            return PagingDomain::new(device, false);
+        }
+        PagingDomain::new(device, true).or_else(|_| PagingDomain::new(device, false))
+    }
+
+    /// Maps all that is mapped into a new domain, or nothing.
+    fn replay(&mut self, domain: &Arc<PagingDomain>) -> Result {
+        let failed = self
+            .mappings
+            .values_mut()
+            .find_map(|memory| memory.map_into(domain.clone()).err());
+        match failed {
+            None => Ok(()),
+            Some(error) => {
+                self.drop_domain(domain);
+                Err(error)
+            }
+        }
+    }
+
+    fn drop_domain(&mut self, domain: &Arc<PagingDomain>) {
+        self.mappings
+            .values_mut()
+            .for_each(|memory| memory.unmap_from(domain));
+        self.spaces.drop_tables(domain);
+        self.domains.retain(|other| !Arc::ptr_eq(other, domain));
+    }
+
+    /// Detaches a group, and forgets its domain if that was the last and others are left.
     pub(crate) fn detach(&mut self, group: Group) {
-        if !self.groups.contains(&group) {
+        let Some(gone) = self
+            .groups
+            .iter()
+            .position(|attached| attached.group == group)
+            .and_then(|at| self.groups.remove(at).ok())
+        else {
             return;
+        };
+        gone.domain.detach_group(group);
+        let used = self
+            .groups
+            .iter()
+            .any(|attached| Arc::ptr_eq(&attached.domain, &gone.domain));
+        if !used && self.domains.len() > 1 {
+            self.drop_domain(&gone.domain);
         }
-        if let Some(domain) = &self.domain {
-            domain.detach_group(group);
-        }
-        self.groups.retain(|&mut other| other != group);
         // What only this group reserved can be mapped again; without memory for the list, the
         // windows stay as they are, which is safe.
         if let Ok(windows) = self.windows_left() {
@@ -114,21 +237,21 @@ impl Ioas {
 
     fn windows_left(&self) -> Result<Windows> {
         let mut windows = Windows::all();
-        if let Some(domain) = &self.domain {
+        for domain in &self.domains {
             windows.restrict(&domain.aperture().ok_or(EINVAL)?);
         }
-        for &group in &self.groups {
-            exclude_reserved(&mut windows, group)?;
+        for attached in &self.groups {
+            exclude_reserved(&mut windows, attached.group)?;
         }
         Ok(windows)
     }
 
-    /// Unmaps everything and forgets the domain; no group is attached any more.
+    /// Unmaps everything and forgets the domains; no group is attached any more.
     pub(crate) fn clear(&mut self) {
         *self = Self::new();
     }
 
-    /// Pins and maps user memory. Sleeps.
+    /// Pins user memory and maps it for every device. Sleeps.
     ///
     /// # Errors
     ///
@@ -139,7 +262,9 @@ impl Ioas {
     ///   accessed and dirty bits are written through stage 2.
     /// - Those of [`MappedMemory::new`].
     pub(crate) fn map(&mut self, map: &Map) -> Result {
-        let domain = self.domain.clone().ok_or(EINVAL)?;
+        if self.domains.is_empty() {
+            return Err(EINVAL);
+        }
         if self.first_in(&map.range).is_some() {
             return Err(EEXIST);
         }
@@ -149,63 +274,65 @@ impl Ioas {
         if !self.windows.contains(&map.range) {
             return Err(EINVAL);
         }
-        if domain.is_nest_parent() && !map.access.write {
+        if !map.access.write && self.domains.iter().any(|domain| domain.is_nest_parent()) {
             return Err(EOPNOTSUPP);
         }
-        let pages = pages(&map.range);
-        let memory = MappedMemory::new(domain, map.range, map.vaddr, map.access)?;
-        let node = RBTreeNode::new(map.range.start(), memory, GFP_KERNEL_ACCOUNT)?;
-        self.mappings.insert(node);
+        if !self.can_track(&map.range) {
+            return Err(EINVAL);
+        }
+        let node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
+        let memory = MappedMemory::new(&self.domains, map.range, map.vaddr, map.access)?;
         self.count += 1;
-        self.mapped_pages += pages;
+        self.mapped_pages += pages(&map.range);
+        self.large.add(*memory.large());
+        self.mappings
+            .insert(node.into_node(map.range.start(), memory));
         Ok(())
     }
 
-    /// Unmaps what lies in a range; gives the number of bytes.
+    /// Unmaps what lies in a range, and sets the bits of what it unmaps in the bitmap that comes
+    /// with the call. Gives the number of bytes.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if a mapping would be cut in two.
+    /// - [`EINVAL`] if a mapping would be cut in two, or for a bitmap where dirty pages are not
+    ///   tracked.
+    /// - [`EFAULT`] for a bitmap that is not accessible; mappings below stay unmapped.
     pub(crate) fn unmap(&mut self, unmap: &Unmap) -> Result<u64> {
-        if !unmap.all {
-            let cut = |address| {
-                self.at(address)
-                    .is_some_and(|mapping| !unmap.range.contains(&mapping))
-            };
-            if cut(unmap.range.start()) || cut(unmap.range.last()) {
-                return Err(EINVAL);
-            }
+        if let Some(bitmap) = &unmap.bitmap {
+            self.check_bitmap(bitmap)?;
+        }
+        if !unmap.all && self.cuts(&unmap.range) {
+            return Err(EINVAL);
         }
         let mut bytes = 0u64;
-        while let Some(start) = self.first_in(&unmap.range).map(|range| range.start()) {
-            let Some(memory) = self.mappings.remove(&start) else {
-                break;
-            };
-            bytes = bytes.saturating_add(memory.range().size().unwrap_or(u64::MAX));
-            self.count -= 1;
-            self.mapped_pages -= pages(memory.range());
+        while let Some(mapping) = self.first_in(&unmap.range) {
+            if let Some(bitmap) = &unmap.bitmap {
+                self.report_dirty(&unmap.range, &mapping, bitmap)?;
+            }
+            bytes = bytes.saturating_add(mapping.size().unwrap_or(u64::MAX));
+            self.remove(mapping.start());
         }
         Ok(bytes)
     }
 
-    /// The mapping that holds `address`.
-    fn at(&self, address: u64) -> Option<IovaRange> {
-        let range = match self.mappings.cursor_lower_bound(&address) {
-            Some(here) if *here.current().0 == address => *here.current().1.range(),
-            Some(above) => *above.peek_prev()?.1.range(),
-            None => *self.mappings.cursor_back()?.current().1.range(),
-        };
-        range.holds(address).then_some(range)
+    fn remove(&mut self, start: u64) {
+        self.zap(start);
+        if let Some(memory) = self.mappings.remove(&start) {
+            self.count -= 1;
+            self.mapped_pages -= pages(memory.range());
+            self.large.sub(memory.large());
+        }
+    }
+
+    /// Whether a mapping lies in `range` with a part only.
+    fn cuts(&self, range: &IovaRange) -> bool {
+        ranges::cuts(&self.mappings, range)
     }
 
     /// The lowest mapping that shares an address with `range`.
     fn first_in(&self, range: &IovaRange) -> Option<IovaRange> {
-        if let Some(mapping) = self.at(range.start()) {
-            return Some(mapping);
-        }
-        let cursor = self.mappings.cursor_lower_bound(&range.start())?;
-        let mapping = *cursor.current().1.range();
-        (mapping.start() <= range.last()).then_some(mapping)
+        ranges::first_in(&self.mappings, range).map(|memory| *memory.range())
     }
 }
 

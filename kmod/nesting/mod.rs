@@ -74,7 +74,8 @@ pub(crate) struct BindResult {
 }
 
 impl BindResult {
-    fn unchanged(error: Error) -> Self {
+    /// A failure before anything was touched.
+    pub(crate) fn unchanged(error: Error) -> Self {
         Self {
             result: Err(error),
             outcome: uapi::VFIO_IOASID_OUTCOME_UNCHANGED,
@@ -365,6 +366,13 @@ impl Nesting {
         if let Some(attached) = self.devices.get_mut(at) {
             attached.rid_blocked |= site == Site::Rid;
         }
+    }
+
+    /// Whether something is bound to the address space of that number.
+    pub(crate) fn binds_address_space(&self, id: u32) -> bool {
+        self.bindings
+            .values()
+            .any(|binding| binding.kind == Kind::AddressSpace(id))
     }
 
     /// Unbinds what is in scope; `stage2_of` gives the stage 2 of a device, which takes the

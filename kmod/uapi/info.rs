@@ -3,8 +3,10 @@
 
 use crate::ffi::uapi;
 use crate::ffi::user::Pointer;
+use crate::ioas::dirty::MAX_BYTES;
 use crate::ioas::iova::Windows;
 use core::mem::{offset_of, size_of};
+use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::transmute::AsBytes;
 
@@ -39,7 +41,8 @@ pub(crate) fn write_info(arg: Pointer, mut info: Info) -> Result {
     // The chain's entries stand on 8 bytes each.
     let avail_at = FIXED + range_len;
     let avail_len = size_of::<uapi::vfio_iommu_type1_info_dma_avail>().next_multiple_of(8);
-    let nesting_at = avail_at + avail_len;
+    let migration_at = avail_at + avail_len;
+    let nesting_at = migration_at + size_of::<uapi::vfio_iommu_type1_info_cap_migration>();
     let needed = nesting_at + size_of::<uapi::vfio_ioasid_cap_nesting>();
 
     let mut reply = uapi::vfio_iommu_type1_info {
@@ -67,9 +70,20 @@ pub(crate) fn write_info(arg: Pointer, mut info: Info) -> Result {
             end: window.last(),
         })?;
     }
-    at.put(&header(uapi::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, nesting_at))?;
+    at.put(&header(
+        uapi::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL,
+        migration_at,
+    ))?;
     at.put(&info.mappings_left)?;
     at.put(&0u32)?;
+    at.put(&header(
+        uapi::VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION,
+        nesting_at,
+    ))?;
+    // Flags and a word of padding; then the page sizes of bitmaps.
+    at.put(&[0u32; 2])?;
+    at.put(&(PAGE_SIZE as u64))?;
+    at.put(&MAX_BYTES)?;
     info.nesting.header = header(uapi::VFIO_IOASID_CAP_NESTING, 0);
     at.put(&info.nesting)?;
     arg.write(&reply)

@@ -2,8 +2,10 @@
 //! The ABI's calls, decoded: numbers become ranges, scopes and devices, and what is wrong in
 //! itself is refused before any lock is taken.
 
+mod address_space;
 mod info;
 
+pub(crate) use address_space::{decode_as_destroy, AsChange, AsCreate, AsEntry};
 pub(crate) use info::{write_info, Info};
 
 use crate::ffi::attach::Site;
@@ -12,6 +14,7 @@ use crate::ffi::nested::{InvalidationEntries, Stage1Data};
 use crate::ffi::paging::Access;
 use crate::ffi::uapi;
 use crate::ffi::user::Pointer;
+use crate::ioas::dirty::Bitmap;
 use crate::ioas::iova::IovaRange;
 use core::mem::size_of;
 use kernel::page::PAGE_SIZE;
@@ -28,6 +31,7 @@ pub(crate) mod nr {
     pub(crate) const GET_INFO: u32 = io(uapi::VFIO_BASE + 12);
     pub(crate) const MAP_DMA: u32 = io(uapi::VFIO_BASE + 13);
     pub(crate) const UNMAP_DMA: u32 = io(uapi::VFIO_BASE + 14);
+    pub(crate) const DIRTY_PAGES: u32 = io(uapi::VFIO_BASE + 17);
     pub(crate) const PASID_ALLOC: u32 = io(uapi::VFIO_IOASID_BASE);
     pub(crate) const PASID_FREE: u32 = io(uapi::VFIO_IOASID_BASE + 1);
     pub(crate) const BIND: u32 = io(uapi::VFIO_IOASID_BASE + 2);
@@ -36,6 +40,10 @@ pub(crate) mod nr {
     pub(crate) const FAULT_QUEUE: u32 = io(uapi::VFIO_IOASID_BASE + 5);
     pub(crate) const DEVICES: u32 = io(uapi::VFIO_IOASID_BASE + 6);
     pub(crate) const STATS: u32 = io(uapi::VFIO_IOASID_BASE + 7);
+    pub(crate) const AS_CREATE: u32 = io(uapi::VFIO_IOASID_BASE + 8);
+    pub(crate) const AS_DESTROY: u32 = io(uapi::VFIO_IOASID_BASE + 9);
+    pub(crate) const AS_MAP: u32 = io(uapi::VFIO_IOASID_BASE + 10);
+    pub(crate) const AS_UNMAP: u32 = io(uapi::VFIO_IOASID_BASE + 11);
 }
 
 /// The ABI's name of a device.
@@ -145,6 +153,8 @@ pub(crate) struct Unmap {
     pub(crate) range: IovaRange,
     /// Everything, whatever is there; otherwise no mapping may be cut.
     pub(crate) all: bool,
+    /// Where to report the dirty pages of what goes.
+    pub(crate) bitmap: Option<Bitmap>,
     reply: uapi::vfio_iommu_type1_dma_unmap,
 }
 
@@ -152,7 +162,7 @@ impl Unmap {
     /// # Errors
     ///
     /// - [`EINVAL`] if `argsz` is too small, a flag is unknown, or the range is empty or not
-    ///   aligned to pages.
+    ///   aligned to pages, and those of [`Bitmap::new`].
     /// - [`EOVERFLOW`] if the range of addresses wraps.
     /// - [`EOPNOTSUPP`] for a flag that is known but not offered here.
     pub(crate) fn decode(arg: Pointer) -> Result<Self> {
@@ -167,9 +177,20 @@ impl Unmap {
         if unmap.flags & dirty != 0 && unmap.flags & !dirty != 0 {
             return Err(EINVAL);
         }
-        if unmap.flags & (dirty | vaddr) != 0 {
+        if unmap.flags & vaddr != 0 {
             return Err(EOPNOTSUPP);
         }
+        let bitmap = if unmap.flags & dirty != 0 {
+            let fixed = size_of::<uapi::vfio_iommu_type1_dma_unmap>();
+            if (unmap.argsz as usize) < fixed + size_of::<[u64; 3]>() {
+                return Err(EINVAL);
+            }
+            // struct vfio_bitmap
+            let [page_size, bytes, data] = arg.offset(fixed)?.read()?;
+            Some(Bitmap::new(data, bytes, page_size, unmap.size)?)
+        } else {
+            None
+        };
         if unmap.iova & (PAGE_SIZE as u64 - 1) != 0 {
             return Err(EINVAL);
         }
@@ -187,6 +208,7 @@ impl Unmap {
         Ok(Self {
             range,
             all,
+            bitmap,
             reply: unmap,
         })
     }
@@ -195,6 +217,49 @@ impl Unmap {
     pub(crate) fn reply(mut self, arg: Pointer, unmapped: u64) -> Result {
         self.reply.size = unmapped;
         arg.write(&self.reply)
+    }
+}
+
+/// `VFIO_IOMMU_DIRTY_PAGES`.
+pub(crate) enum DirtyPages {
+    /// Begin to track.
+    Start,
+    /// End it.
+    Stop,
+    /// Report the pages of a range.
+    Get(IovaRange, Bitmap),
+}
+
+impl DirtyPages {
+    /// # Errors
+    ///
+    /// - [`EINVAL`] if `argsz` is too small or there is not exactly one flag, and those of
+    ///   [`Bitmap::new`].
+    /// - [`EOVERFLOW`] if the range of addresses wraps.
+    pub(crate) fn decode(arg: Pointer) -> Result<Self> {
+        const FIXED: usize = size_of::<[u32; 2]>();
+
+        let [argsz, flags]: [u32; 2] = arg.read()?;
+        if (argsz as usize) < FIXED {
+            return Err(EINVAL);
+        }
+        match flags {
+            uapi::VFIO_IOMMU_DIRTY_PAGES_FLAG_START => Ok(Self::Start),
+            uapi::VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP => Ok(Self::Stop),
+            uapi::VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP => {
+                if (argsz as usize) < FIXED + size_of::<[u64; 5]>() {
+                    return Err(EINVAL);
+                }
+                // struct vfio_iommu_type1_dirty_bitmap_get
+                let [iova, size, page_size, bytes, data] = arg.offset(FIXED)?.read()?;
+                if size == 0 {
+                    return Err(EINVAL);
+                }
+                let range = IovaRange::sized(iova, size).ok_or(EOVERFLOW)?;
+                Ok(Self::Get(range, Bitmap::new(data, bytes, page_size, size)?))
+            }
+            _ => Err(EINVAL),
+        }
     }
 }
 

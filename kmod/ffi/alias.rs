@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Page tables of address spaces: their entries point at memory that stage 2 has pinned.
+//!
+//! C header: [`include/linux/iommu.h`](srctree/include/linux/iommu.h)
+
+use super::memory::{yield_unless_killed, Part};
+use super::paging::{Access, PagingDomain};
+use crate::ioas::iova::IovaRange;
+use crate::ioas::ranges::Ranged;
+use kernel::prelude::*;
+use kernel::rbtree::{RBTree, RBTreeNodeReservation};
+use kernel::sync::Arc;
+
+/// An entry: a range of an address space, and what it points at.
+pub(crate) struct Alias {
+    /// Addresses in the address space.
+    pub(crate) range: IovaRange,
+    /// The memory's addresses in stage 2, as many.
+    pub(crate) memory: IovaRange,
+    /// What DMA may do.
+    pub(crate) access: Access,
+    /// The memory, part by part, as long as `range` together.
+    pub(crate) parts: KVec<Part>,
+}
+
+impl Ranged for Alias {
+    fn range(&self) -> &IovaRange {
+        &self.range
+    }
+}
+
+impl Alias {
+    /// Maps it into a table, all or nothing.
+    fn map_into(&self, domain: &PagingDomain) -> Result {
+        let start = self.range.start();
+        let mut before = 0;
+        for part in &self.parts {
+            for (offset, phys, size) in part.runs() {
+                let done = before + offset;
+                // SAFETY: The part keeps the memory pinned, and `Tables` keeps the part until
+                // the range is unmapped.
+                let mapped = unsafe { domain.map(start + done, phys, size, self.access) };
+                if let Err(error) = mapped {
+                    if done != 0 {
+                        domain.unmap(start, done);
+                    }
+                    return Err(error);
+                }
+            }
+            before += part.size();
+        }
+        Ok(())
+    }
+}
+
+/// The page table of an address space for the devices of one stage-2 domain.
+struct Table {
+    stage_2: Arc<PagingDomain>,
+    domain: Arc<PagingDomain>,
+}
+
+/// The page tables of an address space, and their entries.
+///
+/// # Invariants
+///
+/// What is mapped in a table's domain is in `entries` or in `leaving`, whose ranges are those of
+/// `leaving_ranges`.
+pub(crate) struct Tables {
+    tables: KVec<Table>,
+    entries: RBTree<u64, Alias>,
+    leaving: KVVec<Alias>,
+    leaving_ranges: KVVec<IovaRange>,
+}
+
+impl Tables {
+    /// No tables and no entries.
+    pub(crate) fn new() -> Self {
+        Self {
+            tables: KVec::new(),
+            entries: RBTree::new(),
+            leaving: KVVec::new(),
+            leaving_ranges: KVVec::new(),
+        }
+    }
+
+    /// The entries, each under its first address.
+    pub(crate) fn entries(&self) -> &RBTree<u64, Alias> {
+        &self.entries
+    }
+
+    /// Whether every table can translate all of `range`.
+    pub(crate) fn can_translate(&self, range: &IovaRange) -> bool {
+        self.tables.iter().all(|table| {
+            let aperture = table.domain.aperture();
+            aperture.is_some_and(|aperture| aperture.contains(range))
+        })
+    }
+
+    /// The table for the devices of a stage-2 domain.
+    pub(crate) fn table(&self, stage_2: &Arc<PagingDomain>) -> Option<&Arc<PagingDomain>> {
+        self.tables
+            .iter()
+            .find(|table| Arc::ptr_eq(&table.stage_2, stage_2))
+            .map(|table| &table.domain)
+    }
+
+    /// Adds a table, which gets all entries. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// What the IOMMU driver says, [`EINTR`] if a fatal signal came; the table is dropped then.
+    pub(crate) fn add_table(
+        &mut self,
+        stage_2: Arc<PagingDomain>,
+        domain: PagingDomain,
+    ) -> Result {
+        self.tables.reserve(1, GFP_KERNEL_ACCOUNT)?;
+        for alias in self.entries.values() {
+            // On failure the domain, never attached, goes with what is in it.
+            yield_unless_killed().and_then(|()| alias.map_into(&domain))?;
+        }
+        let table = Table {
+            stage_2,
+            domain: Arc::new(domain, GFP_KERNEL_ACCOUNT)?,
+        };
+        // INVARIANT: The entries are mapped. There is room.
+        self.tables
+            .push_within_capacity(table)
+            .map_err(|_| ENOMEM)
+    }
+
+    /// Forgets the table for a stage-2 domain.
+    pub(crate) fn drop_table(&mut self, stage_2: &Arc<PagingDomain>) {
+        self.flush();
+        let at = self
+            .tables
+            .iter()
+            .position(|table| Arc::ptr_eq(&table.stage_2, stage_2));
+        if let Some(table) = at.and_then(|at| self.tables.remove(at).ok()) {
+            Self::empty(&self.entries, &table);
+        }
+    }
+
+    /// Unmaps every entry from a table, for others may still hold its domain.
+    fn empty(entries: &RBTree<u64, Alias>, table: &Table) {
+        let mut chunk = [IovaRange::ALL; 32];
+        let mut count = 0;
+        for alias in entries.values() {
+            if let Some(range) = chunk.get_mut(count) {
+                *range = alias.range;
+                count += 1;
+            }
+            if count == chunk.len() {
+                table.domain.unmap_ranges(&chunk);
+                count = 0;
+            }
+        }
+        table
+            .domain
+            .unmap_ranges(chunk.get(..count).unwrap_or_default());
+    }
+
+    /// Maps an entry into every table, all or nothing. Its range must be free. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// What the IOMMU driver says; [`EINTR`] if a fatal signal came.
+    pub(crate) fn insert(&mut self, alias: Alias) -> Result {
+        yield_unless_killed()?;
+        self.flush();
+        let node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
+        for (index, table) in self.tables.iter().enumerate() {
+            if let Err(error) = alias.map_into(&table.domain) {
+                for table in self.tables.iter().take(index) {
+                    table.domain.unmap_ranges(&[alias.range]);
+                }
+                return Err(error);
+            }
+        }
+        self.entries
+            .insert(node.into_node(alias.range.start(), alias));
+        Ok(())
+    }
+
+    /// Takes out the entry that starts at `iova`; gives its memory's addresses in stage 2. It is
+    /// in force until [`Tables::flush`].
+    pub(crate) fn take(&mut self, iova: u64) -> Option<IovaRange> {
+        let room = self.leaving.reserve(1, GFP_KERNEL_ACCOUNT).is_ok()
+            && self.leaving_ranges.reserve(1, GFP_KERNEL_ACCOUNT).is_ok();
+        let alias = self.entries.remove(&iova)?;
+        let memory = alias.memory;
+        if room {
+            let range = alias.range;
+            // Cannot fail: there is room for both.
+            let _ = self.leaving_ranges.push_within_capacity(range);
+            let _ = self.leaving.push_within_capacity(alias);
+        } else {
+            // No memory to collect flushes in: flush this one by itself.
+            for table in &self.tables {
+                table.domain.unmap_ranges(&[alias.range]);
+            }
+        }
+        Some(memory)
+    }
+
+    /// Unmaps what was taken out, with one flush for each table.
+    pub(crate) fn flush(&mut self) {
+        if self.leaving_ranges.is_empty() {
+            return;
+        }
+        for table in &self.tables {
+            table.domain.unmap_ranges(&self.leaving_ranges);
+        }
+        self.leaving_ranges = KVVec::new();
+        self.leaving = KVVec::new();
+    }
+}
+
+impl Drop for Tables {
+    fn drop(&mut self) {
+        self.flush();
+        for table in &self.tables {
+            Self::empty(&self.entries, table);
+        }
+    }
+}
