@@ -30,10 +30,29 @@ impl GuestMemory {
     ///
     /// Those of memfd_create and mmap.
     pub fn new(base: u64, size: u64) -> Result<Self> {
+        Self::with(base, size, |len| SharedMemory::new(c"guest-memory", len))
+    }
+
+    /// The same in pages of 2^`page_shift` bytes.
+    ///
+    /// # Errors
+    ///
+    /// ENOMEM if the system has not set so many aside.
+    pub fn huge(base: u64, size: u64, page_shift: u32) -> Result<Self> {
+        Self::with(base, size, |len| {
+            SharedMemory::huge(c"guest-memory", len, page_shift)
+        })
+    }
+
+    fn with(
+        base: u64,
+        size: u64,
+        make: impl FnOnce(usize) -> Result<SharedMemory>,
+    ) -> Result<Self> {
         let len = usize::try_from(size).map_err(|_| crate::Errno::EOVERFLOW)?;
         base.checked_add(size).ok_or(crate::Errno::EOVERFLOW)?;
         Ok(Self {
-            memory: SharedMemory::new(c"guest-memory", len)?,
+            memory: make(len)?,
             base,
             size,
             next: AtomicU64::new(0),

@@ -18,7 +18,7 @@ struct Call {
     good: fn(&Rig) -> Result<Vec<u8>, Stop>,
 }
 
-const CALLS: [Call; 8] = [
+const CALLS: [Call; 12] = [
     Call {
         name: "PASID_ALLOC",
         number: VFIO_IOASID_PASID_ALLOC,
@@ -80,7 +80,69 @@ const CALLS: [Call; 8] = [
         known_flags: 0,
         good: good_stats,
     },
+    Call {
+        name: "AS_CREATE",
+        number: VFIO_IOASID_AS_CREATE,
+        size: size_of::<vfio_ioasid_as_create>(),
+        known_flags: 0,
+        good: good_as_create,
+    },
+    Call {
+        name: "AS_DESTROY",
+        number: VFIO_IOASID_AS_DESTROY,
+        size: size_of::<vfio_ioasid_as_destroy>(),
+        known_flags: 0,
+        good: good_as_destroy,
+    },
+    Call {
+        name: "AS_MAP",
+        number: VFIO_IOASID_AS_MAP,
+        size: size_of::<vfio_ioasid_as_change>(),
+        known_flags: 0,
+        good: good_as_change,
+    },
+    Call {
+        name: "AS_UNMAP",
+        number: VFIO_IOASID_AS_UNMAP,
+        size: size_of::<vfio_ioasid_as_change>(),
+        known_flags: 0,
+        good: good_as_change,
+    },
 ];
+
+fn good_as_create(_rig: &Rig) -> Result<Vec<u8>, Stop> {
+    Ok([16u32, 0, 0, 0].map(u32::to_ne_bytes).concat())
+}
+
+fn new_address_space(rig: &Rig) -> Result<u32, Stop> {
+    let mut bytes = good_as_create(rig)?;
+    rig.container.raw(VFIO_IOASID_AS_CREATE, &mut bytes)?;
+    Ok(u32::from_ne_bytes([
+        bytes[8], bytes[9], bytes[10], bytes[11],
+    ]))
+}
+
+fn good_as_destroy(rig: &Rig) -> Result<Vec<u8>, Stop> {
+    let id = new_address_space(rig)?;
+    Ok([16u32, 0, id, 0].map(u32::to_ne_bytes).concat())
+}
+
+/// A change of no entries.
+fn good_as_change(rig: &Rig) -> Result<Vec<u8>, Stop> {
+    let id = new_address_space(rig)?;
+    let entry_len = size_u32::<vfio_ioasid_as_entry>();
+    let words = [
+        size_u32::<vfio_ioasid_as_change>(),
+        0,
+        id,
+        entry_len,
+        0,
+        0,
+        0,
+        0,
+    ];
+    Ok(words.map(u32::to_ne_bytes).concat())
+}
 
 const SCOPES: u32 = VFIO_IOASID_SCOPE_BINDING
     | VFIO_IOASID_SCOPE_DEVICE
@@ -308,9 +370,8 @@ fn argument_ending_at_an_unmapped_page_returns_efault() -> Outcome {
 fn call_unknown_returns_enotty() -> Outcome {
     let rig = Rig::open()?;
     let unknown = [
-        VFIO_IOASID_STATS + 1,
-        VFIO_IOASID_STATS + 4,
-        VFIO_IOASID_STATS + 5,
+        VFIO_IOASID_AS_UNMAP + 1,
+        VFIO_IOASID_AS_UNMAP + 2,
         VFIO_IOASID_PASID_ALLOC - 1,
         (u32::from(VFIO_TYPE) << 8) | 0xff,
         // Numbers of linux/vfio.h that are for other files or other drivers.

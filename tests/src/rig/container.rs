@@ -229,6 +229,21 @@ impl Container {
         }
     }
 
+    /// The migration capability in GET_INFO's chain.
+    pub fn migration(&self) -> Called<Option<vfio_iommu_type1_info_cap_migration>> {
+        let bytes = self.whole_info()?;
+        let cap = find_capability(&bytes, VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION);
+        Ok(cap.and_then(|cap| {
+            let word = |at: usize| u64::from_bytes(cap.get(at..)?);
+            Some(vfio_iommu_type1_info_cap_migration {
+                header: vfio_info_cap_header::from_bytes(cap)?,
+                flags: u32::from_bytes(cap.get(8..)?)?,
+                pgsize_bitmap: word(16)?,
+                max_dirty_bitmap_size: word(24)?,
+            })
+        }))
+    }
+
     /// The capability report of the module, if the container is on it.
     pub fn capabilities(&self) -> Called<Option<vfio_ioasid_cap_nesting>> {
         let bytes = self.whole_info()?;

@@ -30,6 +30,11 @@ impl Memory {
         GuestMemory::new(0, size).map(Self)
     }
 
+    /// `size` bytes in pages of 2^`page_shift` bytes, addressed from zero.
+    pub fn huge(size: u64, page_shift: u32) -> Result<Self> {
+        GuestMemory::huge(0, size, page_shift).map(Self)
+    }
+
     /// A rig's memory.
     pub(super) fn guest() -> Result<Self> {
         GuestMemory::new(GUEST_BASE, GUEST_SIZE).map(Self)

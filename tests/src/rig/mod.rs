@@ -200,6 +200,11 @@ impl Rig {
         Ok(self)
     }
 
+    /// CAP and ECAP of the endpoint's IOMMU unit, as sysfs has them; zeroes elsewhere.
+    pub fn registers(&self) -> (u64, u64) {
+        self.endpoint.vtd_registers().unwrap_or_default()
+    }
+
     /// The endpoint's name in calls.
     pub fn id(&self) -> vfio_ioasid_device {
         self.endpoint.id()

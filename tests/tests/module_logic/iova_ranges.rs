@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! IOVA ranges and windows against sets of single addresses.
 
-use crate::iova::{IovaRange, Windows, MAX_WINDOWS};
+use crate::iova::{large_pages, IovaRange, LargePages, Windows, MAX_WINDOWS};
 use proptest::prelude::*;
 
 fn range(start: u64, last: u64) -> IovaRange {
@@ -82,4 +82,54 @@ proptest! {
             }
         }
     }
+}
+
+const ALL_SIZES: u64 = 1 << 12 | 1 << 21 | 1 << 30;
+
+/// Entries of a page table that takes the largest page at each step.
+fn greedy(mut iova: u64, mut phys: u64, mut size: u64, sizes: u64) -> LargePages {
+    let mut large = LargePages::default();
+    while size != 0 {
+        let fits = |page: u64| sizes & page != 0 && (iova | phys) % page == 0 && size >= page;
+        let page = if fits(1 << 30) {
+            large.of_1g += 1;
+            1 << 30
+        } else if fits(1 << 21) {
+            large.of_2m += 1;
+            1 << 21
+        } else {
+            1 << 12
+        };
+        iova += page;
+        phys += page;
+        size -= page;
+    }
+    large
+}
+
+proptest! {
+    #[test]
+    fn large_pages_are_those_of_a_greedy_walk(
+        iova in 0u64..1 << 19,
+        delta in 0u64..4,
+        align in prop::sample::select(vec![1u64, 1 << 9, 1 << 18]),
+        pages in 1u64..3 << 18,
+        sizes in prop::sample::select(vec![ALL_SIZES, 1 << 12, 1 << 12 | 1 << 21]),
+    ) {
+        let (iova, phys, size) = (iova << 12, (iova + delta * align) << 12, pages << 12);
+        prop_assert_eq!(
+            large_pages(iova, phys, size, sizes),
+            greedy(iova, phys, size, sizes)
+        );
+    }
+}
+
+#[test]
+fn large_pages_at_the_top_of_the_addresses() {
+    let at = (1u64 << 30).wrapping_neg();
+    assert_eq!(large_pages(at, 0, 1 << 30, ALL_SIZES).of_1g, 1);
+    assert_eq!(
+        large_pages(at + 4096, 4096, (1 << 30) - 4096, ALL_SIZES).of_2m,
+        511
+    );
 }

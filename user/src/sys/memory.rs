@@ -153,8 +153,23 @@ impl SharedMemory {
     ///
     /// Those of memfd_create, ftruncate and mmap.
     pub fn new(name: &CStr, len: usize) -> Result<Self> {
+        Self::with_flags(name, len, 0, libc::MAP_NORESERVE)
+    }
+
+    /// `len` bytes of zeroes in pages of 2^`page_shift` bytes, of those that the administrator
+    /// set aside.
+    ///
+    /// # Errors
+    ///
+    /// Those of memfd_create, ftruncate and mmap: ENOMEM if too few are left.
+    pub fn huge(name: &CStr, len: usize, page_shift: u32) -> Result<Self> {
+        let shift = page_shift << libc::MFD_HUGE_SHIFT;
+        Self::with_flags(name, len, libc::MFD_HUGETLB | shift, 0)
+    }
+
+    fn with_flags(name: &CStr, len: usize, memfd: u32, mmap: i32) -> Result<Self> {
         // SAFETY: the name is a NUL-terminated string, which is copied.
-        let value = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
+        let value = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | memfd) };
         let number = Errno::result(value)?;
         // SAFETY: the call has just made the fd.
         let file = File::from(unsafe { take_fd(number) });
@@ -164,7 +179,7 @@ impl SharedMemory {
         let mapping = Mapping::new(
             len,
             libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED | libc::MAP_NORESERVE,
+            libc::MAP_SHARED | mmap,
             Some((file.as_fd(), 0)),
         )?;
         Ok(Self { mapping, file })
@@ -287,6 +302,11 @@ impl Mmio {
     /// Number of bytes.
     pub fn size(&self) -> usize {
         self.mapping.len
+    }
+
+    /// The address of the first byte in this process.
+    pub fn address(&self) -> u64 {
+        self.mapping.start.as_ptr().expose_provenance() as u64
     }
 
     /// Reads four bytes.
