@@ -26,10 +26,11 @@
 
 use crate::fault::{Counters, FaultQueue};
 use crate::ffi::fault_file::{queue_of, NewFaultFd};
+use crate::ffi::compat;
 use crate::ffi::group::Group;
 use crate::ffi::user::Pointer;
 use crate::ffi::{uapi as abi, vfio};
-use crate::ioas::Ioas;
+use crate::ioas::{Ioas, Rules};
 use crate::ffi::paging::PagingDomain;
 use crate::nesting::{BindResult, Nesting};
 use crate::uapi::Target;
@@ -44,6 +45,7 @@ const VFIO_UNMAP_ALL: usize = 9;
 #[pin_data]
 pub(crate) struct Container {
     id: u64,
+    rules: Rules,
     counters: Arc<Counters>,
     #[pin]
     nesting: Mutex<Nesting>,
@@ -58,16 +60,15 @@ impl Container {
     ///
     /// [`EINVAL`] for a type that is not ours.
     pub(crate) fn new(id: u64, iommu_type: usize) -> Result<Arc<Self>> {
-        if iommu_type != abi::VFIO_IOASID_IOMMU as usize {
-            return Err(EINVAL);
-        }
+        let rules = rules_of(iommu_type).ok_or(EINVAL)?;
         let counters = Arc::new(Counters::default(), GFP_KERNEL_ACCOUNT)?;
         Arc::pin_init(
             pin_init!(Self {
                 id,
                 nesting <- new_mutex!(Nesting::new(counters.clone()), "Container::nesting"),
                 counters,
-                ioas <- new_mutex!(Ioas::new(), "Container::ioas"),
+                ioas <- new_mutex!(Ioas::new(rules), "Container::ioas"),
+                rules,
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -75,15 +76,14 @@ impl Container {
 
     /// `VFIO_CHECK_EXTENSION`: asked of the module, or of a container on it.
     pub(crate) fn check_extension(container: Option<&Self>, extension: usize) -> isize {
-        const TYPE: usize = abi::VFIO_IOASID_IOMMU as usize;
         const COHERENT: usize = abi::VFIO_DMA_CC_IOMMU as usize;
 
         match extension {
-            TYPE | VFIO_UNMAP_ALL => 1,
+            VFIO_UNMAP_ALL => 1,
             COHERENT => container.map_or(0, |container| {
                 isize::from(container.ioas.lock().is_coherent())
             }),
-            _ => 0,
+            kind => isize::from(rules_of(kind).is_some()),
         }
     }
 
@@ -128,6 +128,9 @@ impl Container {
     pub(crate) fn ioctl(&self, cmd: u32, arg: Pointer) -> Result<isize> {
         use uapi::nr;
 
+        if self.rules != Rules::Ioasid {
+            compat::count_call();
+        }
         match cmd {
             nr::GET_INFO => self.get_info(arg),
             nr::MAP_DMA => {
@@ -139,13 +142,7 @@ impl Container {
                 let bytes = self.ioas.lock().unmap(&unmap)?;
                 unmap.reply(arg, bytes)
             }
-            nr::DIRTY_PAGES => match uapi::DirtyPages::decode(arg)? {
-                uapi::DirtyPages::Start => self.ioas.lock().track_dirty(true),
-                uapi::DirtyPages::Stop => self.ioas.lock().track_dirty(false),
-                uapi::DirtyPages::Get(range, bitmap) => {
-                    self.ioas.lock().dirty_pages(&range, &bitmap)
-                }
-            },
+            nr::DIRTY_PAGES => self.dirty_pages(arg),
             nr::PASID_ALLOC => self.pasid_alloc(arg),
             nr::PASID_FREE => {
                 let (first, count) = uapi::decode_pasid_free(arg)?;
@@ -193,6 +190,15 @@ impl Container {
         Ok(0)
     }
 
+    fn dirty_pages(&self, arg: Pointer) -> Result {
+        self.ioas.lock().check_dirty_pages()?;
+        match uapi::DirtyPages::decode(arg)? {
+            uapi::DirtyPages::Start => self.ioas.lock().track_dirty(true),
+            uapi::DirtyPages::Stop => self.ioas.lock().track_dirty(false),
+            uapi::DirtyPages::Get(range, bitmap) => self.ioas.lock().dirty_pages(&range, &bitmap),
+        }
+    }
+
     fn get_info(&self, arg: Pointer) -> Result {
         let info = {
             let nesting = self.nesting.lock();
@@ -202,7 +208,8 @@ impl Container {
                 page_sizes: ioas.page_sizes(),
                 windows: ioas.windows().clone(),
                 mappings_left: ioas.mappings_left(),
-                nesting: nesting.report(domain.map(|domain| &**domain)),
+                nesting: (self.rules == Rules::Ioasid)
+                    .then(|| nesting.report(domain.map(|domain| &**domain))),
             }
         };
         uapi::write_info(arg, info)
@@ -317,6 +324,20 @@ impl Container {
         stats.late_responses = self.counters.late_responses.get();
         stats.invalidations = self.counters.invalidations.get();
         arg.write(&stats)
+    }
+}
+
+/// What a type of VFIO_SET_IOMMU asks for, if the module is it.
+fn rules_of(iommu_type: usize) -> Option<Rules> {
+    const IOASID: usize = abi::VFIO_IOASID_IOMMU as usize;
+    const TYPE1: usize = abi::VFIO_TYPE1_IOMMU as usize;
+    const TYPE1V2: usize = abi::VFIO_TYPE1v2_IOMMU as usize;
+
+    match iommu_type {
+        IOASID => Some(Rules::Ioasid),
+        TYPE1 if module_parameters::type1_compat.value() => Some(Rules::Type1),
+        TYPE1V2 if module_parameters::type1_compat.value() => Some(Rules::Type1v2),
+        _ => None,
     }
 }
 

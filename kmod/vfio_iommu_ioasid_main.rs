@@ -32,6 +32,10 @@ module! {
             default: false,
             description: "Attach devices where interrupts are not remapped",
         },
+        type1_compat: bool {
+            default: false,
+            description: "Be VFIO_TYPE1_IOMMU and VFIO_TYPE1v2_IOMMU too",
+        },
     },
 }
 

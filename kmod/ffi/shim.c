@@ -56,6 +56,26 @@ module_param_named(total_domains, limits[IOASID_TOTAL_DOMAINS], uint, 0644);
 MODULE_PARM_DESC(total_domains,
 		 "Most bindings and address spaces of all containers");
 
+/* Calls of containers of type1_compat: only these tell which backend runs. */
+static atomic_long_t type1_calls;
+
+static int type1_calls_get(char *buffer, const struct kernel_param *param)
+{
+	return sysfs_emit(buffer, "%ld\n", atomic_long_read(&type1_calls));
+}
+
+static const struct kernel_param_ops type1_calls_ops = {
+	.get	= type1_calls_get,
+};
+
+module_param_cb(type1_calls, &type1_calls_ops, NULL, 0444);
+MODULE_PARM_DESC(type1_calls, "Calls of type1 containers so far (read only)");
+
+void ioasid_count_type1_call(void)
+{
+	atomic_long_inc(&type1_calls);
+}
+
 u32 ioasid_limit(u32 limit)
 {
 	return limit < IOASID_LIMITS ? READ_ONCE(limits[limit]) : 0;

@@ -95,6 +95,7 @@ long ioasid_device_frames(unsigned long vaddr, unsigned long count, bool write,
 			  u64 *frame);
 void ioasid_unmap_ranges(struct iommu_domain *domain,
 			 const struct ioasid_range *ranges, size_t count);
+void ioasid_count_type1_call(void);
 bool ioasid_is_users(unsigned long address, size_t len);
 bool ioasid_yield_unless_killed(void);
 struct iommu_domain *ioasid_alloc_nested(struct device *dev,

@@ -76,6 +76,7 @@ extern "C" {
         ranges: *const IovaRange,
         count: usize,
     );
+    pub(super) fn ioasid_count_type1_call();
     pub(super) fn ioasid_is_users(address: usize, len: usize) -> bool;
     pub(super) fn ioasid_yield_unless_killed() -> bool;
     pub(super) fn ioasid_alloc_nested(

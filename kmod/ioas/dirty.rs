@@ -2,7 +2,7 @@
 //! Dirty pages by the rules of type1: the module does not see what DMA writes, so each page that
 //! is mapped counts as dirty, each time that it is asked for.
 
-use super::{iova::IovaRange, ranges::Ranged, Ioas};
+use super::{iova::IovaRange, ranges::Ranged, Ioas, Rules};
 use crate::ffi::user::Pointer;
 use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
 use kernel::prelude::*;
@@ -81,6 +81,18 @@ impl Bitmap {
 }
 
 impl Ioas {
+    /// Whether DIRTY_PAGES is offered at all.
+    ///
+    /// # Errors
+    ///
+    /// [`EACCES`] by type1's first rules.
+    pub(crate) fn check_dirty_pages(&self) -> Result {
+        match self.rules {
+            Rules::Type1 => Err(EACCES),
+            Rules::Type1v2 | Rules::Ioasid => Ok(()),
+        }
+    }
+
     /// `VFIO_IOMMU_DIRTY_PAGES_FLAG_START` and `STOP`.
     ///
     /// # Errors

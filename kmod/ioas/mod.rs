@@ -20,6 +20,18 @@ use kernel::rbtree::{RBTree, RBTreeNodeReservation};
 use kernel::sync::Arc;
 use ranges::Ranged;
 
+/// By whose rules an address space works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rules {
+    /// `VFIO_IOASID_IOMMU`: type1v2's, and stage 2 is a nest parent where the hardware nests.
+    Ioasid,
+    /// `VFIO_TYPE1_IOMMU`: UNMAP_DMA takes what begins in the range, whole, and dirty pages are
+    /// not tracked.
+    Type1,
+    /// `VFIO_TYPE1v2_IOMMU`.
+    Type1v2,
+}
+
 /// A group, its devices, and the domain that they are attached to.
 struct AttachedGroup {
     group: Group,
@@ -36,6 +48,7 @@ struct AttachedGroup {
 /// - Each group's domain is in `domains`, the first of which stays until the container goes.
 /// - `count`, `mapped_pages` and `large` are the number and the sums of `mappings`.
 pub(crate) struct Ioas {
+    rules: Rules,
     groups: KVec<AttachedGroup>,
     domains: KVec<Arc<PagingDomain>>,
     windows: Windows,
@@ -49,8 +62,9 @@ pub(crate) struct Ioas {
 
 impl Ioas {
     /// An address space with no group and no mapping.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(rules: Rules) -> Self {
         Self {
+            rules,
             groups: KVec::new(),
             domains: KVec::new(),
             windows: Windows::all(),
@@ -181,7 +195,7 @@ impl Ioas {
 
     fn new_domain(&self, device: &Device) -> Result<PagingDomain> {
         let read_only = |memory: &MappedMemory| !memory.access().write;
-        if self.mappings.values().any(read_only) {
+        if self.rules != Rules::Ioasid || self.mappings.values().any(read_only) {
             return PagingDomain::new(device, false);
         }
         PagingDomain::new(device, true).or_else(|_| PagingDomain::new(device, false))
@@ -248,7 +262,7 @@ impl Ioas {
 
     /// Unmaps everything and forgets the domains; no group is attached any more.
     pub(crate) fn clear(&mut self) {
-        *self = Self::new();
+        *self = Self::new(self.rules);
     }
 
     /// Pins user memory and maps it for every device. Sleeps.
@@ -291,7 +305,8 @@ impl Ioas {
     }
 
     /// Unmaps what lies in a range, and sets the bits of what it unmaps in the bitmap that comes
-    /// with the call. Gives the number of bytes.
+    /// with the call. Gives the number of bytes. By type1's first rules, nothing goes from a
+    /// mapping that begins below the range, and all of one that begins in it.
     ///
     /// # Errors
     ///
@@ -302,11 +317,15 @@ impl Ioas {
         if let Some(bitmap) = &unmap.bitmap {
             self.check_bitmap(bitmap)?;
         }
-        if !unmap.all && self.cuts(&unmap.range) {
+        let whole = self.rules == Rules::Type1;
+        if !whole && !unmap.all && self.cuts(&unmap.range) {
             return Err(EINVAL);
         }
         let mut bytes = 0u64;
         while let Some(mapping) = self.first_in(&unmap.range) {
+            if whole && mapping.start() < unmap.range.start() {
+                break;
+            }
             if let Some(bitmap) = &unmap.bitmap {
                 self.report_dirty(&unmap.range, &mapping, bitmap)?;
             }

@@ -22,13 +22,13 @@ pub(crate) struct Info {
     pub(crate) windows: Windows,
     /// How many more mappings can be made.
     pub(crate) mappings_left: u32,
-    /// What can be nested; its header is filled in here.
-    pub(crate) nesting: uapi::vfio_ioasid_cap_nesting,
+    /// What can be nested, but for a type1 container; its header is filled in here.
+    pub(crate) nesting: Option<uapi::vfio_ioasid_cap_nesting>,
 }
 
 /// Writes the reply: as much of the fixed part as the user has room for, and the chain if all
 /// of it fits. Otherwise `argsz` says what is needed, as linux/vfio.h has it.
-pub(crate) fn write_info(arg: Pointer, mut info: Info) -> Result {
+pub(crate) fn write_info(arg: Pointer, info: Info) -> Result {
     const FIXED: usize = size_of::<uapi::vfio_iommu_type1_info>();
 
     let argsz = arg.read::<u32>()? as usize;
@@ -43,7 +43,11 @@ pub(crate) fn write_info(arg: Pointer, mut info: Info) -> Result {
     let avail_len = size_of::<uapi::vfio_iommu_type1_info_dma_avail>().next_multiple_of(8);
     let migration_at = avail_at + avail_len;
     let nesting_at = migration_at + size_of::<uapi::vfio_iommu_type1_info_cap_migration>();
-    let needed = nesting_at + size_of::<uapi::vfio_ioasid_cap_nesting>();
+    let (next, nesting_len) = match info.nesting {
+        Some(_) => (nesting_at, size_of::<uapi::vfio_ioasid_cap_nesting>()),
+        None => (0, 0),
+    };
+    let needed = nesting_at + nesting_len;
 
     let mut reply = uapi::vfio_iommu_type1_info {
         argsz: argsz as u32,
@@ -78,14 +82,16 @@ pub(crate) fn write_info(arg: Pointer, mut info: Info) -> Result {
     at.put(&0u32)?;
     at.put(&header(
         uapi::VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION,
-        nesting_at,
+        next,
     ))?;
     // Flags and a word of padding; then the page sizes of bitmaps.
     at.put(&[0u32; 2])?;
     at.put(&(PAGE_SIZE as u64))?;
     at.put(&MAX_BYTES)?;
-    info.nesting.header = header(uapi::VFIO_IOASID_CAP_NESTING, 0);
-    at.put(&info.nesting)?;
+    if let Some(mut nesting) = info.nesting {
+        nesting.header = header(uapi::VFIO_IOASID_CAP_NESTING, 0);
+        at.put(&nesting)?;
+    }
     arg.write(&reply)
 }
 

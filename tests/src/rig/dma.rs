@@ -33,6 +33,11 @@ pub struct Counters {
 }
 
 impl Dma {
+    /// That of an open device.
+    pub fn of(device: &Device) -> Outcome<Self> {
+        Self::new(device)
+    }
+
     pub(super) fn new(device: &Device) -> Outcome<Self> {
         Ok(Self(Testdev::new(device.map_bar(testdev::BAR)?)?))
     }
