@@ -11,11 +11,12 @@ define boot
 @$(CARGO) run --quiet --release --locked -p qemu-boot -- $(1)
 endef
 
-.PHONY: help demo test setup shell modules update clean-cache clippy
+.PHONY: help demo test test-all setup shell modules update clean-cache clippy
 
 help:
 	@echo "make demo               set up what is missing and run the demo (cold 7 to 15 minutes, warm 15 seconds)"
 	@echo "make test               set up what is missing and run every test on the stock kernel"
+	@echo "make test-all           the same, and Linux's own vfio selftests on the module as type1"
 	@echo "make setup              set up only"
 	@echo "make shell              a prompt in the booted machine"
 	@echo "make modules KDIR=DIR   build the module against your own kernel build"
@@ -28,6 +29,9 @@ demo:
 
 test:
 	$(call boot,test $(if $(PART),--part $(PART)) $(ONLY))
+
+test-all:
+	$(call boot,test --part cargo --part hardware --part guest --part vfio-selftests)
 
 setup:
 	$(call boot,setup)

@@ -61,6 +61,9 @@ impl Container {
     /// [`EINVAL`] for a type that is not ours.
     pub(crate) fn new(id: u64, iommu_type: usize) -> Result<Arc<Self>> {
         let rules = rules_of(iommu_type).ok_or(EINVAL)?;
+        if rules != Rules::Ioasid {
+            compat::count_call();
+        }
         let counters = Arc::new(Counters::default(), GFP_KERNEL_ACCOUNT)?;
         Arc::pin_init(
             pin_init!(Self {

@@ -11,7 +11,7 @@ use crate::setup::Setup;
 use crate::stages::kernel::Kernel;
 use crate::stages::packages::{self, Packages};
 use crate::stages::programs::Programs;
-use crate::stages::{build_root, image, kernel, metadata, module, programs, qemu};
+use crate::stages::{build_root, image, kernel, metadata, module, programs, qemu, selftests};
 use anyhow::{bail, Context, Result};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -67,6 +67,7 @@ impl Ready {
         &self,
         setup: &Setup,
         nesting: bool,
+        selftests: &[PathBuf],
         with: impl FnOnce(&Machine<'_>) -> Result<T>,
     ) -> Result<T> {
         let run = setup.cache.run_folder()?;
@@ -74,6 +75,7 @@ impl Ready {
             kernel: &self.kernel,
             modules: &self.modules,
             programs: &self.programs,
+            selftests,
         };
         image::make(setup, &self.root, run.path(), &contents)?;
         with(&Machine {
@@ -87,13 +89,13 @@ impl Ready {
 
     /// A shell in the booted machine.
     pub fn shell(&self, setup: &Setup) -> Result<()> {
-        self.boot(setup, true, |machine| machine.shell())
+        self.boot(setup, true, &[], |machine| machine.shell())
     }
 
     /// Runs the demo; its lines appear as it prints them.
     pub fn demo(&self, setup: &Setup) -> Result<()> {
         let mut status = None;
-        let ended = self.boot(setup, true, |machine| {
+        let ended = self.boot(setup, true, &[], |machine| {
             eprintln!("demo: booting Debian's Linux {}", self.kernel.release());
             let ended = machine.run("run=demo", DEMO_LIMIT, |line| {
                 match line.strip_prefix("exit status ") {
@@ -123,7 +125,8 @@ impl Ready {
         for (name, nesting) in [("guest", true), ("guest-without-nesting", false)] {
             let tests = self.chosen(setup, nesting, only)?;
             if !tests.is_empty() {
-                totals.add(self.guest_run(setup, name, nesting, &tests)?);
+                let words = format!("run=tests only={}", tests.join(","));
+                totals.add(self.guest_run(setup, name, nesting, &words, &[])?);
             }
         }
         Ok(totals)
@@ -141,12 +144,20 @@ impl Ready {
             .collect())
     }
 
+    /// Runs Linux's vfio selftests on the module as type1.
+    fn vfio_selftests(&self, setup: &Setup) -> Result<Totals> {
+        let (root, packages, _, metadata) = kernel_side(setup)?;
+        let programs = selftests::make(setup, &root, &packages, &metadata)?;
+        self.guest_run(setup, "vfio-selftests", true, "run=selftests", &programs)
+    }
+
     fn guest_run(
         &self,
         setup: &Setup,
         name: &str,
         nesting: bool,
-        tests: &[String],
+        words: &str,
+        selftests: &[PathBuf],
     ) -> Result<Totals> {
         let progress = Progress::start(
             name,
@@ -155,9 +166,8 @@ impl Ready {
         let log = setup.cache.log(name);
         let mut ktap = ktap::Parser::default();
         let mut text = fs::File::create(&log).context("cannot write the tests' log")?;
-        let words = format!("run=tests only={}", tests.join(","));
-        let ended = self.boot(setup, nesting, |machine| {
-            let ended = machine.run(&words, TESTS_LIMIT, |line| {
+        let ended = self.boot(setup, nesting, selftests, |machine| {
+            let ended = machine.run(words, TESTS_LIMIT, |line| {
                 ktap.line(line);
                 progress.peek(line);
                 // A log that cannot be written must not end the run.
@@ -226,6 +236,8 @@ pub enum Part {
     Hardware,
     /// The test programs in the booted machine.
     Guest,
+    /// Linux's own vfio selftests, on the module as type1: only when asked for.
+    VfioSelftests,
 }
 
 /// Runs the tests and prints their totals as the last line.
@@ -234,18 +246,24 @@ pub enum Part {
 ///
 /// If one failed.
 pub fn test(setup: &Setup, parts: &[Part], only: &[String]) -> Result<()> {
-    let wanted = |part| parts.is_empty() || parts.contains(&part);
+    let wanted = |part| parts.contains(&part) || (parts.is_empty() && part != Part::VfioSelftests);
     let mut totals = Totals::default();
     if wanted(Part::Cargo) {
         totals.add(cargo(setup)?);
     }
-    if wanted(Part::Hardware) || wanted(Part::Guest) {
+    if [Part::Hardware, Part::Guest, Part::VfioSelftests]
+        .into_iter()
+        .any(wanted)
+    {
         let ready = ready(setup)?;
         if wanted(Part::Hardware) {
             totals.add(ready.hardware(setup, only.first().map_or("", String::as_str))?);
         }
         if wanted(Part::Guest) {
             totals.add(ready.guest(setup, only)?);
+        }
+        if wanted(Part::VfioSelftests) {
+            totals.add(ready.vfio_selftests(setup)?);
         }
     }
     println!("{totals}");

@@ -24,7 +24,7 @@ const MODULES: [&str; 5] = [
 ];
 
 /// The files of the guest.
-const GUEST: [&str; 3] = ["init", "run-tests", "run-demo"];
+const GUEST: [&str; 4] = ["init", "run-tests", "run-demo", "run-selftests"];
 
 const PACK: &str = r#"
 cd /build/tree
@@ -43,12 +43,14 @@ pub struct Contents<'a> {
     pub modules: &'a [PathBuf],
     /// The tests and the demo.
     pub programs: &'a Programs,
+    /// Linux's own selftests.
+    pub selftests: &'a [PathBuf],
 }
 
 /// Makes an image in `dir`, gives its path.
 pub fn make(setup: &Setup, root: &Root, dir: &Path, contents: &Contents<'_>) -> Result<PathBuf> {
     let tree = dir.join("tree");
-    for part in ["modules", "tests", "demo"] {
+    for part in ["modules", "tests", "demo", "selftests"] {
         let part = tree.join(part);
         fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
     }
@@ -68,6 +70,9 @@ pub fn make(setup: &Setup, root: &Root, dir: &Path, contents: &Contents<'_>) -> 
     }
     for test in contents.programs.tests(setup)? {
         copy_into(&test, &tree.join("tests"))?;
+    }
+    for test in contents.selftests {
+        copy_into(test, &tree.join("selftests"))?;
     }
     copy_into(&contents.programs.demo(), &tree.join("demo"))?;
     for name in GUEST {

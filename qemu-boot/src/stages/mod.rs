@@ -9,3 +9,4 @@ pub mod module;
 pub mod packages;
 pub mod programs;
 pub mod qemu;
+pub mod selftests;
