@@ -25,13 +25,13 @@
 //! alone.
 
 use crate::fault::{Counters, FaultQueue};
-use crate::ffi::fault_file::{queue_of, NewFaultFd};
 use crate::ffi::compat;
+use crate::ffi::fault_file::{queue_of, NewFaultFd};
 use crate::ffi::group::Group;
+use crate::ffi::paging::PagingDomain;
 use crate::ffi::user::Pointer;
 use crate::ffi::{uapi as abi, vfio};
 use crate::ioas::{Ioas, Rules};
-use crate::ffi::paging::PagingDomain;
 use crate::nesting::{BindResult, Nesting};
 use crate::uapi::Target;
 use crate::{module_parameters, uapi};
@@ -272,8 +272,8 @@ impl Container {
         let call = uapi::AsChange::decode(arg)?;
         let mut ioas = self.ioas.lock();
         ioas.prepare_address_space(call.id)?;
-        let bad = (0..call.count)
-            .find_map(|index| Some((index, change(&mut ioas, &call, index).err()?)));
+        let bad =
+            (0..call.count).find_map(|index| Some((index, change(&mut ioas, &call, index).err()?)));
         ioas.flush_address_space(call.id);
         drop(ioas);
         let done = bad.map_or(call.count, |(index, _)| index);

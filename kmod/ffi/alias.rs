@@ -109,11 +109,7 @@ impl Tables {
     /// # Errors
     ///
     /// What the IOMMU driver says, [`EINTR`] if a fatal signal came; the table is dropped then.
-    pub(crate) fn add_table(
-        &mut self,
-        stage_2: Arc<PagingDomain>,
-        domain: PagingDomain,
-    ) -> Result {
+    pub(crate) fn add_table(&mut self, stage_2: Arc<PagingDomain>, domain: PagingDomain) -> Result {
         self.tables.reserve(1, GFP_KERNEL_ACCOUNT)?;
         for alias in self.entries.values() {
             // On failure the domain, never attached, goes with what is in it.
@@ -124,9 +120,7 @@ impl Tables {
             domain: Arc::new(domain, GFP_KERNEL_ACCOUNT)?,
         };
         // INVARIANT: The entries are mapped. There is room.
-        self.tables
-            .push_within_capacity(table)
-            .map_err(|_| ENOMEM)
+        self.tables.push_within_capacity(table).map_err(|_| ENOMEM)
     }
 
     /// Forgets the table for a stage-2 domain.

@@ -314,7 +314,9 @@ impl MappedMemory {
             }
         }
         // Cannot fail: there is room. INVARIANT: All runs are mapped.
-        self.domains.push_within_capacity(domain).map_err(|_| ENOMEM)
+        self.domains
+            .push_within_capacity(domain)
+            .map_err(|_| ENOMEM)
     }
 
     /// Unmaps it from a domain.

@@ -63,13 +63,10 @@ impl PagingDomain {
         Self::with_flags(device, flags)
     }
 
-    /// Allocates an empty domain that can be attached at a PASID or at the RID of `device`.
-    ///
-    /// # Errors
-    ///
-    /// [`EOPNOTSUPP`] if the IOMMU has no PASIDs.
+    /// Allocates an empty domain that can be attached at the RID of `device`, and at a PASID
+    /// where its IOMMU has them.
     pub(crate) fn separate(device: &Device) -> Result<Self> {
-        Self::with_flags(device, ALLOC_PASID)
+        Self::with_flags(device, ALLOC_PASID).or_else(|_| Self::with_flags(device, 0))
     }
 
     fn with_flags(device: &Device, flags: u32) -> Result<Self> {

@@ -31,7 +31,6 @@ pub(super) struct PageRequest {
     pub(super) grpid: u32,
 }
 
-
 /// A range as C fills it in: not known to be one yet. [`IovaRange`] has the same layout.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -60,10 +59,8 @@ extern "C" {
         max: usize,
     ) -> isize;
     pub(super) fn ioasid_page_frame(page: *mut bindings::page) -> u64;
-    pub(super) fn ioasid_contiguous_pages(
-        pages: *const *mut bindings::page,
-        count: usize,
-    ) -> usize;
+    pub(super) fn ioasid_contiguous_pages(pages: *const *mut bindings::page, count: usize)
+        -> usize;
     pub(super) fn ioasid_unpin(frame: u64, count: u64, written: bool);
     pub(super) fn ioasid_device_frames(
         vaddr: c_ulong,

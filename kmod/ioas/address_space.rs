@@ -273,7 +273,9 @@ impl Ioas {
                 .spaces
                 .links
                 .cursor_lower_bound(&(start, id, 0))
-                .is_some_and(|cursor| cursor.current().0 .0 == start && cursor.current().0 .1 == id);
+                .is_some_and(|cursor| {
+                    cursor.current().0 .0 == start && cursor.current().0 .1 == id
+                });
             if !more {
                 self.flush_address_space(id);
             }

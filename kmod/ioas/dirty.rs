@@ -100,7 +100,12 @@ impl Ioas {
     /// [`EINVAL`] if a mapping is too large for a bitmap.
     pub(crate) fn track_dirty(&mut self, on: bool) -> Result {
         let fits = |size: Option<u64>| size.is_some_and(|size| size >> PAGE_SHIFT <= MAX_PAGES);
-        if on && !self.mappings.values().all(|memory| fits(memory.range().size())) {
+        if on
+            && !self
+                .mappings
+                .values()
+                .all(|memory| fits(memory.range().size()))
+        {
             return Err(EINVAL);
         }
         self.tracks_dirty = on;

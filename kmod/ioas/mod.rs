@@ -45,7 +45,7 @@ struct AttachedGroup {
 ///
 /// - `mappings` are disjoint, each under its first address, and lie in `windows`; each is in
 ///   all of `domains`.
-/// - Each group's domain is in `domains`, the first of which stays until the container goes.
+/// - Each group's domain is in `domains`; the last one stays until the container goes.
 /// - `count`, `mapped_pages` and `large` are the number and the sums of `mappings`.
 pub(crate) struct Ioas {
     rules: Rules,

@@ -74,16 +74,10 @@ pub(crate) fn write_info(arg: Pointer, info: Info) -> Result {
             end: window.last(),
         })?;
     }
-    at.put(&header(
-        uapi::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL,
-        migration_at,
-    ))?;
+    at.put(&header(uapi::VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL, migration_at))?;
     at.put(&info.mappings_left)?;
     at.put(&0u32)?;
-    at.put(&header(
-        uapi::VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION,
-        next,
-    ))?;
+    at.put(&header(uapi::VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION, next))?;
     // Flags and a word of padding; then the page sizes of bitmaps.
     at.put(&[0u32; 2])?;
     at.put(&(PAGE_SIZE as u64))?;
