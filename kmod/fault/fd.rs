@@ -3,6 +3,7 @@
 
 use super::queue::{Cookie, Next, Refused, Slot, State, MAX_SLOTS};
 use super::{Counters, Source};
+use crate::ffi::deadline::Deadline;
 use crate::ffi::iopf::{PageGroup, Response};
 use crate::ffi::uapi;
 use crate::ffi::user::Pointer;
@@ -12,6 +13,7 @@ use kernel::new_poll_condvar;
 use kernel::prelude::*;
 use kernel::sync::poll::{PollCondVar, PollTable};
 use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
+use kernel::time::{Delta, Instant, Monotonic};
 
 const _: () = assert!(uapi::VFIO_IOASID_FAULT_DEPTH_MAX as usize <= MAX_SLOTS);
 
@@ -27,6 +29,8 @@ const RESPONSE: usize = size_of::<uapi::vfio_ioasid_fault_response>();
 pub(super) struct Pending {
     pub(super) group: PageGroup,
     pub(super) source: Arc<Source>,
+    /// When it came.
+    pub(super) since: Instant<Monotonic>,
 }
 
 /// What poll says.
@@ -42,6 +46,8 @@ pub(crate) struct Ready {
 /// The queue behind a fault fd.
 #[pin_data]
 pub(crate) struct FaultQueue {
+    /// Armed with the state held, while a group waits and the queue is not closed.
+    deadline: Option<Deadline>,
     container: u64,
     counters: Arc<Counters>,
     /// Held by a reader from the moment it takes a group until its user has it.
@@ -59,8 +65,15 @@ impl FaultQueue {
     /// device that many page requests in flight at most (`PRQ_DEPTH` of intel/iommu.h).
     pub(crate) const DEPTH_PER_DEVICE: u32 = 2048;
 
-    /// A queue of container number `container` for `depth` records.
-    pub(crate) fn new(container: u64, counters: Arc<Counters>, depth: u32) -> Result<Arc<Self>> {
+    /// A queue of container number `container` for `depth` records, whose groups are answered
+    /// INVALID after `deadline_ms` milliseconds, if there is a deadline.
+    pub(crate) fn new(
+        container: u64,
+        counters: Arc<Counters>,
+        depth: u32,
+        deadline_ms: Option<u32>,
+    ) -> Result<Arc<Self>> {
+        let deadline = deadline_ms.map(Deadline::new).transpose()?;
         let mut slots = Slots::with_capacity(depth as usize, GFP_KERNEL_ACCOUNT)?;
         for _ in 0..depth {
             slots.push(Slot::free(), GFP_KERNEL_ACCOUNT)?;
@@ -68,6 +81,7 @@ impl FaultQueue {
         let state = State::new(slots).ok_or(EINVAL)?;
         Arc::pin_init(
             pin_init!(Self {
+                deadline,
                 container,
                 counters,
                 reader <- new_mutex!((), "FaultQueue::reader"),
@@ -93,6 +107,11 @@ impl FaultQueue {
         self.changed.notify_all();
     }
 
+    /// The deadline's timer, if there is one.
+    pub(crate) fn deadline(&self) -> Option<&Deadline> {
+        self.deadline.as_ref()
+    }
+
     /// Takes a group in; an error gives it back.
     pub(super) fn push(
         &self,
@@ -101,14 +120,18 @@ impl FaultQueue {
     ) -> Result<(), (Refused, Pending)> {
         // CAST: a group has GROUP_MAX records at most.
         let weight = records.len() as u32;
-        let result = self
-            .state
-            .lock()
-            .push(pending, weight, records, |records, cookie| {
+        let result = {
+            let mut state = self.state.lock();
+            let result = state.push(pending, weight, records, |records, cookie| {
                 for record in records.iter_mut() {
                     record.cookie = cookie;
                 }
             });
+            if result.is_ok() {
+                self.arm(Delta::ZERO);
+            }
+            result
+        };
         self.changed.notify_all();
         result.map_err(|(reason, pending, _records)| (reason, pending))
     }
@@ -123,11 +146,48 @@ impl FaultQueue {
     pub(super) fn take_next(
         &self,
         from: &mut usize,
+        expired: bool,
         wanted: impl Fn(&Pending) -> bool,
     ) -> Option<Pending> {
-        let taken = self.state.lock().take_where(from, wanted);
+        let taken = self.state.lock().take_where(from, expired, wanted);
         self.changed.notify_all();
         taken
+    }
+
+    /// Whether the deadline of a group has passed.
+    pub(super) fn is_late(&self, pending: &Pending) -> bool {
+        let deadline = self.deadline.as_ref().map(Deadline::delta);
+        deadline.is_some_and(|deadline: Delta| {
+            pending.since.elapsed().as_nanos() >= deadline.as_nanos()
+        })
+    }
+
+    /// The deadline's timer: answers what is late, and comes again for what is left.
+    pub(crate) fn expire(&self) {
+        loop {
+            let source = self
+                .state
+                .lock()
+                .waiting()
+                .find(|pending| self.is_late(pending))
+                .map(|pending| pending.source.clone());
+            match source {
+                Some(source) => source.expire(),
+                None => break,
+            }
+        }
+        let state = self.state.lock();
+        let oldest = state.waiting().map(|pending| pending.since.elapsed()).max();
+        if let Some(age) = oldest.filter(|_| !state.closed()) {
+            self.arm(age);
+        }
+    }
+
+    /// Arms the timer for a group of that age. The state is held.
+    fn arm(&self, age: Delta) {
+        if let Some(deadline) = &self.deadline {
+            Deadline::arm(self, deadline.delta() - age);
+        }
     }
 
     /// Copies whole groups to the user's `len` bytes at `buf`.
@@ -183,16 +243,9 @@ impl FaultQueue {
                     .inspect_err(|_| self.state.lock().unlost(lost))?;
                 Ok(Some(RECORD))
             }
-            Some(Next::Cancelled(cookie)) => {
-                let record = uapi::vfio_ioasid_fault {
-                    kind: uapi::VFIO_IOASID_FAULT_CANCELLED,
-                    cookie,
-                    ..Default::default()
-                };
-                at.write(&record)
-                    .inspect_err(|_| self.state.lock().unannounced(cookie))?;
-                self.state.lock().delivered(cookie);
-                Ok(Some(RECORD))
+            Some(Next::Cancelled(cookie)) => self.announce(at, cookie, 0),
+            Some(Next::Expired(cookie)) => {
+                self.announce(at, cookie, uapi::VFIO_IOASID_FAULT_FLAG_EXPIRED)
             }
             Some(Next::Group { cookie, records }) => {
                 let copied = records
@@ -212,6 +265,20 @@ impl FaultQueue {
                 }
             }
         }
+    }
+
+    /// Copies the record that a group needs no answer any more.
+    fn announce(&self, at: Pointer, cookie: u64, flags: u32) -> Result<Option<usize>> {
+        let record = uapi::vfio_ioasid_fault {
+            kind: uapi::VFIO_IOASID_FAULT_CANCELLED,
+            flags,
+            cookie,
+            ..Default::default()
+        };
+        at.write(&record)
+            .inspect_err(|_| self.state.lock().unannounced(cookie))?;
+        self.state.lock().delivered(cookie);
+        Ok(Some(RECORD))
     }
 
     /// Takes the answers in the user's `len` bytes at `buf`.
@@ -283,11 +350,15 @@ impl FaultQueue {
 /// comes.
 pub(crate) fn close(queue: Arc<FaultQueue>) {
     queue.state.lock().close();
+    if let Some(deadline) = queue.deadline() {
+        deadline.cancel();
+    }
     loop {
         let source = queue
             .state
             .lock()
-            .any()
+            .waiting()
+            .next()
             .map(|pending| pending.source.clone());
         match source {
             Some(source) => source.cancel(),

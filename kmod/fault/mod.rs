@@ -10,7 +10,7 @@
 //! 2. A page request: the page request thread finds the handle, without a reference, inside
 //!    `intel_iommu::iopf_lock`. It moves the group into the queue, or answers INVALID there
 //!    and then. It takes [`FaultQueue`]'s state, a leaf, and nothing else.
-//! 3. An answer (write, or the last close): find the group's source under the state, drop the
+//! 3. An answer (write, the deadline, or the last close): find the group's source under the state, drop the
 //!    state, take the source's responder, take the group out under the state, answer it,
 //!    release the responder. A group is answered by who took it out, so once.
 //! 4. Unbind: [`Source::stop`], so that new groups are refused; detach, where the driver drains
@@ -49,6 +49,8 @@ pub(crate) struct Counters {
     pub(crate) overflows: Counter,
     /// Answers to a cookie that was no longer pending.
     pub(crate) late_responses: Counter,
+    /// Groups whose deadline passed.
+    pub(crate) expired: Counter,
     /// Invalidation entries carried out.
     pub(crate) invalidations: Counter,
 }

@@ -4,7 +4,7 @@
 //!
 //! Needs nothing but `core`, so that the same source is tested under cargo. It
 //! allocates nothing: it is changed under a spinlock in the page request thread.
-//! Every method is O(1) but [`State::take_where`].
+//! Every method is O(1) but [`State::take_where`] and [`State::waiting`].
 
 use core::ops::DerefMut;
 
@@ -45,6 +45,8 @@ pub(crate) struct Slot<G, R> {
     prev: u32,
     next: u32,
     weight: u32,
+    /// The host answered because the deadline passed.
+    expired: bool,
     group: Option<G>,
     records: Option<R>,
 }
@@ -58,6 +60,7 @@ impl<G, R> Slot<G, R> {
             prev: NIL,
             next: NIL,
             weight: 0,
+            expired: false,
             group: None,
             records: None,
         }
@@ -78,6 +81,9 @@ pub(crate) enum Next<R> {
     /// The group of this cookie needs no answer any more. [`State::delivered`] or
     /// [`State::unannounced`] must follow.
     Cancelled(u64),
+    /// The group of that cookie was answered by the host after its deadline.
+    /// [`State::delivered`] or [`State::unannounced`] must follow.
+    Expired(u64),
 }
 
 /// Why a group was not taken into the queue.
@@ -180,6 +186,11 @@ where
         self.closed = true;
     }
 
+    /// Whether the last reader is gone.
+    pub(crate) fn closed(&self) -> bool {
+        self.closed
+    }
+
     /// Takes a group of `weight` records in; `make` gets its cookie.
     ///
     /// # Errors
@@ -210,6 +221,7 @@ where
         mark(&mut records, cookie(slot.generation, index));
         slot.phase = Phase::Unread;
         slot.weight = weight;
+        slot.expired = false;
         slot.group = Some(group);
         slot.records = Some(records);
         self.waiting += weight;
@@ -255,10 +267,15 @@ where
                 records,
             }),
             _ => {
-                if let Some(slot) = self.slots.get_mut(index as usize) {
-                    slot.phase = Phase::Announcing;
-                }
-                Some(Next::Cancelled(name))
+                let Some(slot) = self.slots.get_mut(index as usize) else {
+                    return Ok(None);
+                };
+                slot.phase = Phase::Announcing;
+                Some(if slot.expired {
+                    Next::Expired(name)
+                } else {
+                    Next::Cancelled(name)
+                })
             }
         })
     }
@@ -354,13 +371,15 @@ where
         group
     }
 
-    /// Takes one group out for which `wanted` holds, for the host's answer. If its user
-    /// has read it, a CANCELLED record follows, unless nobody reads any more.
+    /// Takes one group out for which `wanted` holds, for the host's answer: because its
+    /// deadline passed if `expired`, because its binding or its reader went otherwise. If its
+    /// user has read it, a record says so, unless nobody reads any more.
     ///
     /// Looks at the slots from `*from` on and leaves there where to go on.
     pub(crate) fn take_where(
         &mut self,
         from: &mut usize,
+        expired: bool,
         wanted: impl Fn(&G) -> bool,
     ) -> Option<G> {
         while let Some(slot) = self.slots.get_mut(*from) {
@@ -370,6 +389,7 @@ where
                 continue;
             }
             let group = slot.group.take();
+            slot.expired = expired;
             match slot.phase {
                 Phase::Unread => {
                     self.unlink(index);
@@ -387,9 +407,9 @@ where
         None
     }
 
-    /// Any group that still waits for its answer.
-    pub(crate) fn any(&self) -> Option<&G> {
-        self.slots.iter().find_map(|slot| slot.group.as_ref())
+    /// The groups that still wait for their answer.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &G> {
+        self.slots.iter().filter_map(|slot| slot.group.as_ref())
     }
 
     /// The slot that `name` stands in, if it is the latest there.

@@ -10,6 +10,7 @@ use crate::uapi::device_of;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::{new_mutex, Arc, ArcBorrow, Mutex};
+use kernel::time::Instant;
 
 /// Most records of a group: VT-d's queue holds 2,048 in all, and no device in the field
 /// groups more than a few.
@@ -71,6 +72,7 @@ impl Source {
         let pending = Pending {
             group,
             source: self.into(),
+            since: Instant::now(),
         };
         match self.queue.push(pending, records) {
             Ok(()) => counters.page_requests.add(1),
@@ -95,11 +97,28 @@ impl Source {
         let mut from = 0;
         while let Some(pending) = self
             .queue
-            .take_next(&mut from, |pending| core::ptr::eq(&*pending.source, self))
+            .take_next(&mut from, false, |pending| self.asked(pending))
         {
             self.queue.counters().host_invalid.add(1);
             pending.group.respond(Response::Invalid);
         }
+    }
+
+    /// Step 3, for the deadline: answers what is late INVALID.
+    pub(super) fn expire(&self) {
+        let _responder = self.responder.lock();
+        let mut from = 0;
+        while let Some(pending) = self.queue.take_next(&mut from, true, |pending| {
+            self.asked(pending) && self.queue.is_late(pending)
+        }) {
+            self.queue.counters().expired.add(1);
+            self.queue.counters().host_invalid.add(1);
+            pending.group.respond(Response::Invalid);
+        }
+    }
+
+    fn asked(&self, pending: &Pending) -> bool {
+        core::ptr::eq(&*pending.source, self)
     }
 
     fn records(&self, group: &PageGroup) -> Result<Records> {

@@ -14,6 +14,7 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/vfio.h>
+#include <linux/workqueue.h>
 #include <uapi/linux/iommufd.h>
 
 /* Private headers of the kernel, found in its source tree. */
@@ -410,6 +411,46 @@ size_t ioasid_iopf_read(struct iopf_group *group,
 		n++;
 	}
 	return n;
+}
+
+/* A fault queue's deadline. */
+struct ioasid_timer {
+	struct delayed_work work;
+	const void *queue;
+};
+
+static void fault_deadline(struct work_struct *work)
+{
+	struct ioasid_timer *timer =
+		container_of(to_delayed_work(work), struct ioasid_timer, work);
+
+	ioasid_fault_deadline(timer->queue);
+}
+
+struct ioasid_timer *ioasid_timer_new(void)
+{
+	struct ioasid_timer *timer = kzalloc_obj(*timer, GFP_KERNEL_ACCOUNT);
+
+	if (timer)
+		INIT_DELAYED_WORK(&timer->work, fault_deadline);
+	return timer;
+}
+
+/* A timer that is armed already stays as it is. @queue is always the same. */
+void ioasid_timer_arm(struct ioasid_timer *timer, const void *queue, u32 ms)
+{
+	timer->queue = queue;
+	schedule_delayed_work(&timer->work, msecs_to_jiffies(ms));
+}
+
+void ioasid_timer_cancel(struct ioasid_timer *timer)
+{
+	cancel_delayed_work_sync(&timer->work);
+}
+
+void ioasid_timer_free(struct ioasid_timer *timer)
+{
+	kfree(timer);
 }
 
 static const struct file_operations fault_fops = {

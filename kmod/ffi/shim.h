@@ -15,6 +15,7 @@ struct inode;
 struct iommu_attach_handle;
 struct iommu_domain;
 struct iommu_group;
+struct ioasid_timer;
 struct iopf_group;
 struct page;
 struct poll_table_struct;
@@ -64,6 +65,8 @@ ssize_t ioasid_fault_write(struct file *file, const char __user *buf,
 			   size_t len, loff_t *pos);
 __poll_t ioasid_fault_poll(struct file *file, struct poll_table_struct *table);
 int ioasid_fault_release(struct inode *inode, struct file *file);
+/* deadline.rs implements this. */
+void ioasid_fault_deadline(const void *queue);
 /* iopf.rs implements this. */
 int ioasid_iopf_handler(struct iopf_group *group);
 
@@ -115,6 +118,10 @@ int ioasid_cache_invalidate(struct iommu_domain *nested, u32 data_type,
 void ioasid_quiesce_page_requests(struct device *dev);
 size_t ioasid_iopf_read(struct iopf_group *group,
 			struct ioasid_page_request *out, size_t max);
+struct ioasid_timer *ioasid_timer_new(void);
+void ioasid_timer_arm(struct ioasid_timer *timer, const void *queue, u32 ms);
+void ioasid_timer_cancel(struct ioasid_timer *timer);
+void ioasid_timer_free(struct ioasid_timer *timer);
 struct file *ioasid_fault_file(void *data, int flags);
 void *ioasid_fault_file_data(struct file *file);
 

@@ -39,6 +39,12 @@ pub(super) struct RawRange {
     pub(super) last: u64,
 }
 
+/// `struct ioasid_timer`, known to C alone.
+#[repr(C)]
+pub(super) struct Timer {
+    _opaque: [u8; 0],
+}
+
 #[allow(
     improper_ctypes,
     reason = "the C types are the kernel's, some empty without lockdep"
@@ -118,6 +124,10 @@ extern "C" {
         out: *mut PageRequest,
         max: usize,
     ) -> usize;
+    pub(super) fn ioasid_timer_new() -> *mut Timer;
+    pub(super) fn ioasid_timer_arm(timer: *mut Timer, queue: *const c_void, ms: u32);
+    pub(super) fn ioasid_timer_cancel(timer: *mut Timer);
+    pub(super) fn ioasid_timer_free(timer: *mut Timer);
     pub(super) fn ioasid_fault_file(data: *const c_void, flags: c_int) -> *mut bindings::file;
     pub(super) fn ioasid_fault_file_data(file: *mut bindings::file) -> *mut c_void;
 }

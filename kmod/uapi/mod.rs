@@ -421,6 +421,7 @@ impl Invalidate {
 /// `VFIO_IOASID_FAULT_QUEUE`.
 pub(crate) struct NewFaultQueue {
     pub(crate) depth: Option<u32>,
+    pub(crate) deadline_ms: Option<u32>,
     pub(crate) cloexec: bool,
     pub(crate) nonblock: bool,
     reply: uapi::vfio_ioasid_fault_queue,
@@ -440,11 +441,12 @@ impl NewFaultQueue {
         if call.depth > uapi::VFIO_IOASID_FAULT_DEPTH_MAX || call.__reserved != 0 {
             return Err(EINVAL);
         }
-        if call.flags & dma != 0 || call.deadline_ms != 0 {
+        if call.flags & dma != 0 {
             return Err(EOPNOTSUPP);
         }
         Ok(Self {
             depth: (call.depth != 0).then_some(call.depth),
+            deadline_ms: (call.deadline_ms != 0).then_some(call.deadline_ms),
             cloexec: call.flags & cloexec != 0,
             nonblock: call.flags & nonblock != 0,
             reply: call,

@@ -232,7 +232,7 @@ impl Container {
 
     /// `VFIO_IOASID_FAULT_QUEUE`.
     pub fn fault_queue(&self, flags: u32, depth: u32) -> Result<OwnedFd> {
-        ioasid::fault_queue(self.as_fd(), flags, depth)
+        ioasid::fault_queue(self.as_fd(), flags, depth, 0)
     }
 
     /// `VFIO_IOASID_DEVICES`, up to `room` of them.

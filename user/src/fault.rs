@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 /// How a fault queue is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,6 +18,9 @@ pub struct FaultQueueOptions {
     /// Page requests that may wait unanswered; `None` for as many as the attached devices can
     /// have under way.
     pub depth: Option<u32>,
+    /// How long a page request may wait before the host answers it INVALID, in whole
+    /// milliseconds, rounded up; `None` for as long as it takes.
+    pub deadline: Option<Duration>,
     /// Reads do not wait: for a poll loop.
     pub nonblocking: bool,
 }
@@ -26,6 +30,7 @@ impl FaultQueueOptions {
     pub const fn nonblocking() -> Self {
         Self {
             depth: None,
+            deadline: None,
             nonblocking: true,
         }
     }
@@ -35,6 +40,15 @@ impl FaultQueueOptions {
     pub const fn with_depth(self, depth: u32) -> Self {
         Self {
             depth: Some(depth),
+            ..self
+        }
+    }
+
+    /// The same with a deadline.
+    #[must_use]
+    pub const fn with_deadline(self, deadline: Duration) -> Self {
+        Self {
+            deadline: Some(deadline),
             ..self
         }
     }

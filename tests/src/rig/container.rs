@@ -353,6 +353,13 @@ impl Container {
         named("FAULT_QUEUE", self.0.fault_queue(flags, depth)).map(FaultQueue::from_fd)
     }
 
+    /// `VFIO_IOASID_FAULT_QUEUE` whose reads do not block, with a deadline in milliseconds.
+    pub fn fault_queue_with_deadline(&self, deadline_ms: u32) -> Called<FaultQueue> {
+        let flags = VFIO_IOASID_FAULT_QUEUE_NONBLOCK;
+        let queue = host_iommu::sys::ioasid::fault_queue(self.as_fd(), flags, 0, deadline_ms);
+        named("FAULT_QUEUE", queue).map(FaultQueue::from_fd)
+    }
+
     /// `VFIO_IOASID_DEVICES` as it is.
     pub fn devices_raw(&self, call: &mut vfio_ioasid_devices) -> Called<()> {
         self.call("DEVICES", VFIO_IOASID_DEVICES, call)

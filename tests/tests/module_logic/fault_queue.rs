@@ -104,7 +104,7 @@ fn cancel_of_unread_leaves_no_trace_and_of_read_one_record() {
     let (cookie, _) = read_group(&mut queue);
     let mut from = 0;
     let mut taken = BTreeSet::new();
-    while let Some(group) = queue.take_where(&mut from, |_| true) {
+    while let Some(group) = queue.take_where(&mut from, false, |_| true) {
         taken.insert(group);
     }
     assert_eq!(taken, BTreeSet::from([1, 2]));
@@ -121,7 +121,7 @@ fn cancel_during_delivery_is_told_if_the_user_got_it_and_not_if_not() {
         let Some(Next::Group { cookie, records }) = read(&mut queue) else {
             panic!("no group");
         };
-        assert_eq!(queue.take_where(&mut 0, |_| true), Some(1));
+        assert_eq!(queue.take_where(&mut 0, false, |_| true), Some(1));
         if delivered {
             queue.delivered(cookie);
             assert!(matches!(read(&mut queue), Some(Next::Cancelled(c)) if c == cookie));
@@ -152,11 +152,29 @@ fn answer_during_delivery_is_late_for_the_second_and_frees_the_slot() {
 }
 
 #[test]
+fn group_that_expires_is_said_to_have() {
+    let mut queue = queue(2);
+    push(&mut queue, 1, 1).expect("room");
+    let (cookie, _) = read_group(&mut queue);
+    assert_eq!(queue.take_where(&mut 0, true, |_| true), Some(1));
+    assert_eq!(queue.look_up(cookie), Cookie::Late);
+    assert!(matches!(read(&mut queue), Some(Next::Expired(c)) if c == cookie));
+    queue.unannounced(cookie);
+    assert!(matches!(read(&mut queue), Some(Next::Expired(c)) if c == cookie));
+    queue.delivered(cookie);
+    // The slot's next group is not late for that.
+    push(&mut queue, 2, 1).expect("room");
+    let (cookie, _) = read_group(&mut queue);
+    assert_eq!(queue.take_where(&mut 0, false, |_| true), Some(2));
+    assert!(matches!(read(&mut queue), Some(Next::Cancelled(c)) if c == cookie));
+}
+
+#[test]
 fn cancelled_record_that_fails_to_copy_is_read_again() {
     let mut queue = queue(2);
     push(&mut queue, 1, 1).expect("room");
     let (cookie, _) = read_group(&mut queue);
-    assert_eq!(queue.take_where(&mut 0, |_| true), Some(1));
+    assert_eq!(queue.take_where(&mut 0, false, |_| true), Some(1));
     assert!(matches!(read(&mut queue), Some(Next::Cancelled(c)) if c == cookie));
     push(&mut queue, 2, 1).expect("room");
     queue.unannounced(cookie);
@@ -171,7 +189,7 @@ fn cancelled_record_that_fails_to_copy_is_read_again() {
                 queue.delivered(cookie);
                 seen.push(("group", cookie));
             }
-            Next::Overflow(_) => panic!("nothing overflowed"),
+            Next::Overflow(_) | Next::Expired(_) => panic!("neither full nor late"),
         }
     }
     assert!(seen.contains(&("cancelled", cookie)), "{seen:?}");
@@ -243,6 +261,9 @@ proptest! {
                         prop_assert_eq!(count, lost);
                         lost = 0;
                     }
+                    Some(Next::Expired(cookie)) => {
+                        prop_assert!(false, "{:#x} expired without a deadline", cookie);
+                    }
                     Some(Next::Cancelled(cookie)) => {
                         prop_assert!(cancelled.contains_key(&cookie));
                         if works {
@@ -276,7 +297,7 @@ proptest! {
                     let wanted = |group: u32| group as usize % 4 == residue;
                     let mut from = 0;
                     let mut taken = BTreeSet::new();
-                    while let Some(group) = queue.take_where(&mut from, |&g| wanted(g)) {
+                    while let Some(group) = queue.take_where(&mut from, false, |&g| wanted(g)) {
                         prop_assert!(taken.insert(group));
                     }
                     let mut want: BTreeSet<u32> =

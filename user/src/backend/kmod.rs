@@ -293,7 +293,13 @@ impl HostIommuContext for Kmod {
         if options.nonblocking {
             flags |= abi::VFIO_IOASID_FAULT_QUEUE_NONBLOCK;
         }
-        ioasid::fault_queue(self.as_fd(), flags, options.depth.unwrap_or(0))
+        // Zero milliseconds would mean no deadline.
+        let deadline_ms = options.deadline.map_or(0, |deadline| {
+            let ms = deadline.as_nanos().div_ceil(1_000_000).max(1);
+            u32::try_from(ms).unwrap_or(u32::MAX)
+        });
+        let depth = options.depth.unwrap_or(0);
+        ioasid::fault_queue(self.as_fd(), flags, depth, deadline_ms)
             .map_err(|errno| Error::failed(Operation::OpenFaultQueue, errno))
     }
 

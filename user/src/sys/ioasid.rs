@@ -163,11 +163,17 @@ pub fn invalidate(
 }
 
 /// `VFIO_IOASID_FAULT_QUEUE`; `flags` are `VFIO_IOASID_FAULT_QUEUE_*`, `depth` is zero for the
-/// default.
-pub fn fault_queue(container: BorrowedFd<'_>, flags: u32, depth: u32) -> Result<OwnedFd> {
+/// default, `deadline_ms` for no deadline.
+pub fn fault_queue(
+    container: BorrowedFd<'_>,
+    flags: u32,
+    depth: u32,
+    deadline_ms: u32,
+) -> Result<OwnedFd> {
     let mut queue = vfio_ioasid_fault_queue {
         flags,
         depth,
+        deadline_ms,
         fd: -1,
         ..Default::default()
     };
