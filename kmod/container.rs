@@ -136,6 +136,7 @@ impl Container {
         if self.rules != Rules::Ioasid {
             compat::count_call();
         }
+        self.counters.calls.add(1);
         match cmd {
             nr::GET_INFO => self.get_info(arg),
             nr::MAP_DMA => {
@@ -320,6 +321,7 @@ impl Container {
             stats.pages_1g = ioas.large_pages().of_1g;
             (stats.address_spaces, stats.as_entries) = ioas.address_space_counts();
         }
+        stats.calls = self.counters.calls.get();
         stats.binds = self.counters.binds.get();
         stats.unbinds = self.counters.unbinds.get();
         stats.page_requests = self.counters.page_requests.get();

@@ -35,6 +35,8 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 /// Counters of a container that only grow, read by `VFIO_IOASID_STATS`.
 #[derive(Default)]
 pub(crate) struct Counters {
+    /// Calls that reached the container.
+    pub(crate) calls: Counter,
     /// Successful BIND calls, replacements included.
     pub(crate) binds: Counter,
     /// Bindings undone.

@@ -366,6 +366,11 @@ impl Device {
             .map_err(|error| errno(&error))
     }
 
+    /// Has `eventfd` signalled when the host wants the device back.
+    pub fn set_request_event(&self, eventfd: BorrowedFd<'_>) -> Result<()> {
+        vfio::device_set_irq(self.as_fd(), vfio::PCI_REQ_IRQ, 0, eventfd)
+    }
+
     /// Has an MSI-X vector signal an eventfd.
     pub fn set_msix(&self, vector: u32, eventfd: BorrowedFd<'_>) -> Result<()> {
         vfio::device_set_irq(self.as_fd(), vfio::PCI_MSIX_IRQ, vector, eventfd)

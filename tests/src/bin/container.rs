@@ -271,7 +271,22 @@ fn capability_registers_are_those_of_sysfs() -> Outcome {
     Ok(())
 }
 
+fn every_call_is_counted_whatever_comes_of_it() -> Outcome {
+    let rig = Rig::open()?;
+    let before = rig.container.stats()?.calls;
+    expect_errno(
+        rig.container.pasid_free(1, 1),
+        Errno::ENOENT,
+        "a call that fails",
+    );
+    rig.container.pasid_alloc_any()?;
+    // The two, and STATS itself.
+    assert_eq!(rig.container.stats()?.calls, before + 3);
+    Ok(())
+}
+
 program![
+    every_call_is_counted_whatever_comes_of_it,
     check_extension_without_group_offers_type_6,
     check_extension_of_a_chosen_container_answers_for_the_module,
     set_iommu_without_group_returns_einval,

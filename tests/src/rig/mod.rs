@@ -30,6 +30,7 @@ pub use process::{
     wait_for_module_references,
 };
 pub use space::Space;
+use std::os::fd::BorrowedFd;
 pub use thread::Asleep;
 
 pub use crate::ktap::{fail, skip, Outcome, Stop};
@@ -240,6 +241,19 @@ impl Rig {
         open.device.reset()?;
         open.device.set_bus_master(true)?;
         Ok(())
+    }
+
+    /// Has `eventfd` signalled when the host wants the device back.
+    pub fn set_request_event(&self, eventfd: BorrowedFd<'_>) -> Outcome {
+        let Some(open) = &self.open else {
+            return fail("the rig was opened without the device");
+        };
+        Ok(open.device.set_request_event(eventfd)?)
+    }
+
+    /// Closes the device; group and container stay open.
+    pub fn close_device(&mut self) {
+        self.open = None;
     }
 
     /// Maps guest memory.

@@ -37,6 +37,8 @@ pub const REGION_MMAP: u32 = 1 << 2;
 pub const PCI_CONFIG_REGION: u32 = 7;
 /// `VFIO_PCI_MSIX_IRQ_INDEX`.
 pub const PCI_MSIX_IRQ: u32 = 2;
+/// The host wants the device back: `VFIO_PCI_REQ_IRQ_INDEX`.
+pub const PCI_REQ_IRQ: u32 = 4;
 
 const IRQ_SET_DATA_NONE: u32 = 1 << 0;
 const IRQ_SET_DATA_EVENTFD: u32 = 1 << 2;
