@@ -18,7 +18,8 @@
 //! 7. `iommu_fault_param::lock` (IOMMU core)
 //! 8. `FaultQueue::state`, a spinlock: nothing is taken inside but a wait queue's lock
 //!
-//! On their own: `FaultQueue::reader`, outside `mmap_lock` and `FaultQueue::state`; `CONTAINERS`
+//! On their own: the mutex of a debugfs reader (ffi/debugfs.c), outside everything but vfio core's
+//! locks, with which it has nothing to do; `FaultQueue::reader`, outside `mmap_lock` and `FaultQueue::state`; `CONTAINERS`
 //! of ffi/vfio.rs, inside vfio core's locks, with nothing inside.
 //!
 //! The deadline's timer takes 5 to 8; the last close waits for it with nothing held.
@@ -312,7 +313,13 @@ impl Container {
 
     fn stats(&self, arg: Pointer) -> Result {
         let mut stats = uapi::decode_stats(arg)?;
-        self.nesting.lock().fill_stats(&mut stats);
+        self.fill_stats(&mut stats);
+        arg.write(&stats)
+    }
+
+    /// Fills in all numbers of [`abi::vfio_ioasid_stats`].
+    pub(crate) fn fill_stats(&self, stats: &mut abi::vfio_ioasid_stats) {
+        self.nesting.lock().fill_stats(stats);
         {
             let ioas = self.ioas.lock();
             stats.mappings = u64::from(ioas.count());
@@ -331,7 +338,16 @@ impl Container {
         stats.late_responses = self.counters.late_responses.get();
         stats.expired = self.counters.expired.get();
         stats.invalidations = self.counters.invalidations.get();
-        arg.write(&stats)
+    }
+
+    /// By whose rules it works.
+    pub(crate) fn rules(&self) -> Rules {
+        self.rules
+    }
+
+    /// Calls `with` on the nesting side, which it may only look at, and shortly.
+    pub(crate) fn inspect<T>(&self, with: impl FnOnce(&Nesting) -> T) -> T {
+        with(&self.nesting.lock())
     }
 }
 

@@ -11,6 +11,7 @@ mod container;
 mod fault;
 #[allow(unsafe_code)]
 mod ffi;
+mod inspect;
 mod ioas;
 mod nesting;
 mod pasid;

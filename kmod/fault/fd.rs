@@ -101,6 +101,11 @@ impl FaultQueue {
         &self.counters
     }
 
+    /// Most records that may wait, those that wait, and those lost that no reader knows of yet.
+    pub(crate) fn levels(&self) -> (u32, u32, u64) {
+        self.state.lock().levels()
+    }
+
     /// The container is gone.
     pub(crate) fn end(&self) {
         self.state.lock().end();

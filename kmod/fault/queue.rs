@@ -191,6 +191,11 @@ where
         self.closed
     }
 
+    /// Most records that may wait, those that wait, and those lost that no reader knows of yet.
+    pub(crate) fn levels(&self) -> (u32, u32, u64) {
+        (self.depth, self.waiting, self.lost)
+    }
+
     /// Takes a group of `weight` records in; `make` gets its cookie.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ pub(crate) mod alias;
 pub(crate) mod attach;
 pub(crate) mod compat;
 pub(crate) mod deadline;
+pub(crate) mod debugfs;
 pub(crate) mod device;
 pub(crate) mod fault_file;
 pub(crate) mod group;

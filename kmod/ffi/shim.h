@@ -52,6 +52,15 @@ struct ioasid_range {
 	u64 last;
 };
 
+/*
+ * How far a reader of a debugfs file has come: the container of its next line,
+ * and where in that one. Both are numbers that only grow.
+ */
+struct ioasid_cursor {
+	u64 container;
+	u64 item;
+};
+
 /* vfio.rs implements these. */
 void *ioasid_vfio_open(unsigned long arg);
 void ioasid_vfio_release(void *data);
@@ -67,6 +76,9 @@ __poll_t ioasid_fault_poll(struct file *file, struct poll_table_struct *table);
 int ioasid_fault_release(struct inode *inode, struct file *file);
 /* deadline.rs implements this. */
 void ioasid_fault_deadline(const void *queue);
+/* debugfs.rs implements this. */
+size_t ioasid_debugfs_line(u32 kind, struct ioasid_cursor *at, char *line,
+			   size_t room);
 /* iopf.rs implements this. */
 int ioasid_iopf_handler(struct iopf_group *group);
 
@@ -86,6 +98,9 @@ enum ioasid_limit {
 u32 ioasid_limit(u32 limit);
 int ioasid_vfio_register(void);
 void ioasid_vfio_unregister(void);
+
+void ioasid_debugfs_create(void);
+void ioasid_debugfs_remove(void);
 
 int ioasid_device_facts(struct device *dev, struct ioasid_device_facts *facts);
 bool ioasid_enforce_coherency(struct iommu_domain *domain, struct device *dev);

@@ -39,6 +39,16 @@ pub(super) struct RawRange {
     pub(super) last: u64,
 }
 
+/// How far a reader of a debugfs file has come.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Cursor {
+    /// The container that the next line is of, or the next one that lives.
+    pub(crate) container: u64,
+    /// Where in it to look for the next line.
+    pub(crate) item: u64,
+}
+
 /// `struct ioasid_timer`, known to C alone.
 #[repr(C)]
 pub(super) struct Timer {
@@ -52,6 +62,8 @@ pub(super) struct Timer {
 extern "C" {
     pub(super) fn ioasid_vfio_register() -> c_int;
     pub(super) fn ioasid_vfio_unregister();
+    pub(super) fn ioasid_debugfs_create();
+    pub(super) fn ioasid_debugfs_remove();
     pub(super) fn ioasid_limit(limit: u32) -> u32;
     pub(super) fn ioasid_device_facts(dev: *mut bindings::device, facts: *mut DeviceFacts)
         -> c_int;

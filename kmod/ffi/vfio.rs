@@ -7,6 +7,7 @@
 //!
 //! C header: [`drivers/vfio/vfio.h`](srctree/drivers/vfio/vfio.h)
 
+use super::debugfs;
 use super::group::Group;
 use super::shim;
 use super::user::Pointer;
@@ -43,6 +44,7 @@ impl Registration {
         unsafe { CONTAINERS.init() };
         // SAFETY: No requirements; the callbacks of this file are ready.
         to_result(unsafe { shim::ioasid_vfio_register() })?;
+        debugfs::create();
         // INVARIANT: It was registered just now.
         Ok(Self(()))
     }
@@ -50,6 +52,7 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
+        debugfs::remove();
         // SAFETY: By the invariant it is registered. vfio core holds a reference to the module
         // for each container, so there is none left.
         unsafe { shim::ioasid_vfio_unregister() };
@@ -61,6 +64,18 @@ pub(crate) fn find(id: u64) -> Option<Arc<Container>> {
     let containers = CONTAINERS.lock();
     let at = containers.binary_search_by_key(&id, |entry| entry.0).ok()?;
     containers.get(at).map(|entry| entry.1.clone())
+}
+
+/// The container of the lowest number from `id` on.
+pub(crate) fn find_from(id: u64) -> Option<(u64, Arc<Container>)> {
+    let containers = CONTAINERS.lock();
+    let at = containers.partition_point(|entry| entry.0 < id);
+    containers.get(at).cloned()
+}
+
+/// Number of containers.
+pub(crate) fn count() -> usize {
+    CONTAINERS.lock().len()
 }
 
 fn find_data(data: *mut c_void) -> Option<Arc<Container>> {

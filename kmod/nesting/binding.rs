@@ -60,6 +60,11 @@ pub(super) struct Unreplaced {
 }
 
 impl Binding {
+    /// Whether its page requests go to a fault queue.
+    pub(super) fn takes_page_requests(&self) -> bool {
+        self.source.is_some()
+    }
+
     /// The nested domain, if it is a stage-1 table.
     pub(super) fn nested(&self) -> Option<&NestedDomain> {
         self.attachment.nested()

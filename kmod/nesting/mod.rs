@@ -3,6 +3,7 @@
 
 mod binding;
 mod capability;
+mod inspect;
 mod stage1;
 
 pub(crate) use binding::Kind;

@@ -36,6 +36,11 @@ impl Pasids {
             .is_some_and(|pool| pasid < pool::LIMIT && pool.contains(pasid))
     }
 
+    /// The first run of allocated PASIDs from `from` on: its first and last, both inclusive.
+    pub(crate) fn run_from(&self, from: u32) -> Option<(u32, u32)> {
+        self.pool.as_ref()?.run_from(from)
+    }
+
     /// Allocates `count` consecutive PASIDs inside `min..=max`; gives the first. Sleeps.
     ///
     /// # Errors

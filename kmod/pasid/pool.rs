@@ -134,6 +134,13 @@ impl<S: DerefMut<Target = [u64]>> Pool<S> {
         Ok(())
     }
 
+    /// The first run of allocated PASIDs from `from` on: its first and last, both inclusive.
+    pub(crate) fn run_from(&self, from: u32) -> Option<(u32, u32)> {
+        let first = self.next_taken(from, LIMIT - 1)?;
+        let end = self.next_free(first, LIMIT - 1).unwrap_or(LIMIT);
+        Some((first, end - 1))
+    }
+
     fn word(&self, index: usize) -> u64 {
         self.storage.get(index).copied().unwrap_or(u64::MAX)
     }

@@ -138,3 +138,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn pasid_runs_are_all_that_is_allocated() {
+    let mut pool = pool();
+    assert_eq!(pool.run_from(0), None);
+    for (first, count) in [(1, 1), (60, 10), (128, 64), (LIMIT - 2, 2)] {
+        assert_eq!(pool.alloc(first, LIMIT - 1, count, LIMIT), Ok(first));
+    }
+    let mut runs = Vec::new();
+    let mut from = 0;
+    while let Some((first, last)) = pool.run_from(from) {
+        runs.push((first, last));
+        from = last + 1;
+    }
+    assert_eq!(runs, [(1, 1), (60, 69), (128, 191), (LIMIT - 2, LIMIT - 1)]);
+    assert_eq!(pool.run_from(130), Some((130, 191)), "from inside a run");
+}

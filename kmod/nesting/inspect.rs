@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A container's lines of debugfs; their format is described at [`crate::inspect`].
+//!
+//! Each function writes the first line from `at.item` on of container number `id`, and moves
+//! `at.item` behind it.
+
+use super::{Kind, Nesting};
+use crate::ffi::attach::Site;
+use crate::ffi::debugfs::{Cursor, Line};
+use crate::ffi::device::Bdf;
+use core::fmt::{self, Display, Write};
+
+impl Display for Bdf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (device, function) = (self.devfn >> 3, self.devfn & 7);
+        write!(
+            f,
+            "{:04x}:{:02x}:{device:02x}.{function}",
+            self.segment, self.bus
+        )
+    }
+}
+
+/// A binding's place among the others as a number: PASID (0 is the RID), then device.
+fn ordinal(site: Site, device: Bdf) -> u64 {
+    let pasid = match site {
+        Site::Rid => 0,
+        Site::Pasid(pasid) => pasid,
+    };
+    let [high, low] = device.segment.to_be_bytes();
+    let device = u32::from_be_bytes([high, low, device.bus, device.devfn]);
+    (u64::from(pasid) << 32) | u64::from(device)
+}
+
+/// The place of that number.
+fn from_ordinal(ordinal: u64) -> (Site, Bdf) {
+    let [a, b, c, d, high, low, bus, devfn] = ordinal.to_be_bytes();
+    let site = match u32::from_be_bytes([a, b, c, d]) {
+        0 => Site::Rid,
+        pasid => Site::Pasid(pasid),
+    };
+    let device = Bdf {
+        segment: u16::from_be_bytes([high, low]),
+        bus,
+        devfn,
+    };
+    (site, device)
+}
+
+impl Nesting {
+    /// Of [`crate::ffi::debugfs::Kind::Devices`].
+    pub(crate) fn device_line(
+        &self,
+        id: u64,
+        at: &mut Cursor,
+        line: &mut Line<'_>,
+    ) -> Option<fmt::Result> {
+        let attached = self.devices.get(usize::try_from(at.item).ok()?)?;
+        at.item += 1;
+        let bdf = attached.device.bdf();
+        let rid = match bdf {
+            _ if attached.rid_blocked => "blocked",
+            Some(bdf) if self.bindings.get(&(Site::Rid, bdf)).is_some() => "bound",
+            _ => "stage2",
+        };
+        let keeper = attached
+            .keeper
+            .as_ref()
+            .and_then(|_| attached.keeper_pasid());
+        let mut write = || {
+            write!(line, "container={id} device=")?;
+            match bdf {
+                Some(bdf) => write!(line, "{bdf}")?,
+                None => line.write_str("none")?,
+            }
+            write!(line, " max_pasids={}", attached.device.max_pasids())?;
+            write!(line, " shared={} rid={rid}", u8::from(attached.shared))?;
+            match keeper {
+                Some(pasid) => writeln!(line, " keeper={pasid}"),
+                None => writeln!(line, " keeper=none"),
+            }
+        };
+        Some(write())
+    }
+
+    /// Of [`crate::ffi::debugfs::Kind::Pasids`].
+    pub(crate) fn pasid_line(
+        &self,
+        id: u64,
+        at: &mut Cursor,
+        line: &mut Line<'_>,
+    ) -> Option<fmt::Result> {
+        let (first, last) = self.pasids.run_from(u32::try_from(at.item).ok()?)?;
+        at.item = u64::from(last) + 1;
+        Some(writeln!(line, "container={id} first={first} last={last}"))
+    }
+
+    /// Of [`crate::ffi::debugfs::Kind::Bindings`].
+    pub(crate) fn binding_line(
+        &self,
+        id: u64,
+        at: &mut Cursor,
+        line: &mut Line<'_>,
+    ) -> Option<fmt::Result> {
+        let cursor = self.bindings.cursor_lower_bound(&from_ordinal(at.item))?;
+        let (&(site, device), binding) = cursor.current();
+        at.item = ordinal(site, device).checked_add(1)?;
+        let (kind, space) = match binding.kind {
+            Kind::Stage1 => ("stage1", 0),
+            Kind::Stage2 => ("stage2", 0),
+            Kind::AddressSpace(space) => ("as", space),
+        };
+        let mut write = || {
+            write!(line, "container={id} device={device}")?;
+            match site {
+                Site::Rid => line.write_str(" pasid=rid")?,
+                Site::Pasid(pasid) => write!(line, " pasid={pasid}")?,
+            }
+            write!(line, " guest_pasid={}", binding.guest_pasid)?;
+            write!(line, " kind={kind} as={space}")?;
+            let faults = u8::from(binding.takes_page_requests());
+            writeln!(line, " faults={faults}")
+        };
+        Some(write())
+    }
+
+    /// Of [`crate::ffi::debugfs::Kind::Queues`].
+    pub(crate) fn queue_line(
+        &self,
+        id: u64,
+        at: &mut Cursor,
+        line: &mut Line<'_>,
+    ) -> Option<fmt::Result> {
+        let queue = self.queues.get(usize::try_from(at.item).ok()?)?;
+        let place = at.item;
+        at.item += 1;
+        let (depth, waiting, lost) = queue.levels();
+        let deadline = queue
+            .deadline()
+            .map_or(0, |deadline| deadline.delta().as_millis());
+        let mut write = || {
+            write!(line, "container={id} queue={place} depth={depth}")?;
+            writeln!(
+                line,
+                " waiting={waiting} lost={lost} deadline_ms={deadline}"
+            )
+        };
+        Some(write())
+    }
+}
