@@ -32,6 +32,7 @@ use crate::ffi::compat;
 use crate::ffi::fault_file::{queue_of, NewFaultFd};
 use crate::ffi::group::Group;
 use crate::ffi::paging::PagingDomain;
+use crate::ffi::trace::{self, AsOperation};
 use crate::ffi::user::Pointer;
 use crate::ffi::{uapi as abi, vfio};
 use crate::ioas::{Ioas, Rules};
@@ -71,7 +72,7 @@ impl Container {
         Arc::pin_init(
             pin_init!(Self {
                 id,
-                nesting <- new_mutex!(Nesting::new(counters.clone()), "Container::nesting"),
+                nesting <- new_mutex!(Nesting::new(*id, counters.clone()), "Container::nesting"),
                 counters,
                 ioas <- new_mutex!(Ioas::new(rules), "Container::ioas"),
                 rules,
@@ -132,22 +133,33 @@ impl Container {
     ///
     /// [`ENOTTY`] for an unknown call; otherwise see the header.
     pub(crate) fn ioctl(&self, cmd: u32, arg: Pointer) -> Result<isize> {
-        use uapi::nr;
-
         if self.rules != Rules::Ioasid {
             compat::count_call();
         }
         self.counters.calls.add(1);
+        let result = self.call(cmd, arg);
+        if result == Err(EDQUOT) {
+            trace::quota(self.id, cmd);
+        }
+        result.map(|()| 0)
+    }
+
+    fn call(&self, cmd: u32, arg: Pointer) -> Result {
+        use uapi::nr;
+
         match cmd {
             nr::GET_INFO => self.get_info(arg),
             nr::MAP_DMA => {
                 let map = uapi::Map::decode(arg)?;
-                self.ioas.lock().map(&map)
+                let result = self.ioas.lock().map(&map);
+                trace::map(self.id, &map.range, map.vaddr, &result);
+                result
             }
             nr::UNMAP_DMA => {
                 let unmap = uapi::Unmap::decode(arg)?;
-                let bytes = self.ioas.lock().unmap(&unmap)?;
-                unmap.reply(arg, bytes)
+                let result = self.ioas.lock().unmap(&unmap);
+                trace::unmap(self.id, &unmap.range, &result);
+                unmap.reply(arg, result?)
             }
             nr::DIRTY_PAGES => self.dirty_pages(arg),
             nr::PASID_ALLOC => self.pasid_alloc(arg),
@@ -165,6 +177,7 @@ impl Container {
             nr::INVALIDATE => {
                 let call = uapi::Invalidate::decode(arg)?;
                 let (done, bad, result) = self.nesting.lock().invalidate(&call);
+                trace::invalidate(self.id, call.entries.count, done, bad, &result);
                 call.reply(arg, done, bad)?;
                 result
             }
@@ -173,7 +186,10 @@ impl Container {
             nr::STATS => self.stats(arg),
             nr::AS_CREATE => {
                 let call = uapi::AsCreate::decode(arg)?;
-                let id = self.ioas.lock().create_address_space()?;
+                let result = self.ioas.lock().create_address_space();
+                let id = *result.as_ref().unwrap_or(&0);
+                trace::address_space(self.id, id, AsOperation::Create, 0, &result);
+                let id = result?;
                 // A user that cannot be told must not be left holding it.
                 call.reply(arg, id)
                     .or_else(|error| self.ioas.lock().destroy_address_space(id).and(Err(error)))
@@ -184,17 +200,20 @@ impl Container {
                 if nesting.binds_address_space(id) {
                     return Err(EBUSY);
                 }
-                self.ioas.lock().destroy_address_space(id)
+                let result = self.ioas.lock().destroy_address_space(id);
+                trace::address_space(self.id, id, AsOperation::Destroy, 0, &result);
+                result
             }
-            nr::AS_MAP => self.change_address_space(arg, |ioas, call, index| {
+            nr::AS_MAP => self.change_address_space(arg, AsOperation::Map, |ioas, call, index| {
                 ioas.map_entry(call.id, &call.entry(index)?)
             }),
-            nr::AS_UNMAP => self.change_address_space(arg, |ioas, call, index| {
-                ioas.unmap_entries(call.id, &call.range(index)?)
-            }),
+            nr::AS_UNMAP => {
+                self.change_address_space(arg, AsOperation::Unmap, |ioas, call, index| {
+                    ioas.unmap_entries(call.id, &call.range(index)?)
+                })
+            }
             _ => Err(ENOTTY),
-        }?;
-        Ok(0)
+        }
     }
 
     fn dirty_pages(&self, arg: Pointer) -> Result {
@@ -248,6 +267,19 @@ impl Container {
                 Err(error) => BindResult::unchanged(error),
             }
         };
+        let tried = trace::Bind {
+            device: bind.device,
+            site: bind.site,
+            guest_pasid: bind.guest_pasid,
+            bound: match bind.target {
+                Target::Stage1(_) => trace::Bound::Stage1,
+                Target::Stage2 => trace::Bound::Stage2,
+                Target::AddressSpace(_) => trace::Bound::AddressSpace,
+            },
+            replace: bind.replace,
+            outcome: bound.outcome,
+        };
+        trace::bind(self.id, &tried, &bound.result);
         // The outcome stands even where the user cannot be told.
         bind.reply(arg, bound.outcome)?;
         bound.result
@@ -271,6 +303,7 @@ impl Container {
     fn change_address_space(
         &self,
         arg: Pointer,
+        operation: AsOperation,
         change: impl Fn(&mut Ioas, &uapi::AsChange, u32) -> Result,
     ) -> Result {
         let call = uapi::AsChange::decode(arg)?;
@@ -281,8 +314,10 @@ impl Container {
         ioas.flush_address_space(call.id);
         drop(ioas);
         let done = bad.map_or(call.count, |(index, _)| index);
+        let result = bad.map_or(Ok(()), |(_, error)| Err(error));
+        trace::address_space(self.id, call.id, operation, done, &result);
         call.reply(arg, done)?;
-        bad.map_or(Ok(()), |(_, error)| Err(error))
+        result
     }
 
     fn fault_queue(&self, arg: Pointer) -> Result {

@@ -5,6 +5,7 @@ use super::queue::{Cookie, Next, Refused, Slot, State, MAX_SLOTS};
 use super::{Counters, Source};
 use crate::ffi::deadline::Deadline;
 use crate::ffi::iopf::{PageGroup, Response};
+use crate::ffi::trace::AnsweredBy;
 use crate::ffi::uapi;
 use crate::ffi::user::Pointer;
 use core::mem::size_of;
@@ -330,7 +331,7 @@ impl FaultQueue {
             let _responder = source.responder.lock();
             let taken = self.state.lock().take(response.cookie);
             if let Some(pending) = taken {
-                pending.group.respond(code);
+                source.respond(pending.group, code, AnsweredBy::User);
                 self.counters.responses.add(1);
                 return Ok(());
             }

@@ -5,6 +5,7 @@ use super::fd::{FaultQueue, Pending, Records};
 use super::queue::Refused;
 use crate::ffi::device::Bdf;
 use crate::ffi::iopf::{PageGroup, PageRequest, Response};
+use crate::ffi::trace::{self, AnsweredBy};
 use crate::ffi::uapi;
 use crate::uapi::device_of;
 use kernel::prelude::*;
@@ -55,6 +56,12 @@ impl Source {
     /// Step 2: takes a group in, or answers it INVALID. Runs in the page request thread.
     pub(crate) fn page_request(self: ArcBorrow<'_, Self>, group: PageGroup) {
         let counters = self.queue.counters();
+        trace::page_request(
+            self.queue.container(),
+            self.device,
+            self.guest_pasid,
+            &group,
+        );
         let count = group.len();
         let records = if self.stopping.load(Relaxed) {
             None
@@ -67,7 +74,7 @@ impl Source {
                 self.queue.lose(count as u64);
             }
             counters.host_invalid.add(1);
-            return group.respond(Response::Invalid);
+            return self.respond(group, Response::Invalid, AnsweredBy::Refused);
         };
         let pending = Pending {
             group,
@@ -81,7 +88,9 @@ impl Source {
                     counters.overflows.add(count as u64);
                 }
                 counters.host_invalid.add(1);
-                pending.group.respond(Response::Invalid);
+                pending
+                    .source
+                    .respond(pending.group, Response::Invalid, AnsweredBy::Refused);
             }
         }
     }
@@ -100,8 +109,14 @@ impl Source {
             .take_next(&mut from, false, |pending| self.asked(pending))
         {
             self.queue.counters().host_invalid.add(1);
-            pending.group.respond(Response::Invalid);
+            self.respond(pending.group, Response::Invalid, AnsweredBy::Cancelled);
         }
+    }
+
+    /// Answers a group of this source. In the page request thread, or with the responder held.
+    pub(super) fn respond(&self, group: PageGroup, response: Response, by: AnsweredBy) {
+        trace::page_response(self.queue.container(), self.device, &group, response, by);
+        group.respond(response);
     }
 
     /// Step 3, for the deadline: answers what is late INVALID.
@@ -113,7 +128,7 @@ impl Source {
         }) {
             self.queue.counters().expired.add(1);
             self.queue.counters().host_invalid.add(1);
-            pending.group.respond(Response::Invalid);
+            self.respond(pending.group, Response::Invalid, AnsweredBy::Expired);
         }
     }
 

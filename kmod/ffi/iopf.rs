@@ -52,6 +52,10 @@ pub(crate) struct PageGroup {
 unsafe impl Send for PageGroup {}
 
 impl PageGroup {
+    pub(super) fn as_ptr(&self) -> *const bindings::iopf_group {
+        self.group.as_ptr()
+    }
+
     /// Number of page requests in the group, one at least.
     pub(crate) fn len(&self) -> usize {
         // SAFETY: The group is live by the invariant; the count does not change any more.

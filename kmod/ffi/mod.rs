@@ -15,6 +15,7 @@ pub(crate) mod memory;
 pub(crate) mod nested;
 pub(crate) mod paging;
 mod shim;
+pub(crate) mod trace;
 pub(crate) mod uapi;
 pub(crate) mod user;
 pub(crate) mod vfio;

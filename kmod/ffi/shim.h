@@ -102,6 +102,22 @@ void ioasid_vfio_unregister(void);
 void ioasid_debugfs_create(void);
 void ioasid_debugfs_remove(void);
 
+void ioasid_trace_bind(u64 container, u32 device, u32 pasid, u32 guest_pasid,
+		       u32 kind, bool replace, u32 outcome, int error);
+void ioasid_trace_unbind(u64 container, u32 device, u32 pasid);
+void ioasid_trace_invalidate(u64 container, u32 count, u32 done, u32 bad,
+			     int error);
+void ioasid_trace_page_request(u64 container, u32 device, u32 guest_pasid,
+			       const struct iopf_group *group);
+void ioasid_trace_page_response(u64 container, u32 device,
+				const struct iopf_group *group, bool success,
+				u32 by);
+void ioasid_trace_map(u64 container, u64 iova, u64 last, u64 vaddr, int error);
+void ioasid_trace_unmap(u64 container, u64 iova, u64 last, u64 bytes,
+			int error);
+void ioasid_trace_as(u64 container, u32 as, u32 op, u32 done, int error);
+void ioasid_trace_quota(u64 container, u32 call);
+
 int ioasid_device_facts(struct device *dev, struct ioasid_device_facts *facts);
 bool ioasid_enforce_coherency(struct iommu_domain *domain, struct device *dev);
 ssize_t ioasid_group_reserved(struct iommu_group *group,

@@ -62,6 +62,47 @@ pub(super) struct Timer {
 extern "C" {
     pub(super) fn ioasid_vfio_register() -> c_int;
     pub(super) fn ioasid_vfio_unregister();
+    pub(super) fn ioasid_trace_bind(
+        container: u64,
+        device: u32,
+        pasid: u32,
+        guest_pasid: u32,
+        kind: u32,
+        replace: bool,
+        outcome: u32,
+        error: c_int,
+    );
+    pub(super) fn ioasid_trace_unbind(container: u64, device: u32, pasid: u32);
+    pub(super) fn ioasid_trace_invalidate(
+        container: u64,
+        count: u32,
+        done: u32,
+        bad: u32,
+        error: c_int,
+    );
+    pub(super) fn ioasid_trace_page_request(
+        container: u64,
+        device: u32,
+        guest_pasid: u32,
+        group: *const bindings::iopf_group,
+    );
+    pub(super) fn ioasid_trace_page_response(
+        container: u64,
+        device: u32,
+        group: *const bindings::iopf_group,
+        success: bool,
+        by: u32,
+    );
+    pub(super) fn ioasid_trace_map(container: u64, iova: u64, last: u64, vaddr: u64, error: c_int);
+    pub(super) fn ioasid_trace_unmap(
+        container: u64,
+        iova: u64,
+        last: u64,
+        bytes: u64,
+        error: c_int,
+    );
+    pub(super) fn ioasid_trace_as(container: u64, id: u32, op: u32, done: u32, error: c_int);
+    pub(super) fn ioasid_trace_quota(container: u64, call: u32);
     pub(super) fn ioasid_debugfs_create();
     pub(super) fn ioasid_debugfs_remove();
     pub(super) fn ioasid_limit(limit: u32) -> u32;

@@ -15,6 +15,7 @@ use crate::ffi::group::Group;
 use crate::ffi::limits::Limit;
 use crate::ffi::nested::NestedDomain;
 use crate::ffi::paging::PagingDomain;
+use crate::ffi::trace;
 use crate::ffi::uapi;
 use crate::pasid::Pasids;
 use crate::quota;
@@ -98,6 +99,8 @@ impl BindResult {
 /// - Each binding's device is in `devices`, and its PASID in `pasids`.
 /// - `bound` is the number of bindings.
 pub(crate) struct Nesting {
+    /// Number of the container.
+    container: u64,
     counters: Arc<Counters>,
     devices: KVec<AttachedDevice>,
     pasids: Pasids,
@@ -108,9 +111,10 @@ pub(crate) struct Nesting {
 }
 
 impl Nesting {
-    /// Nothing attached, allocated or bound.
-    pub(crate) fn new(counters: Arc<Counters>) -> Self {
+    /// Nothing attached, allocated or bound, in container number `container`.
+    pub(crate) fn new(container: u64, counters: Arc<Counters>) -> Self {
         Self {
+            container,
             counters,
             devices: KVec::new(),
             pasids: Pasids::new(),
@@ -398,7 +402,7 @@ impl Nesting {
                 match self.bindings.remove(&(site, device)) {
                     Some(binding) => {
                         self.set_rid_blocked(site, device);
-                        self.undo(binding);
+                        self.undo((site, device), binding);
                     }
                     None if blocked => {}
                     None => return Err(ENOENT),
@@ -451,12 +455,13 @@ impl Nesting {
             };
             let (key, binding) = here.remove_current().1.to_key_value();
             self.set_rid_blocked(key.0, key.1);
-            self.undo(binding);
+            self.undo(key, binding);
             from = Some(key);
         }
     }
 
-    fn undo(&mut self, binding: Binding) {
+    fn undo(&mut self, (site, device): Key, binding: Binding) {
+        trace::unbind(self.container, device, site);
         self.bound -= 1;
         self.counters.unbinds.add(1);
         binding.undo();
