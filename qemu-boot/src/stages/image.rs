@@ -50,7 +50,7 @@ pub struct Contents<'a> {
 /// Makes an image in `dir`, gives its path.
 pub fn make(setup: &Setup, root: &Root, dir: &Path, contents: &Contents<'_>) -> Result<PathBuf> {
     let tree = dir.join("tree");
-    for part in ["modules", "tests", "demo", "selftests"] {
+    for part in ["bin", "modules", "tests", "demo", "selftests"] {
         let part = tree.join(part);
         fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
     }
@@ -74,6 +74,7 @@ pub fn make(setup: &Setup, root: &Root, dir: &Path, contents: &Contents<'_>) -> 
     for test in contents.selftests {
         copy_into(test, &tree.join("selftests"))?;
     }
+    copy_into(&contents.programs.hostiommu(), &tree.join("bin"))?;
     copy_into(&contents.programs.demo(), &tree.join("demo"))?;
     for name in GUEST {
         let from = setup.repo.join("qemu-boot/guest").join(name);

@@ -33,6 +33,11 @@ impl Programs {
             .collect())
     }
 
+    /// The command `hostiommu`.
+    pub fn hostiommu(&self) -> PathBuf {
+        self.release.join("hostiommu")
+    }
+
     /// The demo.
     pub fn demo(&self) -> PathBuf {
         self.release.join("examples/demo")
@@ -45,8 +50,9 @@ pub fn make(setup: &Setup) -> Result<Programs> {
     let log = Log::create(setup.cache.log("programs"))?;
     let target = target_folder(setup);
     for what in [
-        ["-p", "host-iommu-tests", "--bins"],
-        ["-p", "host-iommu", "--examples"],
+        &["-p", "host-iommu-tests", "--bins"][..],
+        &["-p", "host-iommu", "--examples"],
+        &["-p", "host-iommu", "--bins", "--features", "cli"],
     ] {
         log.run(
             "building the programs",
