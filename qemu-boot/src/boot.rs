@@ -47,8 +47,10 @@ impl Machine<'_> {
         let nesting = if self.nesting { "on" } else { "off" };
         let iommu =
             format!("intel-iommu,intremap=on,x-scalable-mode=on,device-iotlb=on,nesting={nesting}");
-        let line =
-            format!("console=ttyS0 loglevel=6 panic=-1 intel_iommu=on no_timer_check {words}");
+        let line = format!(
+            "console=ttyS0 loglevel=6 panic=-1 intel_iommu=on no_timer_check \
+                 hugepagesz=1G hugepages=1 {words}"
+        );
         let initrd = format!("{RUN}/image");
         let mut arguments = vec![
             PROGRAM,
@@ -68,7 +70,7 @@ impl Machine<'_> {
             "-smp",
             "2",
             "-m",
-            "2G",
+            "4G",
             "-device",
             &iommu,
             "-device",

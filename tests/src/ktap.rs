@@ -12,7 +12,21 @@ use std::thread;
 use std::time::Duration;
 
 /// A test that takes longer is stuck: the program reports it and ends.
-pub const TIME_LIMIT: Duration = Duration::from_secs(60);
+const TIME_LIMIT: Duration = Duration::from_secs(60);
+
+/// How much longer than on the stock kernel things may take: `PATIENCE` of the environment.
+pub fn patience() -> u32 {
+    let patience = std::env::var("PATIENCE").ok();
+    patience.and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+/// How long a test goes on that has no end of its own: `STORM_SECONDS` of the environment, or
+/// three.
+pub fn storm_time() -> Duration {
+    let seconds = std::env::var("STORM_SECONDS").ok();
+    let seconds = seconds.and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(3))
+}
 
 const SKIPPED: u8 = 4;
 
@@ -199,8 +213,11 @@ impl Watchdog {
     fn start(number: usize, name: &'static str) -> Self {
         let (done, ended) = mpsc::channel();
         let thread = thread::spawn(move || {
-            if ended.recv_timeout(TIME_LIMIT) == Err(RecvTimeoutError::Timeout) {
-                println!("# no end after {} s", TIME_LIMIT.as_secs());
+            let limit = TIME_LIMIT
+                .saturating_mul(patience())
+                .saturating_add(storm_time());
+            if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                println!("# no end after {} s", limit.as_secs());
                 println!("not ok {number} {name}");
                 let _ = std::io::stdout().flush();
                 std::process::exit(1);

@@ -5,8 +5,8 @@
 use host_iommu_bindings::ioctl::*;
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
-    expect_errno, expect_status, locked_bytes, program, size_u32, status, CallError, Errno, Order,
-    Outcome, Rig, PAGE,
+    as_entry as entry, expect_errno, expect_status, locked_bytes, program, size_u32, status,
+    CallError, Changed, Errno, Order, Outcome, Rig, PAGE,
 };
 
 const READ: u32 = VFIO_IOASID_AS_READ;
@@ -16,77 +16,20 @@ const RW: u32 = READ | WRITE;
 const AT: u64 = 0x10_0000;
 const MAX: u32 = VFIO_IOASID_AS_CHANGE_MAX;
 
-fn entry(iova: u64, gpa: u64, length: u64, perm: u32) -> vfio_ioasid_as_entry {
-    vfio_ioasid_as_entry {
-        iova,
-        gpa,
-        length,
-        perm,
-        ..Default::default()
-    }
-}
-
 fn create(rig: &Rig) -> Result<u32, CallError> {
-    let mut bytes = [16u32, 0, u32::MAX, 0].map(u32::to_ne_bytes).concat();
-    rig.container.raw(VFIO_IOASID_AS_CREATE, &mut bytes)?;
-    Ok(word(&bytes, 8))
+    rig.container.as_create()
 }
 
 fn destroy(rig: &Rig, id: u32) -> Result<(), CallError> {
-    let mut bytes = [16u32, 0, id, 0].map(u32::to_ne_bytes).concat();
-    rig.container
-        .raw(VFIO_IOASID_AS_DESTROY, &mut bytes)
-        .map(drop)
-}
-
-fn word(bytes: &[u8], at: usize) -> u32 {
-    let mut word = [0; 4];
-    word.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_ne_bytes(word)
-}
-
-/// The result, the number done and the index of the first bad one.
-type Changed = (Result<(), Errno>, u32, u32);
-
-fn change_with(
-    rig: &Rig,
-    request: u32,
-    id: u32,
-    entry_len: u32,
-    count: u32,
-    entries: &[vfio_ioasid_as_entry],
-) -> Changed {
-    let pointer = entries.as_ptr().expose_provenance() as u64;
-    let mut bytes = [
-        size_u32::<vfio_ioasid_as_change>(),
-        0,
-        id,
-        entry_len,
-        count,
-        u32::MAX,
-    ]
-    .map(u32::to_ne_bytes)
-    .concat();
-    bytes.extend(pointer.to_ne_bytes());
-    let result = rig.container.raw(request, &mut bytes);
-    (
-        result.map(drop).map_err(|error| error.errno),
-        word(&bytes, 16),
-        word(&bytes, 20),
-    )
-}
-
-fn change(rig: &Rig, request: u32, id: u32, entries: &[vfio_ioasid_as_entry]) -> Changed {
-    let len = size_u32::<vfio_ioasid_as_entry>();
-    change_with(rig, request, id, len, entries.len() as u32, entries)
+    rig.container.as_destroy(id)
 }
 
 fn map(rig: &Rig, id: u32, entries: &[vfio_ioasid_as_entry]) -> Changed {
-    change(rig, VFIO_IOASID_AS_MAP, id, entries)
+    rig.container.as_map(id, entries)
 }
 
 fn unmap(rig: &Rig, id: u32, iova: u64, length: u64) -> Changed {
-    change(rig, VFIO_IOASID_AS_UNMAP, id, &[entry(iova, 0, length, 0)])
+    rig.container.as_unmap(id, iova, length)
 }
 
 /// Address spaces, and entries.
@@ -263,7 +206,9 @@ fn change_itself_is_checked() -> Outcome {
         ("an entry of no bytes", 0, 1),
         ("too many", len, MAX + 1),
     ] {
-        let (result, ..) = change_with(&rig, VFIO_IOASID_AS_MAP, id, entry_len, count, &e);
+        let (result, ..) = rig
+            .container
+            .as_change(VFIO_IOASID_AS_MAP, id, entry_len, count, &e);
         assert_eq!(result, Err(Errno::EINVAL), "{what}");
     }
     assert_eq!(map(&rig, id, &[]), (Ok(()), 0, 0), "none");
@@ -283,7 +228,9 @@ fn unmap_that_would_cut_an_entry_returns_einval() -> Outcome {
     let with_gpa = [entry(AT, base, 4 * PAGE, 0)];
     let with_perm = [entry(AT, 0, 4 * PAGE, RW)];
     for bad in [with_gpa, with_perm] {
-        let result = change(&rig, VFIO_IOASID_AS_UNMAP, id, &bad);
+        let len = size_u32::<vfio_ioasid_as_entry>();
+        let request = VFIO_IOASID_AS_UNMAP;
+        let result = rig.container.as_change(request, id, len, 1, &bad);
         assert_eq!(result, (Err(Errno::EINVAL), 0, 0));
     }
     assert_eq!(counts(&rig)?, (1, 1));

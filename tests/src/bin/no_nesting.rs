@@ -2,11 +2,10 @@
 //! On hardware that cannot nest: the capability says why, BIND is EOPNOTSUPP, and the
 //! rest works. Skipped where the hardware nests.
 
-use host_iommu_bindings::ioctl::{VFIO_IOASID_AS_CREATE, VFIO_IOASID_AS_MAP};
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
-    bind_at, bytes_of, expect_errno, expect_ok, expect_status, program, size_u32, status, Errno,
-    Memory, Order, Outcome, Rig, Stop, PAGE,
+    as_entry, bind_as_at, bind_at, bytes_of, expect_errno, expect_ok, expect_status, program,
+    status, Errno, Memory, Order, Outcome, Rig, Stop, PAGE,
 };
 
 /// A rig, unless the hardware nests.
@@ -101,36 +100,22 @@ fn fault_queue_can_be_made_and_stays_empty() -> Outcome {
 
 fn address_space_at_the_rid_takes_the_place_of_stage_2() -> Outcome {
     let rig = plain()?;
-    let mut create = [16u32, 0, 0, 0].map(u32::to_ne_bytes).concat();
-    rig.container.raw(VFIO_IOASID_AS_CREATE, &mut create)?;
-    let id = u32::from_ne_bytes([create[8], create[9], create[10], create[11]]);
-
+    let id = rig.container.as_create()?;
     let (iova, gpa) = (0x7000_0000, rig.mem.alloc_page());
-    let entries = [vfio_ioasid_as_entry {
+    let entries = [as_entry(
         iova,
         gpa,
-        length: PAGE,
-        perm: VFIO_IOASID_AS_READ | VFIO_IOASID_AS_WRITE,
-        ..Default::default()
-    }];
-    let len = size_u32::<vfio_ioasid_as_entry>();
-    let mut map = [size_u32::<vfio_ioasid_as_change>(), 0, id, len, 1, 0]
-        .map(u32::to_ne_bytes)
-        .concat();
-    map.extend((entries.as_ptr().expose_provenance() as u64).to_ne_bytes());
-    rig.container.raw(VFIO_IOASID_AS_MAP, &mut map)?;
+        PAGE,
+        VFIO_IOASID_AS_READ | VFIO_IOASID_AS_WRITE,
+    )];
+    assert_eq!(rig.container.as_map(id, &entries), (Ok(()), 1, 1));
 
     let order = Order::fill(iova, 8, 0x66).no_pri().no_ats();
     let by_gpa = Order::fill(gpa, 8, 0x55).no_pri().no_ats();
     expect_status(rig.dma().run(&order)?, status::NO_ACCESS, "before BIND");
-    rig.container.bind(&vfio_ioasid_bind {
-        argsz: size_u32::<vfio_ioasid_bind>(),
-        flags: VFIO_IOASID_BIND_AS | VFIO_IOASID_BIND_RID,
-        device: rig.id(),
-        fault_fd: -1,
-        as_id: id,
-        ..Default::default()
-    })?;
+    let mut bind = bind_as_at(rig.id(), 0, id);
+    bind.flags |= VFIO_IOASID_BIND_RID;
+    rig.container.bind(&bind)?;
     expect_status(rig.dma().run(&order)?, status::OK, "by the entry");
     assert_eq!(rig.mem.read_u64(gpa), 0x66);
     expect_status(rig.dma().run(&by_gpa)?, status::NO_ACCESS, "by GPA");

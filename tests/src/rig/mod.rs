@@ -5,16 +5,19 @@
 //! Every call goes to the kernel as the test shaped it, and an error keeps the errno and the
 //! call's name.
 
+mod address_space;
 mod bench;
 mod check;
 mod container;
 mod dma;
 mod fault;
+mod inject;
 mod memory;
 mod process;
 mod space;
 mod thread;
 
+pub use address_space::{as_entry, bind_as_at, Changed};
 pub use bench::FaultBench;
 pub use check::{expect_errno, expect_ok, expect_status, DEADLINE, INACCESSIBLE};
 pub use container::{
@@ -23,6 +26,7 @@ pub use container::{
 };
 pub use dma::{status, Counters, Dma, Done, Order, OrderExt, Slot};
 pub use fault::{poll, response, FaultQueue, PollFlags, RECORD};
+pub use inject::{prepare_injection, with_nth_failing};
 pub use memory::{Canary, Memory, Snapshot};
 pub use process::{
     child, drop_ipc_lock, load_module, locked_bytes, module_is_loaded, module_references,
@@ -33,7 +37,7 @@ pub use space::Space;
 use std::os::fd::BorrowedFd;
 pub use thread::Asleep;
 
-pub use crate::ktap::{fail, skip, Outcome, Stop};
+pub use crate::ktap::{fail, skip, storm_time, Outcome, Stop};
 pub use crate::memory::{fnv1a, PAGE};
 
 /// Bytes of a small page, as the length of an order.

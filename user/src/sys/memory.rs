@@ -363,7 +363,8 @@ impl Mmio {
 #[derive(Debug)]
 pub struct Guarded {
     mapping: Mapping,
-    start: u64,
+    /// Bytes before the guard.
+    room: usize,
     len: usize,
 }
 
@@ -392,27 +393,34 @@ impl Guarded {
         // SAFETY: the last page of our own mapping, into which there is no reference.
         let value = unsafe { libc::mprotect(guard, Self::PAGE, libc::PROT_NONE) };
         Errno::result(value)?;
-        let start = (room - bytes.len()) as u64;
-        let guarded = Self {
-            mapping,
-            start,
-            len: bytes.len(),
-        };
-        let to = guarded
-            .mapping
-            .start
-            .as_ptr()
-            .wrapping_add(room - bytes.len());
+        let len = 0;
+        let mut guarded = Self { mapping, room, len };
+        guarded.replace(bytes);
+        Ok(guarded)
+    }
+
+    /// Puts other bytes in the place of those that are here; false if there is no room.
+    pub fn replace(&mut self, bytes: &[u8]) -> bool {
+        if bytes.len() > self.room {
+            return false;
+        }
+        self.len = bytes.len();
+        let start = self.mapping.start.as_ptr();
+        let to = start.wrapping_add(self.room - self.len);
         for (index, byte) in bytes.iter().enumerate() {
             // SAFETY: the bytes before the guard are mapped writable, and `bytes` fits there.
             unsafe { to.wrapping_add(index).write_volatile(*byte) };
         }
-        Ok(guarded)
+        true
+    }
+
+    fn start(&self) -> u64 {
+        (self.room - self.len) as u64
     }
 
     /// The address of the first byte.
     pub fn address(&self) -> u64 {
-        (self.mapping.start.as_ptr().expose_provenance() as u64).wrapping_add(self.start)
+        (self.mapping.start.as_ptr().expose_provenance() as u64).wrapping_add(self.start())
     }
 
     /// The address of the guard: no access from here on.
@@ -423,7 +431,7 @@ impl Guarded {
     /// Copies the first bytes out, as many as `to` has room for.
     pub fn copy_to(&self, to: &mut [u8]) {
         for (index, byte) in (0u64..).zip(to.iter_mut().take(self.len)) {
-            let from = self.mapping.place::<u8>(self.start.wrapping_add(index));
+            let from = self.mapping.place::<u8>(self.start().wrapping_add(index));
             // SAFETY: `place` checked that the byte is in the mapping, and it is before the
             // guard since `index` is below `len`.
             *byte = unsafe { from.read_volatile() };

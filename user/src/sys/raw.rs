@@ -8,7 +8,13 @@
 use super::memory::Guarded;
 use super::{Errno, Plain, Result};
 use host_iommu_bindings::uapi::VFIO_TYPE;
+use std::cell::Cell;
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+thread_local! {
+    /// The memory of this thread's last call: a call that fits allocates nothing.
+    static LAST: Cell<Option<Guarded>> = const { Cell::new(None) };
+}
 
 /// Longest argument.
 pub const MAX_ARGUMENT: usize = 1 << 16;
@@ -29,7 +35,12 @@ pub fn ioctl(fd: BorrowedFd<'_>, request: u32, argument: &mut [u8]) -> Result<i3
     if argument.len() > MAX_ARGUMENT {
         return Err(Errno::EINVAL);
     }
-    let guarded = Guarded::new(argument)?;
+    let mut last = LAST.take();
+    let fits = last.as_mut().is_some_and(|last| last.replace(argument));
+    let guarded = match last {
+        Some(last) if fits => last,
+        _ => Guarded::new(argument)?,
+    };
     // SAFETY: all VFIO calls take a pointer or a number. At the pointer the kernel finds the
     // argument, and then memory it cannot access.
     let value = unsafe {
@@ -41,6 +52,7 @@ pub fn ioctl(fd: BorrowedFd<'_>, request: u32, argument: &mut [u8]) -> Result<i3
     };
     let value = Errno::result(value);
     guarded.copy_to(argument);
+    LAST.set(Some(guarded));
     value
 }
 
