@@ -56,6 +56,8 @@ impl Drop for Registration {
         // SAFETY: By the invariant it is registered. vfio core holds a reference to the module
         // for each container, so there is none left.
         unsafe { shim::ioasid_vfio_unregister() };
+        // Statics are not dropped with the module; the table's memory is.
+        *CONTAINERS.lock() = KVec::new();
     }
 }
 
