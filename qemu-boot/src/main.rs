@@ -20,7 +20,7 @@ use clap::{Parser, Subcommand};
 use setup::Setup;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use suite::Part;
+use suite::{Part, Which};
 
 /// Sets up and runs host-iommu's demo and tests.
 ///
@@ -45,6 +45,9 @@ enum Task {
         /// Run only this part (may be given again)
         #[arg(long = "part", value_enum)]
         parts: Vec<Part>,
+        /// The kernel of the guest; other than the stock one, only the guest suite is run
+        #[arg(long, value_enum, default_value = "stock")]
+        kernel: Which,
         /// Names of guest programs, or a part of the hardware cases' names
         only: Vec<String>,
     },
@@ -77,13 +80,17 @@ fn run(arguments: Arguments) -> Result<()> {
         _ => Setup::open()?,
     };
     match arguments.command {
-        Task::Setup => suite::ready(&setup).map(|_| ()),
-        Task::Demo => suite::ready(&setup)?.demo(&setup),
-        Task::Test { parts, only } => suite::test(&setup, &parts, &only),
-        Task::Shell => suite::ready(&setup)?.shell(&setup),
+        Task::Setup => suite::ready(&setup, Which::Stock).map(|_| ()),
+        Task::Demo => suite::ready(&setup, Which::Stock)?.demo(&setup),
+        Task::Test {
+            parts,
+            kernel,
+            only,
+        } => suite::test(&setup, kernel, &parts, &only),
+        Task::Shell => suite::ready(&setup, Which::Stock)?.shell(&setup),
         Task::Clippy => {
-            let (root, _, _, metadata) = suite::kernel_side(&setup)?;
-            stages::module::clippy(&setup, &root, &metadata)
+            let (root, packages, _, metadata) = suite::kernel_side(&setup)?;
+            stages::module::clippy(&setup, &root, &metadata.tree(&packages)?)
         }
         Task::Update => stages::packages::forget(&setup),
         Task::Modules { .. } | Task::CleanCache => Ok(()),

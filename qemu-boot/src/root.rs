@@ -61,6 +61,11 @@ impl Root {
         Self { dir }
     }
 
+    /// Where it is.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// A command in the root that sees each folder of `binds` at the path beside it.
     pub fn command<I, S>(&self, binds: &[(&Path, &str)], program: I) -> Command
     where

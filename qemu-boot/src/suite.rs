@@ -8,10 +8,12 @@ use crate::judge::{console, ktap, Totals};
 use crate::progress::Progress;
 use crate::root::Root;
 use crate::setup::Setup;
-use crate::stages::kernel::Kernel;
+use crate::stages::kernel::{Bootable, Kernel};
 use crate::stages::packages::{self, Packages};
 use crate::stages::programs::Programs;
-use crate::stages::{build_root, image, kernel, metadata, module, programs, qemu, selftests};
+use crate::stages::{
+    build_root, image, kernel, metadata, module, own_kernel, programs, qemu, selftests,
+};
 use anyhow::{bail, Context, Result};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -24,15 +26,25 @@ const DEMO_LIMIT: Duration = Duration::from_secs(180);
 /// The whole guest suite.
 const TESTS_LIMIT: Duration = Duration::from_secs(900);
 
+/// The judge of a console that must be clean.
+const CLEAN: fn(&str) -> Vec<&str> = console::bad_lines;
+
 /// Programs that check a machine without nesting: they have nothing to do on the other.
 const WITHOUT_NESTING: [&str; 1] = ["no_nesting"];
+/// Programs that the debug kernel does not run: host SVA takes `mmap_lock` in the page requests'
+/// workqueue, which vfio-pci's reset closes to a cycle (`memory_lock`, `iommu_group::mutex`) that is
+/// the core's own, and lockdep is off after its first report.
+const NOT_ON_DEBUG: [&str; 1] = ["hw_bringup"];
+/// Programs that need what only the debug kernel has.
+const DEBUG_ONLY: [&str; 1] = ["fail_nth"];
 
 /// Everything that a boot needs.
 pub struct Ready {
     root: Root,
-    kernel: Kernel,
+    kernel: Bootable,
+    which: Which,
     qemu: PathBuf,
-    modules: [PathBuf; 2],
+    modules: Vec<PathBuf>,
     programs: Programs,
 }
 
@@ -45,16 +57,65 @@ pub fn kernel_side(setup: &Setup) -> Result<(Root, Packages, Kernel, metadata::M
     Ok((root, packages, kernel, metadata))
 }
 
+/// Which kernel is booted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Which {
+    /// Debian's own, unmodified.
+    Stock,
+    /// Built here from the same source, to watch locks and memory.
+    Debug,
+}
+
+impl Which {
+    /// The name of a run on it.
+    fn run(self, name: &str) -> String {
+        match self {
+            Self::Stock => name.to_owned(),
+            Self::Debug => format!("{name}-debug"),
+        }
+    }
+
+    /// How much longer than on the stock kernel things may take.
+    fn patience(self) -> u32 {
+        match self {
+            Self::Stock => 1,
+            Self::Debug => 4,
+        }
+    }
+
+    /// Seconds for which the storm goes on.
+    fn storm(self) -> u32 {
+        match self {
+            Self::Stock => 3,
+            Self::Debug => 600,
+        }
+    }
+}
+
 /// Sets up what is missing.
-pub fn ready(setup: &Setup) -> Result<Ready> {
+pub fn ready(setup: &Setup, which: Which) -> Result<Ready> {
     let (root, packages, kernel, metadata) = kernel_side(setup)?;
     let qemu = qemu::make(setup, &root, &packages)?;
-    let build = |module: module::KernelModule| module.make(setup, &root, &packages, &metadata);
-    let modules = [build(module::IOASID)?, build(module::SVA)?];
+    let (kernel, tree, tools) = match which {
+        Which::Stock => (kernel.bootable(), metadata.tree(&packages)?, root.clone()),
+        Which::Debug => {
+            let tools = build_root::with_clang(setup, &root)?;
+            let built = own_kernel::DEBUG.make(setup, &tools, &packages, &metadata)?;
+            (built.bootable()?, built.tree(), tools)
+        }
+    };
+    let build = |module: module::KernelModule| module.make(setup, &tools, &tree);
+    let mut modules = vec![build(module::IOASID)?, build(module::SVA)?];
+    if which == Which::Debug {
+        for module in module::PLANTED {
+            modules.push(build(module)?);
+        }
+    }
     let programs = programs::make(setup)?;
     Ok(Ready {
         root,
         kernel,
+        which,
         qemu,
         modules,
         programs,
@@ -81,7 +142,7 @@ impl Ready {
         with(&Machine {
             root: &self.root,
             qemu: &self.qemu,
-            kernel: &self.kernel.image(),
+            kernel: &self.kernel.image,
             run: run.path(),
             nesting,
         })
@@ -96,7 +157,7 @@ impl Ready {
     pub fn demo(&self, setup: &Setup) -> Result<()> {
         let mut status = None;
         let ended = self.boot(setup, true, &[], |machine| {
-            eprintln!("demo: booting Debian's Linux {}", self.kernel.release());
+            eprintln!("demo: booting {}", self.kernel.name);
             let ended = machine.run("run=demo", DEMO_LIMIT, |line| {
                 match line.strip_prefix("exit status ") {
                     Some(number) => status = Some(number.to_owned()),
@@ -125,8 +186,14 @@ impl Ready {
         for (name, nesting) in [("guest", true), ("guest-without-nesting", false)] {
             let tests = self.chosen(setup, nesting, only)?;
             if !tests.is_empty() {
-                let words = format!("run=tests only={}", tests.join(","));
-                totals.add(self.guest_run(setup, name, nesting, &words, &[])?);
+                let words = format!(
+                    "run=tests patience={} storm={} only={}",
+                    self.which.patience(),
+                    self.which.storm(),
+                    tests.join(",")
+                );
+                let name = self.which.run(name);
+                totals.add(self.guest_run(setup, &name, nesting, &words, &[], CLEAN)?);
             }
         }
         Ok(totals)
@@ -140,6 +207,10 @@ impl Ready {
             .iter()
             .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
             .filter(|name| WITHOUT_NESTING.contains(&name.as_str()) != nesting)
+            .filter(|name| match self.which {
+                Which::Stock => !DEBUG_ONLY.contains(&name.as_str()),
+                Which::Debug => !NOT_ON_DEBUG.contains(&name.as_str()),
+            })
             .filter(|name| only.is_empty() || only.contains(name))
             .collect())
     }
@@ -148,7 +219,14 @@ impl Ready {
     fn vfio_selftests(&self, setup: &Setup) -> Result<Totals> {
         let (root, packages, _, metadata) = kernel_side(setup)?;
         let programs = selftests::make(setup, &root, &packages, &metadata)?;
-        self.guest_run(setup, "vfio-selftests", true, "run=selftests", &programs)
+        let words = "run=selftests";
+        self.guest_run(setup, "vfio-selftests", true, words, &programs, CLEAN)
+    }
+
+    /// Shows that the debug kernel sees what it should: its console is full of it.
+    fn planted(&self, setup: &Setup) -> Result<Totals> {
+        let words = "run=planted kasan_multi_shot";
+        self.guest_run(setup, "planted-bugs", true, words, &[], |_| Vec::new())
     }
 
     fn guest_run(
@@ -158,16 +236,16 @@ impl Ready {
         nesting: bool,
         words: &str,
         selftests: &[PathBuf],
+        complaints: fn(&str) -> Vec<&str>,
     ) -> Result<Totals> {
-        let progress = Progress::start(
-            name,
-            "booting Debian's kernel and running the test programs",
-        );
+        let what = format!("booting {} and running the test programs", self.kernel.name);
+        let progress = Progress::start(name, &what);
         let log = setup.cache.log(name);
         let mut ktap = ktap::Parser::default();
         let mut text = fs::File::create(&log).context("cannot write the tests' log")?;
+        let limit = TESTS_LIMIT.saturating_mul(self.which.patience());
         let ended = self.boot(setup, nesting, selftests, |machine| {
-            let ended = machine.run(words, TESTS_LIMIT, |line| {
+            let ended = machine.run(words, limit, |line| {
                 ktap.line(line);
                 progress.peek(line);
                 // A log that cannot be written must not end the run.
@@ -180,11 +258,11 @@ impl Ready {
         if ended.timed_out {
             report.totals.failed = report.totals.failed.saturating_add(1);
             report.failures.push(format!(
-                "stopped after {TESTS_LIMIT:?}; the last lines:\n{}",
+                "stopped after {limit:?}; the last lines:\n{}",
                 tail(&log)
             ));
         }
-        for bad in console::bad_lines(&ended.console) {
+        for bad in complaints(&ended.console) {
             report.totals.failed = report.totals.failed.saturating_add(1);
             report
                 .failures
@@ -245,8 +323,15 @@ pub enum Part {
 /// # Errors
 ///
 /// If one failed.
-pub fn test(setup: &Setup, parts: &[Part], only: &[String]) -> Result<()> {
-    let wanted = |part| parts.contains(&part) || (parts.is_empty() && part != Part::VfioSelftests);
+pub fn test(setup: &Setup, which: Which, parts: &[Part], only: &[String]) -> Result<()> {
+    // What is not about the kernel is tested beside the stock one.
+    let wanted = |part| match part {
+        Part::Cargo | Part::Hardware => {
+            parts.contains(&part) || (parts.is_empty() && which == Which::Stock)
+        }
+        Part::Guest => parts.contains(&part) || parts.is_empty(),
+        Part::VfioSelftests => parts.contains(&part),
+    };
     let mut totals = Totals::default();
     if wanted(Part::Cargo) {
         totals.add(cargo(setup)?);
@@ -255,12 +340,15 @@ pub fn test(setup: &Setup, parts: &[Part], only: &[String]) -> Result<()> {
         .into_iter()
         .any(wanted)
     {
-        let ready = ready(setup)?;
+        let ready = ready(setup, which)?;
         if wanted(Part::Hardware) {
             totals.add(ready.hardware(setup, only.first().map_or("", String::as_str))?);
         }
         if wanted(Part::Guest) {
             totals.add(ready.guest(setup, only)?);
+        }
+        if which == Which::Debug && wanted(Part::Guest) && only.is_empty() {
+            totals.add(ready.planted(setup)?);
         }
         if wanted(Part::VfioSelftests) {
             totals.add(ready.vfio_selftests(setup)?);

@@ -6,7 +6,7 @@ use crate::command::output;
 use crate::root::Root;
 use crate::setup::Setup;
 use crate::stages::build_root::BUILD;
-use crate::stages::kernel::Kernel;
+use crate::stages::kernel::Bootable;
 use crate::stages::programs::Programs;
 use anyhow::{bail, Context, Result};
 use std::fs;
@@ -24,7 +24,13 @@ const MODULES: [&str; 5] = [
 ];
 
 /// The files of the guest.
-const GUEST: [&str; 4] = ["init", "run-tests", "run-demo", "run-selftests"];
+const GUEST: [&str; 5] = [
+    "init",
+    "run-tests",
+    "run-demo",
+    "run-selftests",
+    "run-planted",
+];
 
 const PACK: &str = r#"
 cd /build/tree
@@ -38,7 +44,7 @@ find . | cpio -o -H newc --quiet > ../image
 /// What goes into an image.
 pub struct Contents<'a> {
     /// The kernel that it is for.
-    pub kernel: &'a Kernel,
+    pub kernel: &'a Bootable,
     /// Our modules.
     pub modules: &'a [PathBuf],
     /// The tests and the demo.
@@ -55,13 +61,13 @@ pub fn make(setup: &Setup, root: &Root, dir: &Path, contents: &Contents<'_>) -> 
         fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
     }
     for module in MODULES {
-        let below = contents.kernel.modules().join("kernel");
+        let below = contents.kernel.modules.join("kernel");
         let found = ["ko.xz", "ko"]
             .iter()
             .map(|ending| below.join(format!("{module}.{ending}")))
             .find(|path| path.exists());
         let Some(found) = found else {
-            bail!("the kernel's packages lack the module {module}");
+            bail!("{} lacks the module {module}", contents.kernel.name);
         };
         copy_into(&found, &tree.join("modules"))?;
     }

@@ -15,6 +15,16 @@ cd /build
 for deb in *.deb; do dpkg-deb -x "$deb" tree; rm "$deb"; done
 "#;
 
+/// A kernel that can be booted.
+pub struct Bootable {
+    /// Its image.
+    pub image: PathBuf,
+    /// The folder of its modules, which has a `kernel` in it.
+    pub modules: PathBuf,
+    /// What it is called in messages.
+    pub name: String,
+}
+
 /// The unpacked packages of a kernel.
 pub struct Kernel {
     dir: PathBuf,
@@ -22,14 +32,14 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The kernel's image.
-    pub fn image(&self) -> PathBuf {
-        self.modules().join("vmlinuz")
-    }
-
-    /// The folder of its modules.
-    pub fn modules(&self) -> PathBuf {
-        self.dir.join("tree/usr/lib/modules").join(&self.release)
+    /// What is booted.
+    pub fn bootable(&self) -> Bootable {
+        let modules = self.dir.join("tree/usr/lib/modules").join(&self.release);
+        Bootable {
+            image: modules.join("vmlinuz"),
+            modules,
+            name: format!("Debian's Linux {}", self.release),
+        }
     }
 
     /// The folder with .config and Module.symvers.
@@ -82,7 +92,7 @@ pub fn make(setup: &Setup, root: &Root, packages: &Packages) -> Result<Kernel> {
         dir,
         release: packages.release.clone(),
     };
-    check(&kernel.image())?;
+    check(&kernel.bootable().image)?;
     check(&kernel.headers().join(".config"))?;
     Ok(kernel)
 }

@@ -12,6 +12,7 @@ use crate::root::Root;
 use crate::setup::Setup;
 use crate::stages::build_root::BUILD;
 use crate::stages::kernel::{self, Kernel};
+use crate::stages::module::Tree;
 use crate::stages::packages::{fetch, place, Packages};
 use anyhow::{bail, Context, Result};
 use std::collections::HashSet;
@@ -41,6 +42,21 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// What modules for the stock kernel are built against.
+    ///
+    /// # Errors
+    ///
+    /// If the packages lack the source.
+    pub fn tree(&self, packages: &Packages) -> Result<Tree> {
+        Ok(Tree {
+            name: "stock",
+            key: key(packages)?,
+            binds: vec![(self.dir.clone(), BUILD)],
+            build: "/build/build",
+            make: MAKE,
+        })
+    }
+
     /// The folder, to be seen at [`BUILD`] in the root: its `source` and `build` know each other
     /// by that path.
     pub fn dir(&self) -> &Path {

@@ -6,6 +6,7 @@ pub mod image;
 pub mod kernel;
 pub mod metadata;
 pub mod module;
+pub mod own_kernel;
 pub mod packages;
 pub mod programs;
 pub mod qemu;

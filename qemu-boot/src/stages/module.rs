@@ -6,9 +6,6 @@ use crate::command::Log;
 use crate::progress::Progress;
 use crate::root::Root;
 use crate::setup::Setup;
-use crate::stages::build_root::BUILD;
-use crate::stages::metadata::{self, Metadata};
-use crate::stages::packages::Packages;
 use anyhow::{bail, Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,12 +39,48 @@ pub const SVA: KernelModule = KernelModule {
     sources: &["sva", "qemu/files/include/hw/misc/pasid-dma-testdev.h"],
 };
 
+/// Wrong on purpose, in C and in Rust: what the debug kernel must see.
+pub const PLANTED: [KernelModule; 2] = [planted("planted_c.ko"), planted("planted_rust.ko")];
+
+const fn planted(file: &'static str) -> KernelModule {
+    KernelModule {
+        stage: "planted-modules",
+        file,
+        folder: "qemu-boot",
+        sources: &["planted"],
+    }
+}
+
 /// `$1`: the folder with the Kbuild; `$2`: variables of make.
-const MAKE: &str = r#"make -s -C /build/build M="$1" $2 -j"$(nproc)" modules"#;
+const MAKE: &str = r#"make -s -C "$3" M="$1" $2 -j"$(nproc)" modules"#;
+
+/// A kernel's build folder, and how it is seen in the root.
+pub struct Tree {
+    /// The kernel's name.
+    pub name: &'static str,
+    /// What it was made from.
+    pub key: Key,
+    /// Folders, and where they are seen.
+    pub binds: Vec<(PathBuf, &'static str)>,
+    /// The build folder, as it is seen.
+    pub build: &'static str,
+    /// Variables of make that name the tools it was built with.
+    pub make: &'static str,
+}
+
+impl Tree {
+    fn binds<'a>(&'a self, src: &'a Path) -> Vec<(&'a Path, &'a str)> {
+        self.binds
+            .iter()
+            .map(|(dir, at)| (dir.as_path(), *at))
+            .chain([(src, "/src")])
+            .collect()
+    }
+}
 
 impl KernelModule {
-    fn key(&self, setup: &Setup, packages: &Packages) -> Result<Key> {
-        let key = Key::of(self.stage).key(&metadata::key(packages)?);
+    fn key(&self, setup: &Setup, tree: &Tree) -> Result<Key> {
+        let key = Key::of(self.stage).key(&tree.key);
         self.sources
             .iter()
             .try_fold(key, |key, source| {
@@ -56,22 +89,16 @@ impl KernelModule {
             .map(|key| key.text(MAKE).finish())
     }
 
-    /// Gives the module for the stock kernel, and builds it if need be: 5 seconds.
-    pub fn make(
-        &self,
-        setup: &Setup,
-        root: &Root,
-        packages: &Packages,
-        kernel: &Metadata,
-    ) -> Result<PathBuf> {
-        let what = format!("{} for the stock kernel (5 seconds)", self.file);
-        let key = self.key(setup, packages)?;
+    /// Gives the module for a kernel, and builds it if need be: 5 seconds.
+    pub fn make(&self, setup: &Setup, root: &Root, tree: &Tree) -> Result<PathBuf> {
+        let what = format!("{} for the {} kernel (5 seconds)", self.file, tree.name);
+        let key = self.key(setup, tree)?;
         let dir = setup.stage(self.stage, &key, &what, |dir, log, progress| {
             self.copy_sources(&setup.repo, dir)?;
-            let binds = [(kernel.dir(), BUILD), (dir, "/src")];
+            let args = [&*self.inside(), tree.make, tree.build];
             log.run(
                 "building the module",
-                &mut root.script(&binds, MAKE, &[&self.inside(), metadata::MAKE]),
+                &mut root.script(&tree.binds(dir), MAKE, &args),
                 progress,
             )
         })?;
@@ -99,7 +126,7 @@ impl KernelModule {
 }
 
 /// Runs clippy over the module; a warning is an error.
-pub fn clippy(setup: &Setup, root: &Root, kernel: &Metadata) -> Result<()> {
+pub fn clippy(setup: &Setup, root: &Root, kernel: &Tree) -> Result<()> {
     let _lock = setup.cache.lock("clippy", || {
         eprintln!("clippy: another run is at it; waiting")
     })?;
@@ -107,12 +134,15 @@ pub fn clippy(setup: &Setup, root: &Root, kernel: &Metadata) -> Result<()> {
     let dir = setup.cache.scratch("clippy")?;
     IOASID.copy_sources(&setup.repo, &dir)?;
     let log = Log::create(setup.cache.log("clippy"))?;
-    let binds = [(kernel.dir(), BUILD), (dir.as_path(), "/src")];
-    let variables = format!("{} CLIPPY=1 KRUSTFLAGS=-Dwarnings", metadata::MAKE);
+    let variables = format!("{} CLIPPY=1 KRUSTFLAGS=-Dwarnings", kernel.make);
     let variables = format!("{variables} RUSTFLAGS_MODULE=-Dwarnings");
     log.run(
         "clippy on the module",
-        &mut root.script(&binds, MAKE, &["/src", &variables]),
+        &mut root.script(
+            &kernel.binds(&dir),
+            MAKE,
+            &["/src", &variables, kernel.build],
+        ),
         &progress,
     )?;
     let text = fs::read_to_string(setup.cache.log("clippy")).context("cannot read the log")?;
