@@ -218,6 +218,7 @@ impl Container {
         let bind = ioasid::Bind {
             device: device.id(),
             pasid,
+            replace: false,
             data: iommu_hwpt_vtd_s1 {
                 pgtbl_addr: root,
                 addr_width: 48,
@@ -227,7 +228,7 @@ impl Container {
             fault_queue,
             cookie,
         };
-        ioasid::bind(self.as_fd(), &bind)
+        ioasid::bind(self.as_fd(), &bind).map_err(|failure| failure.errno)
     }
 
     /// `VFIO_IOASID_FAULT_QUEUE`.

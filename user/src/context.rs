@@ -3,14 +3,18 @@
 
 use crate::capabilities::{Capabilities, DeviceInfo, Stats};
 use crate::error::{Error, Operation, Result};
-use crate::fault::{FaultQueue, FaultQueueOptions};
+use crate::fault::{FaultChannel, FaultQueue, FaultQueueOptions};
 use crate::nesting::{Invalidation, InvalidationEntry, Stage1Binding, Stage1Table};
+use crate::ops::{PciIommuOps, Plugged};
 use crate::pasid::{PasidAllocation, PasidRequest};
+use crate::registry::{BoundTable, Registry};
 use crate::sys::memory::DmaMemory;
+use crate::sys::Errno;
 use crate::types::{Bdf, Iova, IovaRange, MapAccess, Pasid};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Part of a memory, and where devices find it.
 #[derive(Clone, Copy)]
@@ -41,18 +45,20 @@ impl fmt::Debug for Mapping<'_> {
 pub struct Binding<'a> {
     /// The device.
     pub device: Bdf,
-    /// The host's PASID.
+    /// The host's PASID, or [`Pasid::RID`].
     pub pasid: Pasid,
     /// The table.
     pub table: &'a Stage1Table,
-    /// The fault queue's fd, if page requests are wanted.
-    pub fault_queue: Option<BorrowedFd<'a>>,
+    /// The fault queue, if page requests are wanted: one that the same context made.
+    pub fault_queue: Option<&'a dyn FaultChannel>,
+    /// It takes the place of what is bound there, which must be something.
+    pub replace: bool,
 }
 
 /// What an unbind or a flush is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// One binding.
+    /// One binding, at a PASID or at [`Pasid::RID`].
     Binding(Bdf, Pasid),
     /// Every binding of a device.
     Device(Bdf),
@@ -63,6 +69,7 @@ pub enum Scope {
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Binding(device, Pasid::RID) => write!(f, "stage 1 at the RID of {device}"),
             Self::Binding(device, pasid) => write!(f, "stage 1 at PASID {pasid} of {device}"),
             Self::Device(device) => write!(f, "every PASID of {device}"),
             Self::All => f.write_str("every PASID of every device"),
@@ -74,7 +81,8 @@ impl fmt::Display for Scope {
 ///
 /// The methods are the host's calls one by one, and keep no account of what is owned by whom:
 /// VMMs use them through [`HostIommu`]. All of them may sleep, and may be called from several
-/// threads at a time.
+/// threads at a time. Methods without a body are required; the others are optional, and fail with
+/// EOPNOTSUPP where a backend has nothing of the kind.
 ///
 /// # Errors
 ///
@@ -82,14 +90,21 @@ impl fmt::Display for Scope {
 /// meaning of errno see the header `vfio_ioasid.h`, whose numbers every backend uses.
 pub trait HostIommuContext: fmt::Debug + Send + Sync {
     /// Attaches a device, or a group of devices, by a fd that the backend knows, and keeps the
-    /// fd. The number names it for [`HostIommuContext::detach`].
-    fn attach(&self, fd: OwnedFd) -> Result<u64>;
+    /// fd. The number names it for [`HostIommuContext::detach`]. Optional: a backend may have
+    /// devices that no fd names.
+    fn attach(&self, fd: OwnedFd) -> Result<u64> {
+        drop(fd);
+        Err(Error::failed(Operation::AttachGroup, Errno::EOPNOTSUPP))
+    }
 
-    /// Detaches what [`HostIommuContext::attach`] gave this number; its fd comes back.
+    /// Detaches what [`HostIommuContext::attach`] gave this number; its fd comes back. Optional.
     ///
     /// Fails with EBUSY while a device is open. With the last one go all mappings, PASIDs and
     /// bindings.
-    fn detach(&self, attached: u64) -> Result<OwnedFd>;
+    fn detach(&self, attached: u64) -> Result<OwnedFd> {
+        let _ = attached;
+        Err(Error::failed(Operation::DetachGroup, Errno::EOPNOTSUPP))
+    }
 
     /// What the context can do with the devices attached now.
     fn capabilities(&self) -> Result<Capabilities>;
@@ -112,7 +127,8 @@ pub trait HostIommuContext: fmt::Debug + Send + Sync {
     /// Frees PASIDs, all or none.
     fn free_pasids(&self, first: Pasid, count: u32) -> Result<()>;
 
-    /// Binds a stage-1 table.
+    /// Binds a stage-1 table. With [`Binding::replace`] a failure is [`Error::Blocked`] if what was
+    /// bound is gone, and any other if it is still in force.
     fn bind(&self, binding: &Binding<'_>) -> Result<()>;
 
     /// Unbinds. Afterwards nothing of it is translated or answered any more.
@@ -121,35 +137,75 @@ pub trait HostIommuContext: fmt::Debug + Send + Sync {
     /// Drops what is cached of each binding in a scope, entry by entry; any number of them.
     fn invalidate(&self, scope: Scope, entries: &[InvalidationEntry]) -> Result<()>;
 
-    /// Makes a fault queue: a fd that gives and takes the records of `vfio_ioasid.h`.
-    fn fault_queue(&self, options: &FaultQueueOptions) -> Result<OwnedFd>;
+    /// Makes a fault queue.
+    fn fault_queue(&self, options: &FaultQueueOptions) -> Result<Arc<dyn FaultChannel>>;
 
     /// The counters.
     fn stats(&self) -> Result<Stats>;
+
+    /// Starts or ends the tracking of what devices write. Optional.
+    fn track_dirty(&self, on: bool) -> Result<()> {
+        let _ = on;
+        Err(Error::failed(Operation::TrackDirty, Errno::EOPNOTSUPP))
+    }
+
+    /// Sets the bit of each page of 4 KiB that may have been written since the last time, and
+    /// forgets it: bit n of the words is page n of the range, which is that of whole mappings.
+    /// Optional.
+    fn read_dirty(&self, range: IovaRange, bitmap: &mut [u64]) -> Result<()> {
+        let _ = bitmap;
+        let operation = Operation::ReadDirty(range);
+        Err(Error::failed(operation, Errno::EOPNOTSUPP))
+    }
+}
+
+/// The bitmap of 4 TiB: more is asked for in parts.
+const MAX_DIRTY_WORDS: usize = 1 << 24;
+
+#[derive(Debug)]
+struct Inner {
+    context: Box<dyn HostIommuContext>,
+    /// Held over each bind and unbind: what is noted is what is in force.
+    registry: Mutex<Registry>,
 }
 
 /// A VMM's hold on a context. Clones are the same context; it lives as long as one of them, or
 /// anything owned that was made with it.
 #[derive(Clone, Debug)]
 pub struct HostIommu {
-    context: Arc<dyn HostIommuContext>,
+    inner: Arc<Inner>,
 }
 
 impl HostIommu {
     /// A hold on a backend's context.
     pub fn new(context: impl HostIommuContext + 'static) -> Self {
+        Self::from_boxed(Box::new(context))
+    }
+
+    /// A hold on the context of a backend that was chosen at run time.
+    pub fn from_boxed(context: Box<dyn HostIommuContext>) -> Self {
         Self {
-            context: Arc::new(context),
+            inner: Arc::new(Inner {
+                context,
+                registry: Mutex::default(),
+            }),
         }
     }
 
-    /// The backend's calls one by one.
+    /// The backend's calls one by one. What is bound and unbound by them is not known to the
+    /// owned values and to the translation of PASIDs.
     pub fn context(&self) -> &dyn HostIommuContext {
-        &*self.context
+        &*self.inner.context
     }
 
     pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.context, &other.context)
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    /// The registry is whole whatever a thread that panicked was doing.
+    pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
+        let registry = self.inner.registry.lock();
+        registry.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the context can do with the devices attached now.
@@ -158,7 +214,7 @@ impl HostIommu {
     ///
     /// [`Error::Failed`], and [`Error::Malformed`] for a report that makes no sense.
     pub fn capabilities(&self) -> Result<Capabilities> {
-        self.context.capabilities()
+        self.context().capabilities()
     }
 
     /// The devices attached now.
@@ -167,7 +223,7 @@ impl HostIommu {
     ///
     /// [`Error::Failed`].
     pub fn devices(&self) -> Result<Vec<DeviceInfo>> {
-        self.context.devices()
+        self.context().devices()
     }
 
     /// Attaches another group; see [`HostIommuContext::attach`].
@@ -177,7 +233,7 @@ impl HostIommu {
     /// [`Error::Failed`] with EINVAL for a group that does not fit what is mapped, EPERM without
     /// interrupt remapping, and what the host's driver says.
     pub fn attach(&self, fd: OwnedFd) -> Result<u64> {
-        self.context.attach(fd)
+        self.context().attach(fd)
     }
 
     /// Gives devices all of `memory` at `iova`, which a VMM makes the guest-physical address.
@@ -212,7 +268,7 @@ impl HostIommu {
     ///
     /// As [`HostIommu::map`], and EINVAL for a part that is not in the memory.
     pub fn map_part(&self, mapping: &Mapping<'_>) -> Result<()> {
-        self.context.map(mapping)
+        self.context().map(mapping)
     }
 
     /// Takes back the mappings that lie in `range`; gives the number of bytes.
@@ -221,7 +277,7 @@ impl HostIommu {
     ///
     /// [`Error::Failed`] with EINVAL if a mapping lies in it in part only.
     pub fn unmap(&self, range: IovaRange) -> Result<u64> {
-        self.context.unmap(range)
+        self.context().unmap(range)
     }
 
     /// Allocates PASIDs, freed when the allocation is dropped and nothing is bound at them.
@@ -255,7 +311,125 @@ impl HostIommu {
         table: &Stage1Table,
         faults: Option<&FaultQueue>,
     ) -> Result<Stage1Binding> {
-        Stage1Binding::new(self.clone(), device, pasids, pasid, table, faults)
+        Stage1Binding::at_pasid(self.clone(), device, pasids, pasid, table, faults)
+    }
+
+    /// Binds a guest's stage-1 table at the requests of a device without PASID, in place of stage 2
+    /// alone; that comes back when the binding goes.
+    ///
+    /// # Errors
+    ///
+    /// As [`HostIommu::bind`].
+    pub fn bind_rid(
+        &self,
+        device: Bdf,
+        table: &Stage1Table,
+        faults: Option<&FaultQueue>,
+    ) -> Result<Stage1Binding> {
+        Stage1Binding::at_rid(self.clone(), device, table, faults)
+    }
+
+    /// Unbinds what is in a scope, as a guest's reset does. What was owned there does nothing any
+    /// more, but keeps its PASIDs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] with ENOENT if nothing is bound there, or the device is not attached.
+    pub fn unbind(&self, scope: Scope) -> Result<()> {
+        let mut registry = self.registry();
+        self.context().unbind(scope)?;
+        match scope {
+            Scope::Binding(device, pasid) => registry.remove(device, pasid),
+            Scope::Device(device) => registry.remove_device(device),
+            Scope::All => registry.clear(),
+        }
+        Ok(())
+    }
+
+    /// The host's PASID for a guest's: that of the binding that named it, or else the same number.
+    /// `None` if that number stands for another PASID of the guest on this device.
+    pub fn host_pasid(&self, device: Bdf, guest: Pasid) -> Option<Pasid> {
+        self.registry().host_pasid(device, guest)
+    }
+
+    /// The guest's number for a PASID of the host: that of the binding, or else the same.
+    pub fn guest_pasid(&self, device: Bdf, pasid: Pasid) -> u32 {
+        self.registry().guest_pasid(device, pasid)
+    }
+
+    /// Everything bound, by device and PASID: with the tables in guest memory all that another
+    /// host needs.
+    pub fn export(&self) -> Vec<BoundTable> {
+        self.registry().export()
+    }
+
+    /// Binds what [`HostIommu::export`] gave, at the same PASIDs: all of it, or nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`HostIommu::alloc_pasids`] for PASIDs that are taken, and [`HostIommu::bind`].
+    pub fn import(
+        &self,
+        tables: &[BoundTable],
+        faults: Option<&FaultQueue>,
+    ) -> Result<Vec<Stage1Binding>> {
+        let mut pasids = BTreeMap::new();
+        let mut bindings = Vec::new();
+        for bound in tables {
+            let BoundTable {
+                device,
+                pasid,
+                ref table,
+            } = *bound;
+            if pasid == Pasid::RID {
+                bindings.push(self.bind_rid(device, table, faults)?);
+                continue;
+            }
+            let allocation = match pasids.remove(&pasid) {
+                Some(allocation) => allocation,
+                None => self.alloc_pasids(&PasidRequest::exactly(pasid))?,
+            };
+            bindings.push(self.bind(device, &allocation, pasid, table, faults)?);
+            pasids.insert(pasid, allocation);
+        }
+        Ok(bindings)
+    }
+
+    /// Tells a vIOMMU that this context is that of `device`, until the value is dropped.
+    ///
+    /// # Errors
+    ///
+    /// What [`PciIommuOps::set_context`] says.
+    pub fn plug(&self, device: Bdf, ops: Arc<dyn PciIommuOps>) -> Result<Plugged> {
+        Plugged::new(self.clone(), device, ops)
+    }
+
+    /// Starts or ends the tracking of what devices write.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] with EOPNOTSUPP where the backend does not track.
+    pub fn track_dirty(&self, on: bool) -> Result<()> {
+        self.context().track_dirty(on)
+    }
+
+    /// The pages of 4 KiB in `range` that may have been written since the last time: bit n of the
+    /// words is page n.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] with EINVAL for a range that is not that of whole mappings, or if nothing
+    /// is tracked.
+    pub fn read_dirty(&self, range: IovaRange) -> Result<Vec<u64>> {
+        let invalid = || Error::failed(Operation::ReadDirty(range), Errno::EINVAL);
+        let pages = range.size().ok_or_else(invalid)?.div_ceil(4096);
+        let words = usize::try_from(pages.div_ceil(64)).map_err(|_| invalid())?;
+        if words > MAX_DIRTY_WORDS {
+            return Err(invalid());
+        }
+        let mut bitmap = vec![0; words];
+        self.context().read_dirty(range, &mut bitmap)?;
+        Ok(bitmap)
     }
 
     /// Drops what is cached of each binding in a scope; [`Invalidation::all`] is a guest's global
@@ -266,7 +440,7 @@ impl HostIommu {
     /// [`Error::Flush`] names the first entry that was not carried out; ENOENT if the scope names
     /// what is not there.
     pub fn flush(&self, scope: Scope, invalidation: &Invalidation) -> Result<()> {
-        self.context.invalidate(scope, invalidation.entries())
+        self.context().invalidate(scope, invalidation.entries())
     }
 
     /// Makes a fault queue, for any number of bindings of this context.
@@ -275,8 +449,8 @@ impl HostIommu {
     ///
     /// [`Error::Failed`] with EDQUOT at the quota, EINVAL for too large a depth.
     pub fn fault_queue(&self, options: &FaultQueueOptions) -> Result<FaultQueue> {
-        let fd = self.context.fault_queue(options)?;
-        Ok(FaultQueue::new(fd))
+        let channel = self.context().fault_queue(options)?;
+        Ok(FaultQueue::from_channel(channel))
     }
 
     /// The counters.
@@ -285,6 +459,6 @@ impl HostIommu {
     ///
     /// [`Error::Failed`].
     pub fn stats(&self) -> Result<Stats> {
-        self.context.stats()
+        self.context().stats()
     }
 }

@@ -34,6 +34,22 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A binding could not be replaced, and what was bound before is gone too: DMA is stopped.
+    #[error("Failed to {operation}, and nothing is bound there any more")]
+    Blocked {
+        /// What was to be done.
+        operation: Operation,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The guest's PASID is bound already, at another PASID of the device.
+    #[error("Guest PASID {guest} of {device} is bound already")]
+    GuestPasidBound {
+        /// The device.
+        device: Bdf,
+        /// The guest's PASID.
+        guest: u32,
+    },
     /// A number has more than the 20 bits of a PASID.
     #[error("{0} is no PASID: they have 20 bits")]
     PasidOutOfRange(u32),
@@ -70,7 +86,9 @@ impl Error {
     /// ```
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Failed { source, .. } | Self::Flush { source, .. } => source.raw_os_error(),
+            Self::Failed { source, .. }
+            | Self::Flush { source, .. }
+            | Self::Blocked { source, .. } => source.raw_os_error(),
             _ => None,
         }
     }
@@ -106,6 +124,9 @@ pub enum Operation {
     FreePasids { first: Pasid, count: u32 },
     BindStage1 { pasid: Pasid, device: Bdf },
     Unbind(Scope),
+    TrackDirty,
+    ReadDirty(IovaRange),
+    AddressSpace(&'static str),
     OpenFaultQueue,
     ReadFaults,
     Respond { cookie: u64 },
@@ -135,8 +156,11 @@ impl fmt::Display for Operation {
             Self::FreePasids { first, count: 1 } => write!(f, "free PASID {first}"),
             Self::FreePasids { first, count } => write!(f, "free {count} PASIDs from {first} on"),
             Self::BindStage1 { pasid, device } => {
-                write!(f, "bind stage 1 at PASID {pasid} of {device}")
+                write!(f, "bind {}", Scope::Binding(*device, *pasid))
             }
+            Self::TrackDirty => f.write_str("track dirty pages"),
+            Self::ReadDirty(range) => write!(f, "read the dirty pages of {range}"),
+            Self::AddressSpace(what) => write!(f, "{what} an address space"),
             Self::Unbind(scope) => write!(f, "unbind {scope}"),
             Self::OpenFaultQueue => f.write_str("open a fault queue"),
             Self::ReadFaults => f.write_str("read the fault queue"),

@@ -64,7 +64,9 @@ mod context;
 mod error;
 mod fault;
 mod nesting;
+mod ops;
 mod pasid;
+mod registry;
 mod types;
 
 #[doc(hidden)]
@@ -77,10 +79,12 @@ pub use capabilities::{
 pub use context::{Binding, HostIommu, HostIommuContext, Mapping, Scope};
 pub use error::{Error, Operation, Result};
 pub use fault::{
-    DmaFault, FaultEvent, FaultGroup, FaultQueue, FaultQueueOptions, FaultRead, PageRequest,
-    RequestedAccess, Response,
+    DmaFault, FaultChannel, FaultEvent, FaultGroup, FaultQueue, FaultQueueOptions, FaultRead,
+    FaultRecord, PageRequest, RequestedAccess, Response, ResponseRecord,
 };
 pub use nesting::{Invalidation, InvalidationEntry, Stage1Binding, Stage1Table};
+pub use ops::{Delivered, PciIommuOps, Plugged};
 pub use pasid::{PasidAllocation, PasidRequest};
+pub use registry::BoundTable;
 pub use sys::memory::{DmaMemory, SharedMemory};
 pub use types::{AddressWidth, Bdf, Gpa, Iova, IovaRange, MapAccess, ParseBdfError, Pasid};

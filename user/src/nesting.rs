@@ -2,9 +2,10 @@
 //! Stage-1 tables that are bound, and the invalidation of what is cached of them.
 
 use crate::context::{Binding, HostIommu, Scope};
-use crate::error::{Error, Result};
+use crate::error::{Error, Operation, Result};
 use crate::fault::FaultQueue;
 use crate::pasid::{PasidAllocation, Run};
+use crate::sys::Errno;
 use crate::types::{AddressWidth, Bdf, Gpa, IovaRange, Pasid};
 use host_iommu_bindings::uapi::{
     iommu_hwpt_vtd_s1, iommu_hwpt_vtd_s1_flags_IOMMU_VTD_S1_EAFE as EAFE,
@@ -178,13 +179,14 @@ pub struct Stage1Binding {
     host: HostIommu,
     device: Bdf,
     pasid: Pasid,
-    bound: bool,
+    /// The name in the registry; another one there is another's.
+    id: u64,
     // The PASID is freed after the last binding at it.
-    _run: Arc<Run>,
+    _run: Option<Arc<Run>>,
 }
 
 impl Stage1Binding {
-    pub(crate) fn new(
+    pub(crate) fn at_pasid(
         host: HostIommu,
         device: Bdf,
         pasids: &PasidAllocation,
@@ -198,18 +200,29 @@ impl Stage1Binding {
         if !pasids.contains(pasid) {
             return Err(Error::PasidNotAllocated(pasid));
         }
-        host.context().bind(&Binding {
-            device,
-            pasid,
-            table,
-            fault_queue: faults.map(std::os::fd::AsFd::as_fd),
-        })?;
+        let id = bind(&host, device, pasid, table, faults, None)?;
         Ok(Self {
             host,
             device,
             pasid,
-            bound: true,
-            _run: pasids.run().clone(),
+            id,
+            _run: Some(pasids.run().clone()),
+        })
+    }
+
+    pub(crate) fn at_rid(
+        host: HostIommu,
+        device: Bdf,
+        table: &Stage1Table,
+        faults: Option<&FaultQueue>,
+    ) -> Result<Self> {
+        let id = bind(&host, device, Pasid::RID, table, faults, None)?;
+        Ok(Self {
+            host,
+            device,
+            pasid: Pasid::RID,
+            id,
+            _run: None,
         })
     }
 
@@ -218,13 +231,34 @@ impl Stage1Binding {
         self.device
     }
 
-    /// The host's PASID.
+    /// The host's PASID, or [`Pasid::RID`].
     pub fn pasid(&self) -> Pasid {
         self.pasid
     }
 
-    fn scope(&self) -> Scope {
+    /// What names the binding to [`HostIommu::flush`] and [`HostIommu::unbind`].
+    pub fn scope(&self) -> Scope {
         Scope::Binding(self.device, self.pasid)
+    }
+
+    /// Whether it is in force: it was not unbound, by itself or by a wider [`HostIommu::unbind`].
+    pub fn is_bound(&self) -> bool {
+        let registry = self.host.registry();
+        registry.holds(self.device, self.pasid, self.id)
+    }
+
+    /// Puts another table in the place of this one. Page requests that wait for the old one are
+    /// cancelled.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Blocked`] if neither table is in force, DMA is stopped and the binding is gone;
+    /// after any other error the old one is in force. [`Error::Failed`] with ENOENT if nothing is
+    /// bound any more.
+    pub fn rebind(&mut self, table: &Stage1Table, faults: Option<&FaultQueue>) -> Result<()> {
+        let (host, old) = (&self.host, Some(self.id));
+        self.id = bind(host, self.device, self.pasid, table, faults, old)?;
+        Ok(())
     }
 
     /// Drops what is cached, in the IOMMU and in the device. When it returns, no request uses
@@ -247,9 +281,10 @@ impl Stage1Binding {
     ///
     /// [`Error::Failed`]; dropping tries again. ENOENT if the device is gone from the context.
     pub fn unbind(&mut self) -> Result<()> {
-        if self.bound {
+        let mut registry = self.host.registry();
+        if registry.holds(self.device, self.pasid, self.id) {
             self.host.context().unbind(self.scope())?;
-            self.bound = false;
+            registry.remove(self.device, self.pasid);
         }
         Ok(())
     }
@@ -260,6 +295,40 @@ impl Drop for Stage1Binding {
         // The container unbinds what is left when it goes; nothing else can be done here.
         let _ = self.unbind();
     }
+}
+
+/// Binds, in place of the binding `old` or where nothing is; gives the name in the registry.
+fn bind(
+    host: &HostIommu,
+    device: Bdf,
+    pasid: Pasid,
+    table: &Stage1Table,
+    faults: Option<&FaultQueue>,
+    old: Option<u64>,
+) -> Result<u64> {
+    let mut registry = host.registry();
+    let guest = table.guest_pasid.unwrap_or(pasid.get());
+    if registry.is_taken(device, pasid, guest) {
+        return Err(Error::GuestPasidBound { device, guest });
+    }
+    if old.is_some_and(|id| !registry.holds(device, pasid, id)) {
+        let operation = Operation::BindStage1 { pasid, device };
+        return Err(Error::failed(operation, Errno::ENOENT));
+    }
+    let bound = host.context().bind(&Binding {
+        device,
+        pasid,
+        table,
+        fault_queue: faults.map(FaultQueue::channel),
+        replace: old.is_some(),
+    });
+    if let Err(error) = bound {
+        if matches!(error, Error::Blocked { .. }) {
+            registry.remove(device, pasid);
+        }
+        return Err(error);
+    }
+    Ok(registry.insert(device, pasid, *table))
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ pub struct Pasid(u32);
 impl Pasid {
     /// The highest PASID.
     pub const MAX: Self = Self(VFIO_IOASID_PASID_LIMIT - 1);
+    /// Stands for requests without PASID, which the requester id (RID) alone names.
+    pub const RID: Self = Self(0);
     /// The lowest PASID that can be allocated: 0 stands for requests without PASID.
     pub const MIN: Self = Self(1);
 

@@ -4,7 +4,7 @@
 use crate::capabilities::{Capabilities, DeviceInfo, Stats};
 use crate::context::{Binding, HostIommuContext, Mapping, Scope};
 use crate::error::{Error, Operation, Result};
-use crate::fault::FaultQueueOptions;
+use crate::fault::{FaultChannel, FaultQueueOptions, FdChannel};
 use crate::nesting::InvalidationEntry;
 use crate::pasid::PasidRequest;
 use crate::sys::{ioasid, memory, vfio, Errno};
@@ -14,7 +14,7 @@ use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const CONTAINER_PATH: &str = "/dev/vfio/vfio";
 
@@ -136,6 +136,7 @@ fn open(path: &Path) -> Result<OwnedFd> {
 /// The ABI's form of a scope: flag, device and PASID.
 fn scope_parts(scope: Scope) -> (u32, abi::vfio_ioasid_device, u32) {
     match scope {
+        Scope::Binding(device, Pasid::RID) => (abi::VFIO_IOASID_SCOPE_RID, device.into(), 0),
         Scope::Binding(device, pasid) => {
             (abi::VFIO_IOASID_SCOPE_BINDING, device.into(), pasid.get())
         }
@@ -249,17 +250,28 @@ impl HostIommuContext for Kmod {
             pasid,
             table,
             fault_queue,
+            replace,
         } = *binding;
         let bind = ioasid::Bind {
             device: device.into(),
             pasid: pasid.get(),
+            replace,
             data: table.data(),
             guest_pasid: table.guest_pasid.unwrap_or(pasid.get()),
-            fault_queue,
+            fault_queue: fault_queue.map(|channel| channel.as_fd()),
             cookie: table.cookie,
         };
-        ioasid::bind(self.as_fd(), &bind)
-            .map_err(|errno| Error::failed(Operation::BindStage1 { pasid, device }, errno))
+        ioasid::bind(self.as_fd(), &bind).map_err(|failure| {
+            let operation = Operation::BindStage1 { pasid, device };
+            if failure.blocked {
+                Error::Blocked {
+                    operation,
+                    source: failure.errno.into(),
+                }
+            } else {
+                Error::failed(operation, failure.errno)
+            }
+        })
     }
 
     fn unbind(&self, scope: Scope) -> Result<()> {
@@ -288,8 +300,11 @@ impl HostIommuContext for Kmod {
         Ok(())
     }
 
-    fn fault_queue(&self, options: &FaultQueueOptions) -> Result<OwnedFd> {
+    fn fault_queue(&self, options: &FaultQueueOptions) -> Result<Arc<dyn FaultChannel>> {
         let mut flags = abi::VFIO_IOASID_FAULT_QUEUE_CLOEXEC;
+        if options.dma_faults {
+            flags |= abi::VFIO_IOASID_FAULT_QUEUE_DMA;
+        }
         if options.nonblocking {
             flags |= abi::VFIO_IOASID_FAULT_QUEUE_NONBLOCK;
         }
@@ -299,8 +314,9 @@ impl HostIommuContext for Kmod {
             u32::try_from(ms).unwrap_or(u32::MAX)
         });
         let depth = options.depth.unwrap_or(0);
-        ioasid::fault_queue(self.as_fd(), flags, depth, deadline_ms)
-            .map_err(|errno| Error::failed(Operation::OpenFaultQueue, errno))
+        let fd = ioasid::fault_queue(self.as_fd(), flags, depth, deadline_ms)
+            .map_err(|errno| Error::failed(Operation::OpenFaultQueue, errno))?;
+        Ok(Arc::new(FdChannel::new(fd)))
     }
 
     fn stats(&self) -> Result<Stats> {

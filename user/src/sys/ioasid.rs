@@ -7,6 +7,7 @@ use host_iommu_bindings::uapi::{
     iommu_hwpt_vtd_s1, iommu_hwpt_vtd_s1_invalidate, vfio_ioasid_bind, vfio_ioasid_device,
     vfio_ioasid_device_info, vfio_ioasid_devices, vfio_ioasid_fault_queue, vfio_ioasid_invalidate,
     vfio_ioasid_pasid_alloc, vfio_ioasid_pasid_free, vfio_ioasid_stats, vfio_ioasid_unbind,
+    VFIO_IOASID_BIND_REPLACE, VFIO_IOASID_BIND_RID, VFIO_IOASID_OUTCOME_BLOCKED,
 };
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
@@ -56,8 +57,10 @@ pub fn pasid_free(container: BorrowedFd<'_>, pasid: u32, count: u32) -> Result<(
 pub struct Bind<'a> {
     /// The device.
     pub device: vfio_ioasid_device,
-    /// The host's PASID.
+    /// The host's PASID, zero for the requests without one.
     pub pasid: u32,
+    /// In place of what is bound there.
+    pub replace: bool,
     /// The table.
     pub data: iommu_hwpt_vtd_s1,
     /// The guest's number for `pasid`.
@@ -68,10 +71,22 @@ pub struct Bind<'a> {
     pub cookie: u64,
 }
 
+/// Why a table was not bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BindFailure {
+    /// Why.
+    pub errno: Errno,
+    /// What was bound before is gone too.
+    pub blocked: bool,
+}
+
 /// `VFIO_IOASID_BIND`.
-pub fn bind(container: BorrowedFd<'_>, bind: &Bind<'_>) -> Result<()> {
+pub fn bind(container: BorrowedFd<'_>, bind: &Bind<'_>) -> std::result::Result<(), BindFailure> {
     let data = std::ptr::from_ref(&bind.data);
+    let flag = |on: bool, flag: u32| if on { flag } else { 0 };
     let mut call_data = vfio_ioasid_bind {
+        flags: flag(bind.pasid == 0, VFIO_IOASID_BIND_RID)
+            | flag(bind.replace, VFIO_IOASID_BIND_REPLACE),
         device: bind.device,
         pasid: bind.pasid,
         data_type: DATA_VTD_S1,
@@ -84,8 +99,13 @@ pub fn bind(container: BorrowedFd<'_>, bind: &Bind<'_>) -> Result<()> {
     };
     // SAFETY: `data_uptr` is `data_len` bytes borrowed over the call, which only reads them.
     // What the table lets the device do stays inside memory that was given to the container.
-    unsafe { call(container, &mut call_data) }?;
-    Ok(())
+    match unsafe { call(container, &mut call_data) } {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(BindFailure {
+            errno,
+            blocked: call_data.outcome == VFIO_IOASID_OUTCOME_BLOCKED,
+        }),
+    }
 }
 
 /// `VFIO_IOASID_UNBIND`; `scope` is one of `VFIO_IOASID_SCOPE_*`.

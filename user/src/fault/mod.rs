@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The fault queue: page requests to read and answer.
 
+mod channel;
+mod outstanding;
+
+pub use channel::{FaultChannel, FaultRecord, ResponseRecord};
+
 use crate::error::{Error, Operation, Result};
-use crate::sys::plain::{bytes_of_slice_mut, Plain};
 use crate::types::{Bdf, Iova, Pasid};
+pub(crate) use channel::FdChannel;
 use host_iommu_bindings::uapi as abi;
-use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use outstanding::{Outstanding, Token};
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -23,6 +29,9 @@ pub struct FaultQueueOptions {
     pub deadline: Option<Duration>,
     /// Reads do not wait: for a poll loop.
     pub nonblocking: bool,
+    /// The queue also gets the DMA faults of every device that no binding with a queue of its own
+    /// is found for; one queue of a context can.
+    pub dma_faults: bool,
 }
 
 impl FaultQueueOptions {
@@ -32,6 +41,16 @@ impl FaultQueueOptions {
             depth: None,
             deadline: None,
             nonblocking: true,
+            dma_faults: false,
+        }
+    }
+
+    /// The same with the DMA faults of the context.
+    #[must_use]
+    pub const fn with_dma_faults(self) -> Self {
+        Self {
+            dma_faults: true,
+            ..self
         }
     }
 
@@ -91,7 +110,7 @@ pub enum Response {
 /// answered INVALID.
 #[derive(Debug)]
 pub struct FaultGroup {
-    queue: Weak<File>,
+    channel: Weak<dyn FaultChannel>,
     cookie: u64,
     device: Bdf,
     pasid: Option<Pasid>,
@@ -100,6 +119,8 @@ pub struct FaultGroup {
     user_cookie: u64,
     requests: Vec<PageRequest>,
     answered: bool,
+    // Counts the group as outstanding until it is dropped.
+    _token: Token,
 }
 
 impl FaultGroup {
@@ -150,7 +171,7 @@ impl FaultGroup {
     }
 
     fn answer(&mut self, response: Response) -> Result<()> {
-        let queue = self.queue.upgrade().ok_or(Error::QueueClosed)?;
+        let channel = self.channel.upgrade().ok_or(Error::QueueClosed)?;
         let record = abi::vfio_ioasid_fault_response {
             cookie: self.cookie,
             code: match response {
@@ -159,11 +180,18 @@ impl FaultGroup {
             },
             ..Default::default()
         };
-        // The fd takes whole records: all of it, or an error.
-        (&*queue).write_all(record.as_bytes()).map_err(|error| {
+        let failed = |error: io::Error| {
             let cookie = self.cookie;
             Error::failed(Operation::Respond { cookie }, error)
-        })?;
+        };
+        loop {
+            match channel.write(&[record]) {
+                Ok(0) => return Err(failed(ErrorKind::WriteZero.into())),
+                Ok(_) => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
         self.answered = true;
         Ok(())
     }
@@ -192,6 +220,8 @@ pub struct DmaFault {
     pub address: Iova,
     /// The access.
     pub access: RequestedAccess,
+    /// Why, as the IOMMU has it (VT-d 4.1, 7.1.3).
+    pub reason: u32,
     /// The cookie of the binding.
     pub user_cookie: u64,
 }
@@ -208,6 +238,9 @@ pub enum FaultEvent {
     Overflow(u64),
     /// The group with this cookie needs no answer any more: its binding is gone.
     Cancelled(u64),
+    /// The group with this cookie needs no answer any more: its deadline passed, and the host
+    /// answered INVALID.
+    Expired(u64),
 }
 
 /// The outcome of a read.
@@ -227,12 +260,14 @@ pub enum FaultRead {
 /// request of its bindings.
 #[derive(Debug)]
 pub struct FaultQueue {
-    file: Arc<File>,
+    channel: Arc<dyn FaultChannel>,
+    outstanding: Arc<Outstanding>,
+    frozen: AtomicBool,
 }
 
 impl AsFd for FaultQueue {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.channel.as_fd()
     }
 }
 
@@ -240,11 +275,23 @@ impl AsFd for FaultQueue {
 const RECORDS: usize = 4 * abi::VFIO_IOASID_FAULT_GROUP_MAX as usize;
 
 impl FaultQueue {
-    /// Takes over the fd of a fault queue, such as one that was handed to this process.
+    /// Takes over the fd of a fault queue of the kernel module, such as one that was handed to
+    /// this process.
     pub fn new(fd: OwnedFd) -> Self {
+        Self::from_channel(Arc::new(FdChannel::new(fd)))
+    }
+
+    /// A queue over what a backend made.
+    pub fn from_channel(channel: Arc<dyn FaultChannel>) -> Self {
         Self {
-            file: Arc::new(File::from(fd)),
+            channel,
+            outstanding: Arc::default(),
+            frozen: AtomicBool::new(false),
         }
+    }
+
+    pub(crate) fn channel(&self) -> &dyn FaultChannel {
+        &*self.channel
     }
 
     /// Reads what there is, and waits for something unless the queue is nonblocking.
@@ -254,19 +301,45 @@ impl FaultQueue {
     /// [`Error::Failed`], with EINTR if a signal came; [`Error::Malformed`] for records that make
     /// no sense. Whole groups that came before those are then answered INVALID.
     pub fn read(&self) -> Result<FaultRead> {
-        let mut records = vec![abi::vfio_ioasid_fault::default(); RECORDS];
-        let len = match (&*self.file).read(bytes_of_slice_mut(&mut records)) {
-            Ok(0) => return Ok(FaultRead::Ended),
-            Ok(len) => len,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(FaultRead::Empty),
-            Err(error) => return Err(Error::failed(Operation::ReadFaults, error)),
-        };
-        let size = size_of::<abi::vfio_ioasid_fault>();
-        if len % size != 0 {
-            return Err(malformed(format!("{len} bytes are no whole records")));
+        if self.frozen.load(Ordering::Acquire) {
+            return Ok(FaultRead::Empty);
         }
-        records.truncate(len / size);
-        self.decode(&records).map(FaultRead::Events)
+        let mut records = vec![FaultRecord::default(); RECORDS];
+        match self.channel.read(&mut records) {
+            Ok(0) => Ok(FaultRead::Ended),
+            Ok(count) => {
+                records.truncate(count);
+                self.decode(&records).map(FaultRead::Events)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(FaultRead::Empty),
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                Err(malformed(error.to_string()))
+            }
+            Err(error) => Err(Error::failed(Operation::ReadFaults, error)),
+        }
+    }
+
+    /// Nothing is read any more, before a snapshot or a reset: [`FaultQueue::read`] gives
+    /// [`FaultRead::Empty`], and page requests wait in the host. A thread that waits in a read
+    /// comes back with what it gets; [`FaultQueue::drain`] counts that too.
+    pub fn freeze(&self) {
+        self.frozen.store(true, Ordering::Release);
+    }
+
+    /// Reading goes on.
+    pub fn thaw(&self) {
+        self.frozen.store(false, Ordering::Release);
+    }
+
+    /// Groups that were read and are not answered yet.
+    pub fn outstanding(&self) -> usize {
+        self.outstanding.count()
+    }
+
+    /// Waits until every group that was read is answered, for `limit` at most; gives the number
+    /// that is not.
+    pub fn drain(&self, limit: Duration) -> usize {
+        self.outstanding.wait(limit)
     }
 
     fn decode(&self, records: &[abi::vfio_ioasid_fault]) -> Result<Vec<FaultEvent>> {
@@ -301,11 +374,17 @@ impl FaultQueue {
                     guest_pasid: record.guest_pasid,
                     address: Iova(record.addr),
                     access: access(record.perm),
+                    reason: record.reason,
                     user_cookie: record.user_cookie,
                 })),
                 abi::VFIO_IOASID_FAULT_OVERFLOW => events.push(FaultEvent::Overflow(record.addr)),
                 abi::VFIO_IOASID_FAULT_CANCELLED => {
-                    events.push(FaultEvent::Cancelled(record.cookie));
+                    let expired = record.flags & abi::VFIO_IOASID_FAULT_FLAG_EXPIRED != 0;
+                    events.push(if expired {
+                        FaultEvent::Expired(record.cookie)
+                    } else {
+                        FaultEvent::Cancelled(record.cookie)
+                    });
                 }
                 // A kind that a later kernel has, and that needs no answer.
                 _ => {}
@@ -319,7 +398,7 @@ impl FaultQueue {
 
     fn group(&self, record: &abi::vfio_ioasid_fault) -> Result<FaultGroup> {
         Ok(FaultGroup {
-            queue: Arc::downgrade(&self.file),
+            channel: Arc::downgrade(&self.channel),
             cookie: record.cookie,
             device: record.device.into(),
             pasid: pasid(record)?,
@@ -328,6 +407,7 @@ impl FaultQueue {
             user_cookie: record.user_cookie,
             requests: Vec::new(),
             answered: false,
+            _token: self.outstanding.token(),
         })
     }
 }
@@ -361,6 +441,8 @@ fn malformed(detail: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::plain::Plain;
+    use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
     /// A queue whose other end is ours.
@@ -482,5 +564,20 @@ mod tests {
             send(&mut kernel, tail.as_slice());
             assert!(matches!(queue.read(), Err(Error::Malformed { .. })));
         }
+    }
+
+    #[test]
+    fn freeze_holds_back_and_drain_counts_what_is_unanswered() {
+        let (queue, mut kernel) = queue();
+        send(&mut kernel, &[request(7, 0x1000, true)]);
+        let group = groups(&queue).pop().expect("a group");
+        queue.freeze();
+        send(&mut kernel, &[request(8, 0x1000, true)]);
+        assert!(matches!(queue.read(), Ok(FaultRead::Empty)));
+        assert_eq!(queue.drain(Duration::from_millis(1)), 1);
+        group.respond(Response::Success).expect("an answer");
+        assert_eq!(queue.drain(Duration::ZERO), 0);
+        queue.thaw();
+        assert_eq!(groups(&queue).len(), 1);
     }
 }
