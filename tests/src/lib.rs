@@ -6,6 +6,7 @@
 //! - [`stage1`]: a guest's page tables in it;
 //! - [`testdev`]: the driver of the endpoint `pasid-dma-testdev`;
 //! - [`ktap`]: tests, run one by one and reported as KTAP;
+//! - [`conformance`]: what every backend of the crate does alike;
 //! - [`rig`]: what the programs in `bin` stand on.
 //!
 //! A test program is a list of functions:
@@ -24,6 +25,7 @@
 //! suite![sum_of_two_and_two_is_four];
 //! ```
 
+pub mod conformance;
 pub mod ktap;
 pub mod memory;
 pub mod rig;

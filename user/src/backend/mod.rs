@@ -2,3 +2,5 @@
 //! Implementations of [`HostIommuContext`](crate::HostIommuContext).
 
 pub mod kmod;
+#[cfg(feature = "soft")]
+pub mod soft;

@@ -28,6 +28,12 @@ pub unsafe trait DmaMemory {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The file that the memory maps, shared, and where in it the first byte is; `None` if it is no
+    /// such mapping. For backends that map memory once more.
+    fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        None
+    }
 }
 
 /// `VFIO_IOMMU_MAP_DMA` of `size` bytes at `offset` of `memory` under `iova`.
@@ -143,6 +149,10 @@ unsafe impl DmaMemory for SharedMemory {
 
     fn len(&self) -> usize {
         self.mapping.len
+    }
+
+    fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        Some((self.file.as_fd(), 0))
     }
 }
 

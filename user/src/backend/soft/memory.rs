@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Stage 2: ranges of guest-physical addresses, each a mapping of a file.
+
+use super::MAX_MAPPINGS;
+use crate::context::Mapping;
+use crate::sys::Errno;
+use crate::types::{Iova, IovaRange, MapAccess};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use vm_memory::mmap::MmapRegion;
+use vm_memory::{Bytes, FileOffset, VolatileMemory};
+
+pub(super) const PAGE: u64 = 4096;
+/// Any multiple of a page.
+pub(super) const PAGE_SIZES: u64 = PAGE | 1 << 21 | 1 << 30;
+
+/// Where interrupts are written to (VT-d 4.1, 3.15): nothing is mapped there.
+const INTERRUPTS: (u64, u64) = (0xfee0_0000, 0xfeef_ffff);
+/// The highest address of stage 2.
+const LAST: u64 = (1 << 48) - 1;
+
+/// What can be mapped.
+pub(super) fn ranges() -> Vec<IovaRange> {
+    let below = IovaRange::new(Iova(0), Iova(INTERRUPTS.0 - 1));
+    let above = IovaRange::new(Iova(INTERRUPTS.1 + 1), Iova(LAST));
+    below.into_iter().chain(above).collect()
+}
+
+/// A mapping of the file's, kept for devices.
+#[derive(Debug)]
+pub(super) struct Memory(MmapRegion<()>);
+
+impl Memory {
+    /// Reads a u64 at a multiple of 8, as one access.
+    pub(super) fn load(&self, offset: usize) -> Option<u64> {
+        let place = self.0.get_atomic_ref::<AtomicU64>(offset).ok()?;
+        Some(u64::from_le(place.load(Ordering::Acquire)))
+    }
+
+    /// Replaces `old` by `new`; false if something else is there.
+    pub(super) fn replace(&self, offset: usize, old: u64, new: u64) -> Option<bool> {
+        let place = self.0.get_atomic_ref::<AtomicU64>(offset).ok()?;
+        let (old, new) = (old.to_le(), new.to_le());
+        let done = place.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire);
+        Some(done.is_ok())
+    }
+
+    /// Adds to a u64 at a multiple of 8; gives what was there.
+    pub(super) fn fetch_add(&self, offset: usize, addend: u64) -> Option<u64> {
+        let place = self.0.get_atomic_ref::<AtomicU64>(offset).ok()?;
+        let add = |value: u64| Some(u64::from_le(value).wrapping_add(addend).to_le());
+        let old = place.fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
+        old.ok().map(u64::from_le)
+    }
+
+    pub(super) fn read(&self, offset: usize, to: &mut [u8]) -> Option<()> {
+        let slice = self.0.get_slice(offset, to.len()).ok()?;
+        slice.read_slice(to, 0).ok()
+    }
+
+    pub(super) fn write(&self, offset: usize, from: &[u8]) -> Option<()> {
+        let slice = self.0.get_slice(offset, from.len()).ok()?;
+        slice.write_slice(from, 0).ok()
+    }
+}
+
+/// A page of 4 KiB that a device may use.
+#[derive(Clone, Debug)]
+pub(super) struct Page {
+    pub(super) memory: Arc<Memory>,
+    /// Of the page's first byte.
+    pub(super) offset: usize,
+    pub(super) read: bool,
+    pub(super) write: bool,
+}
+
+#[derive(Debug)]
+struct Map {
+    last: u64,
+    memory: Arc<Memory>,
+    access: MapAccess,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Stage2 {
+    /// By first address; they do not overlap.
+    maps: BTreeMap<u64, Map>,
+    pages: u64,
+}
+
+impl Stage2 {
+    pub(super) fn count(&self) -> usize {
+        self.maps.len()
+    }
+
+    /// Pages of 4 KiB mapped.
+    pub(super) fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// The first mapping that ends at `address` or later.
+    fn at_or_after(&self, address: u64) -> Option<(u64, &Map)> {
+        let before = self.maps.range(..=address).next_back();
+        before
+            .filter(|(_, map)| map.last >= address)
+            .or_else(|| self.maps.range(address..).next())
+            .map(|(&start, map)| (start, map))
+    }
+
+    pub(super) fn map(&mut self, mapping: &Mapping<'_>) -> Result<(), Errno> {
+        let (start, last) = (mapping.range.start().0, mapping.range.last().0);
+        let size = mapping.range.size().ok_or(Errno::EINVAL)?;
+        let end = mapping.offset.checked_add(size).ok_or(Errno::EINVAL)?;
+        let inside = ranges()
+            .iter()
+            .any(|range| range.start().0 <= start && last <= range.last().0);
+        let len = u64::try_from(mapping.memory.len()).map_err(|_| Errno::EINVAL)?;
+        if (start | size | mapping.offset) % PAGE != 0 || !inside || end > len {
+            return Err(Errno::EINVAL);
+        }
+        if self
+            .at_or_after(start)
+            .is_some_and(|(found, _)| found <= last)
+        {
+            return Err(Errno::EEXIST);
+        }
+        if self.maps.len() >= MAX_MAPPINGS {
+            return Err(Errno::ENOSPC);
+        }
+        let (fd, first) = mapping.memory.file().ok_or(Errno::EOPNOTSUPP)?;
+        let file = fd.try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
+        let at = first.checked_add(mapping.offset).ok_or(Errno::EINVAL)?;
+        let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
+        let region = MmapRegion::from_file(FileOffset::new(File::from(file), at), size);
+        let memory = Arc::new(Memory(region.map_err(|_| Errno::ENOMEM)?));
+        let map = Map {
+            last,
+            memory,
+            access: mapping.access,
+        };
+        self.maps.insert(start, map);
+        self.pages = self.pages.saturating_add(size as u64 / PAGE);
+        Ok(())
+    }
+
+    /// Takes out the mappings in a range, none of which may reach beyond it; gives the bytes.
+    pub(super) fn unmap(&mut self, range: IovaRange) -> Result<u64, Errno> {
+        let (start, last) = (range.start().0, range.last().0);
+        if start % PAGE != 0 || last % PAGE != PAGE - 1 {
+            return Err(Errno::EINVAL);
+        }
+        let first = self.at_or_after(start).filter(|(found, _)| *found <= last);
+        let final_one = self.maps.range(..=last).next_back();
+        let cut = first.is_some_and(|(found, _)| found < start)
+            || final_one.is_some_and(|(&found, map)| found >= start && map.last > last);
+        if cut {
+            return Err(Errno::EINVAL);
+        }
+        let mut bytes = 0u64;
+        self.maps.retain(|&found, map| {
+            let gone = found >= start && map.last <= last;
+            if gone {
+                // Cannot overflow: mappings are disjoint and below 2^48.
+                bytes += map.last - found + 1;
+            }
+            !gone
+        });
+        self.pages = self.pages.saturating_sub(bytes / PAGE);
+        Ok(bytes)
+    }
+
+    /// The page of a guest-physical address.
+    pub(super) fn page(&self, gpa: u64) -> Option<Page> {
+        let (start, map) = self.at_or_after(gpa).filter(|(found, _)| *found <= gpa)?;
+        let offset = usize::try_from((gpa - start) & !(PAGE - 1)).ok()?;
+        Some(Page {
+            memory: map.memory.clone(),
+            offset,
+            read: map.access != MapAccess::Write,
+            write: map.access != MapAccess::Read,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::memory::SharedMemory;
+
+    fn map(stage2: &mut Stage2, memory: &SharedMemory, at: u64, size: u64) -> Result<(), Errno> {
+        stage2.map(&Mapping {
+            memory,
+            offset: 0,
+            range: IovaRange::sized(Iova(at), size).ok_or(Errno::EINVAL)?,
+            access: MapAccess::ReadWrite,
+        })
+    }
+
+    fn unmap(stage2: &mut Stage2, start: u64, last: u64) -> Result<u64, Errno> {
+        stage2.unmap(IovaRange::new(Iova(start), Iova(last)).ok_or(Errno::EINVAL)?)
+    }
+
+    #[test]
+    fn map_keeps_ranges_apart() -> Result<(), Errno> {
+        let memory = SharedMemory::new(c"stage 2", 4 * PAGE as usize)?;
+        let mut stage2 = Stage2::default();
+        map(&mut stage2, &memory, 0x4000, 2 * PAGE)?;
+        for (at, size) in [
+            (0x3000, 2 * PAGE),
+            (0x4000, PAGE),
+            (0x5000, PAGE),
+            (0, 4 * PAGE),
+        ] {
+            let expected = if at == 0 { Ok(()) } else { Err(Errno::EEXIST) };
+            assert_eq!(map(&mut stage2, &memory, at, size), expected, "{at:#x}");
+        }
+        assert_eq!(map(&mut stage2, &memory, 0x6000, PAGE), Ok(()));
+        assert_eq!(stage2.pages(), 7);
+        for at in [INTERRUPTS.0, INTERRUPTS.1 - 0xfff, LAST + 1, 0x8001] {
+            assert_eq!(map(&mut stage2, &memory, at, PAGE), Err(Errno::EINVAL));
+        }
+        assert_eq!(
+            map(&mut stage2, &memory, 0x8000, 5 * PAGE),
+            Err(Errno::EINVAL)
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn unmap_takes_whole_mappings_only() -> Result<(), Errno> {
+        let memory = SharedMemory::new(c"stage 2", 4 * PAGE as usize)?;
+        let mut stage2 = Stage2::default();
+        map(&mut stage2, &memory, 0x4000, 2 * PAGE)?;
+        map(&mut stage2, &memory, 0x8000, PAGE)?;
+        assert_eq!(unmap(&mut stage2, 0x4000, 0x4fff), Err(Errno::EINVAL));
+        assert_eq!(unmap(&mut stage2, 0x5000, 0x8fff), Err(Errno::EINVAL));
+        assert_eq!(unmap(&mut stage2, 0x1000, 0x4fff), Err(Errno::EINVAL));
+        assert_eq!(unmap(&mut stage2, 0x6000, 0x7fff), Ok(0));
+        assert_eq!(unmap(&mut stage2, 0x3000, 0x8fff), Ok(3 * PAGE));
+        assert_eq!((stage2.pages(), stage2.count()), (0, 0));
+        Ok(())
+    }
+
+    #[test]
+    fn page_ends_with_its_mapping() -> Result<(), Errno> {
+        let memory = SharedMemory::new(c"stage 2", 4 * PAGE as usize)?;
+        let mut stage2 = Stage2::default();
+        map(&mut stage2, &memory, 0x4000, 2 * PAGE)?;
+        memory.store(PAGE + 8, 77);
+        let page = stage2.page(0x5123).ok_or(Errno::ENOENT)?;
+        assert_eq!(page.memory.load(page.offset + 8), Some(77));
+        assert!(stage2.page(0x3fff).is_none());
+        assert!(stage2.page(0x6000).is_none());
+        Ok(())
+    }
+}

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! An IOMMU in the process, for tests of a VMM and to try the crate: no hardware, no privilege.
+//!
+//! [`Soft`] is the context. Its devices are programmable DMA clients, [`SoftDevice`], which do what
+//! a device with PASID, ATS and PRI does: they translate by the tables that are bound, keep the
+//! translations in a device TLB until they are invalidated, and ask for pages that are missing.
+//!
+//! What is real: tables are walked in guest memory entry by entry through stage 2, with their
+//! accessed and dirty bits set there (VT-d 4.1, 3.6, 3.8, 9.7: four and five levels, pages of
+//! 4 KiB, 2 MiB and 1 GiB); the device TLB goes stale; page request groups obey the queue's depth,
+//! deadline and cookies as the module's fault fd does. What is not: nothing runs beside the caller.
+//! DMA happens in the thread that submits it, or in the one that answers its page request.
+//!
+//! Stage 2 holds mappings of files, which [`DmaMemory::file`](crate::DmaMemory::file) names: each
+//! is mapped once more, so that it stays until it is unmapped, whatever becomes of the value that
+//! it came from. A file that shrinks meanwhile kills the process, as for every mapping of it.
+//!
+//! # Limits
+//!
+//! As many devices, mappings, bindings, queues and DMAs under way as the constants here say; more
+//! is refused with the errno of the module's quota.
+//!
+//! ```
+//! use host_iommu::backend::soft::{Dma, DmaEnd, Soft, SoftDeviceOptions};
+//! use host_iommu::{HostIommu, Iova, MapAccess, SharedMemory};
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let soft = Soft::new();
+//! let device = soft.bus().add("0000:00:04.0".parse()?, &SoftDeviceOptions::default())?;
+//! let host = HostIommu::new(soft);
+//! let memory = SharedMemory::new(c"guest", 1 << 20)?;
+//! host.map(Iova(0), &memory, MapAccess::ReadWrite)?;
+//!
+//! let end = device.run(Dma::write(Iova(0x1000), b"hello"), Duration::ZERO)?;
+//! assert_eq!(end, Some(DmaEnd::Done(Vec::new())));
+//! let mut seen = [0; 5];
+//! memory.read(0x1000, &mut seen);
+//! assert_eq!(&seen, b"hello");
+//! # Ok(())
+//! # }
+//! ```
+
+mod client;
+mod dma;
+mod memory;
+mod pasid;
+mod queue;
+mod state;
+mod walk;
+
+pub use client::{Dma, DmaEnd, DmaId, SoftBus, SoftDevice, SoftDeviceCounters, SoftDeviceOptions};
+
+use crate::capabilities::Support;
+use crate::capabilities::{Capabilities, DeviceInfo, MissingBecause, NestingCapability, Stats};
+use crate::context::{Binding, HostIommuContext, Mapping, Scope};
+use crate::error::{Error, Operation, Result};
+use crate::fault::{FaultChannel, FaultQueueOptions};
+use crate::nesting::InvalidationEntry;
+use crate::pasid::PasidRequest;
+use crate::sys::Errno;
+use crate::types::{AddressWidth, IovaRange, Pasid};
+use queue::SoftChannel;
+use state::{Bound, Inner};
+use std::sync::Arc;
+
+/// Most devices of a context.
+pub const MAX_DEVICES: usize = 256;
+/// Most mappings of stage 2.
+pub const MAX_MAPPINGS: usize = 65_535;
+/// Most PASIDs of a context.
+pub const MAX_PASIDS: usize = 65_536;
+/// Most bindings of a context.
+pub const MAX_BINDINGS: usize = 8192;
+/// Most fault queues of a context.
+pub const MAX_FAULT_QUEUES: usize = 64;
+/// Most DMAs of a device that are under way or not yet asked about.
+pub const MAX_DMAS: usize = 256;
+/// Most bytes of one DMA.
+pub const MAX_DMA_BYTES: usize = 16 << 20;
+/// Pages in a device TLB.
+pub const DEVICE_TLB_PAGES: usize = 4096;
+
+/// VT-d 4.1, 11.4.2: five levels, pages of 1 GiB.
+const VTD_CAP: u64 = 1 << 60 | 1 << 56;
+/// VT-d 4.1, 11.4.3: PDS, PASID of 20 bits, SMTS, SLTS, FLTS, EAFS, SRS, PRS, NEST, DT.
+const VTD_ECAP: u64 = 1 << 42
+    | 1 << 40
+    | 19 << 35
+    | 1 << 43
+    | 1 << 46
+    | 1 << 47
+    | 1 << 34
+    | 1 << 31
+    | 1 << 29
+    | 1 << 26
+    | 1 << 2;
+
+/// A context of its own. Its devices are made with [`Soft::bus`], before or after it is given to
+/// [`HostIommu::new`](crate::HostIommu::new). With it go all mappings, bindings and PASIDs; DMA
+/// that waits is aborted, and fault queues are at their end.
+#[derive(Debug, Default)]
+pub struct Soft {
+    inner: Arc<Inner>,
+}
+
+impl Soft {
+    /// A context without devices.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Where devices are plugged in.
+    pub fn bus(&self) -> SoftBus {
+        SoftBus::new(self.inner.clone())
+    }
+}
+
+impl Drop for Soft {
+    fn drop(&mut self) {
+        self.inner.with(|state| state.end());
+    }
+}
+
+fn support(present: bool, reason: MissingBecause) -> Support {
+    if present {
+        Support::Present
+    } else {
+        Support::Missing(reason)
+    }
+}
+
+impl HostIommuContext for Soft {
+    fn capabilities(&self) -> Result<Capabilities> {
+        self.inner.with(|state| {
+            let any = |has: fn(&SoftDeviceOptions) -> bool| {
+                state.devices.values().any(|device| has(&device.options))
+            };
+            let reason = |otherwise| {
+                if state.devices.is_empty() {
+                    MissingBecause::NoDevice
+                } else {
+                    otherwise
+                }
+            };
+            let bits = state.devices.values().map(|device| &device.options);
+            let bits = bits.filter(|options| options.max_pasids != 0);
+            let stage1 = any(|options| options.max_pasids != 0);
+            let page_requests = any(|options| options.page_requests);
+            Ok(Capabilities {
+                page_sizes: memory::PAGE_SIZES,
+                iova_ranges: memory::ranges(),
+                mappings_left: u32::try_from(MAX_MAPPINGS - state.stage2.count()).ok(),
+                nesting: Some(NestingCapability {
+                    stage1: support(stage1, reason(MissingBecause::NoPasid)),
+                    page_requests: support(page_requests, reason(MissingBecause::NoPri)),
+                    widths: vec![AddressWidth::Bits48, AddressWidth::Bits57],
+                    pasid_bits: bits
+                        .map(|options| options.max_pasids.ilog2())
+                        .min()
+                        .unwrap_or(0),
+                    no_read_only: false,
+                    coherent: true,
+                    max_pasids: MAX_PASIDS as u32,
+                    max_bindings: MAX_BINDINGS as u32,
+                    max_fault_queues: MAX_FAULT_QUEUES as u32,
+                    vtd_cap: VTD_CAP,
+                    vtd_ecap: VTD_ECAP,
+                }),
+            })
+        })
+    }
+
+    fn devices(&self) -> Result<Vec<DeviceInfo>> {
+        self.inner.with(|state| {
+            let info = |(&device, state): (_, &dma::Device)| DeviceInfo {
+                device,
+                stage1: support(state.options.max_pasids != 0, MissingBecause::NoPasid),
+                page_requests: support(state.options.page_requests, MissingBecause::NoPri),
+                max_pasids: state.options.max_pasids,
+                vtd_cap: VTD_CAP,
+                vtd_ecap: VTD_ECAP,
+            };
+            Ok(state.devices.iter().map(info).collect())
+        })
+    }
+
+    fn map(&self, mapping: &Mapping<'_>) -> Result<()> {
+        let failed = |errno| Error::failed(Operation::Map(mapping.range), errno);
+        self.inner
+            .with(|state| state.stage2.map(mapping))
+            .map_err(failed)
+    }
+
+    fn unmap(&self, range: IovaRange) -> Result<u64> {
+        self.inner
+            .with(|state| state.unmap(range))
+            .map_err(|errno| Error::failed(Operation::Unmap(range), errno))
+    }
+
+    fn unmap_all(&self) -> Result<u64> {
+        self.inner
+            .with(|state| state.unmap(IovaRange::ALL))
+            .map_err(|errno| Error::failed(Operation::UnmapAll, errno))
+    }
+
+    fn alloc_pasids(&self, request: &PasidRequest) -> Result<Pasid> {
+        let PasidRequest { min, max, count } = *request;
+        let failed = |errno| Error::failed(Operation::AllocPasids { min, max, count }, errno);
+        let first = self
+            .inner
+            .with(|state| state.pasids.alloc(min.get(), max.get(), count))
+            .map_err(failed)?;
+        Pasid::try_from(first)
+    }
+
+    fn free_pasids(&self, first: Pasid, count: u32) -> Result<()> {
+        self.inner
+            .with(|state| {
+                let bound = |pasid: u32| state.bindings.keys().any(|key| key.1.get() == pasid);
+                state.pasids.free(first.get(), count, bound)
+            })
+            .map_err(|errno| Error::failed(Operation::FreePasids { first, count }, errno))
+    }
+
+    fn bind(&self, binding: &Binding<'_>) -> Result<()> {
+        let Binding { device, pasid, .. } = *binding;
+        let failed = |errno| Error::failed(Operation::BindStage1 { pasid, device }, errno);
+        let queue = match binding.fault_queue {
+            None => None,
+            Some(channel) => {
+                let ours = channel.as_any().downcast_ref::<SoftChannel>();
+                let ours = ours.filter(|channel| channel.is_of(&self.inner));
+                Some(ours.ok_or_else(|| failed(Errno::EINVAL))?.id())
+            }
+        };
+        let bound = Bound {
+            table: *binding.table,
+            queue,
+        };
+        self.inner
+            .with(|state| state.bind(device, pasid, bound, binding.replace))
+            .map_err(failed)
+    }
+
+    fn unbind(&self, scope: Scope) -> Result<()> {
+        self.inner
+            .with(|state| state.unbind(scope))
+            .map_err(|errno| Error::failed(Operation::Unbind(scope), errno))
+    }
+
+    fn invalidate(&self, scope: Scope, entries: &[InvalidationEntry]) -> Result<()> {
+        self.inner
+            .with(|state| state.invalidate(scope, entries))
+            .map_err(|errno| Error::Flush {
+                scope,
+                index: 0,
+                count: entries.len(),
+                source: errno.into(),
+            })
+    }
+
+    fn fault_queue(&self, options: &FaultQueueOptions) -> Result<Arc<dyn FaultChannel>> {
+        let failed = |errno| Error::failed(Operation::OpenFaultQueue, errno);
+        let channel = SoftChannel::new(&self.inner, options).map_err(failed)?;
+        Ok(Arc::new(channel))
+    }
+
+    fn stats(&self) -> Result<Stats> {
+        Ok(self.inner.with(|state| state.stats()))
+    }
+}

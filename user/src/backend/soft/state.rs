@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a soft context holds, under one lock.
+
+use super::dma::Device;
+use super::memory::Stage2;
+use super::pasid::Pool;
+use super::queue::{Answered, Asker, Queue};
+use super::MAX_BINDINGS;
+use crate::capabilities::Stats;
+use crate::context::Scope;
+use crate::nesting::{InvalidationEntry, Stage1Table};
+use crate::sys::Errno;
+use crate::types::{AddressWidth, Bdf, IovaRange, Pasid};
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The state, and who waits for it to change.
+#[derive(Debug, Default)]
+pub(super) struct Inner {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Inner {
+    /// No method of the state panics half-way.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the state, and tells those who wait.
+    pub(super) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        let result = act(&mut state);
+        state.signal();
+        self.changed.notify_all();
+        result
+    }
+
+    /// Answers what is due in a queue, then waits for a change, for the next that is due, or for
+    /// `limit`. False if there is no such queue any more.
+    pub(super) fn watch(&self, queue: u64, limit: Duration) -> bool {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let Some((expired, next)) = state.expire(queue, now) else {
+            return false;
+        };
+        // Nobody is woken up for nothing: watchers would go on for ever.
+        if expired {
+            state.signal();
+            self.changed.notify_all();
+        }
+        let next = next.map(|next| next.saturating_duration_since(now));
+        let wait = next.map_or(limit, |next| next.min(limit));
+        drop(self.changed.wait_timeout(state, wait));
+        true
+    }
+
+    /// Waits until `act` gives something.
+    pub(super) fn wait_for<T>(&self, mut act: impl FnMut(&mut State) -> Option<T>) -> T {
+        let mut state = self.lock();
+        loop {
+            if let Some(result) = act(&mut state) {
+                state.signal();
+                self.changed.notify_all();
+                return result;
+            }
+            let wait = self.changed.wait(state);
+            state = wait.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits until `act` gives something, for `limit` at most.
+    pub(super) fn wait_within<T>(
+        &self,
+        limit: Duration,
+        mut act: impl FnMut(&mut State) -> Option<T>,
+    ) -> Option<T> {
+        let end = Instant::now().checked_add(limit);
+        let mut state = self.lock();
+        loop {
+            if let Some(result) = act(&mut state) {
+                return Some(result);
+            }
+            let left = end?.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            let wait = self.changed.wait_timeout(state, left);
+            state = wait.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// A stage-1 table in force.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bound {
+    pub(super) table: Stage1Table,
+    /// Where page requests go.
+    pub(super) queue: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) page_requests: u64,
+    pub(super) responses: u64,
+    pub(super) host_invalid: u64,
+    pub(super) overflows: u64,
+    pub(super) late_responses: u64,
+    pub(super) invalidations: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) ended: bool,
+    pub(super) stage2: Stage2,
+    pub(super) pasids: Pool,
+    pub(super) devices: BTreeMap<Bdf, Device>,
+    pub(super) bindings: BTreeMap<(Bdf, Pasid), Bound>,
+    pub(super) queues: BTreeMap<u64, Queue>,
+    pub(super) next_queue: u64,
+    pub(super) counters: Counters,
+}
+
+impl State {
+    fn signal(&mut self) {
+        self.queues.values_mut().for_each(Queue::signal);
+    }
+
+    pub(super) fn bind(
+        &mut self,
+        device: Bdf,
+        pasid: Pasid,
+        bound: Bound,
+        replace: bool,
+    ) -> Result<(), Errno> {
+        let options = self.devices.get(&device).ok_or(Errno::ENOENT)?.options;
+        if bound.table.root.0 % 4096 != 0 || bound.table.root.0 >> 52 != 0 {
+            return Err(Errno::EINVAL);
+        }
+        if options.max_pasids == 0 || (bound.queue.is_some() && !options.page_requests) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        if bound.queue.is_some_and(|id| !self.queues.contains_key(&id)) {
+            return Err(Errno::EINVAL);
+        }
+        if pasid != Pasid::RID {
+            if !self.pasids.holds(pasid.get()) {
+                return Err(Errno::ENOENT);
+            }
+            if pasid.get() >= options.max_pasids {
+                return Err(Errno::EINVAL);
+            }
+        }
+        // Both widths are there.
+        let (AddressWidth::Bits48 | AddressWidth::Bits57) = bound.table.width;
+        match (self.bindings.contains_key(&(device, pasid)), replace) {
+            (true, false) => return Err(Errno::EBUSY),
+            (false, true) => return Err(Errno::ENOENT),
+            (false, false) if self.bindings.len() >= MAX_BINDINGS => return Err(Errno::EDQUOT),
+            (true, true) => self.detach(device, pasid),
+            // What the device has cached of stage 2 alone.
+            (false, false) => self.drop_cached(device, pasid, IovaRange::ALL),
+        }
+        self.bindings.insert((device, pasid), bound);
+        Ok(())
+    }
+
+    fn drop_cached(&mut self, device: Bdf, pasid: Pasid, range: IovaRange) {
+        if let Some(device) = self.devices.get_mut(&device) {
+            device.invalidate(pasid, range);
+        }
+    }
+
+    /// Takes a binding out: nothing is translated by it or waits for it afterwards.
+    fn detach(&mut self, device: Bdf, pasid: Pasid) {
+        self.bindings.remove(&(device, pasid));
+        self.drop_cached(device, pasid, IovaRange::ALL);
+        let askers: Vec<Asker> = self
+            .queues
+            .values_mut()
+            .flat_map(|queue| queue.cancel_binding(device, pasid))
+            .collect();
+        self.refuse(&askers);
+    }
+
+    /// The host answers INVALID.
+    fn refuse(&mut self, askers: &[Asker]) {
+        for asker in askers {
+            self.counters.host_invalid = self.counters.host_invalid.saturating_add(1);
+            self.resume(asker, false);
+        }
+    }
+
+    fn in_scope(&self, scope: Scope) -> Result<Vec<(Bdf, Pasid)>, Errno> {
+        let keys = self.bindings.keys().copied();
+        match scope {
+            Scope::Binding(device, pasid) => {
+                let key = (device, pasid);
+                let found = self.bindings.contains_key(&key).then(|| vec![key]);
+                found.ok_or(Errno::ENOENT)
+            }
+            Scope::Device(device) if !self.devices.contains_key(&device) => Err(Errno::ENOENT),
+            Scope::Device(device) => Ok(keys.filter(|key| key.0 == device).collect()),
+            Scope::All => Ok(keys.collect()),
+        }
+    }
+
+    pub(super) fn unbind(&mut self, scope: Scope) -> Result<(), Errno> {
+        for (device, pasid) in self.in_scope(scope)? {
+            self.detach(device, pasid);
+        }
+        Ok(())
+    }
+
+    pub(super) fn invalidate(
+        &mut self,
+        scope: Scope,
+        entries: &[InvalidationEntry],
+    ) -> Result<(), Errno> {
+        for (device, pasid) in self.in_scope(scope)? {
+            for entry in entries {
+                self.drop_cached(device, pasid, entry.range);
+                self.counters.invalidations = self.counters.invalidations.saturating_add(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whatever devices have cached goes with a mapping.
+    pub(super) fn unmap(&mut self, range: IovaRange) -> Result<u64, Errno> {
+        let bytes = self.stage2.unmap(range)?;
+        if bytes != 0 {
+            self.devices.values_mut().for_each(Device::invalidate_all);
+        }
+        Ok(bytes)
+    }
+
+    pub(super) fn answer(&mut self, queue: u64, cookie: u64, success: bool) -> Result<(), Errno> {
+        let queue = self.queues.get_mut(&queue).ok_or(Errno::EBADF)?;
+        match queue.answer(cookie)? {
+            Answered::Pending(asker) => {
+                self.counters.responses = self.counters.responses.saturating_add(1);
+                self.resume(&asker, success);
+            }
+            Answered::Late => {
+                let late = &mut self.counters.late_responses;
+                *late = late.saturating_add(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// The last close of a queue.
+    pub(super) fn close(&mut self, queue: u64) {
+        if let Some(mut queue) = self.queues.remove(&queue) {
+            let askers = queue.cancel_all();
+            self.refuse(&askers);
+        }
+    }
+
+    /// Answers what is due in a queue: whether something was, and when the next is. `None` if there
+    /// is no such queue, or it is at its end.
+    fn expire(&mut self, queue: u64, now: Instant) -> Option<(bool, Option<Instant>)> {
+        let queue = self.queues.get_mut(&queue).filter(|_| !self.ended)?;
+        let (askers, next) = queue.expire(now);
+        self.refuse(&askers);
+        Some((!askers.is_empty(), next))
+    }
+
+    /// A device is unplugged.
+    pub(super) fn remove_device(&mut self, device: Bdf) -> Result<(), Errno> {
+        self.unbind(Scope::Device(device))?;
+        self.devices.remove(&device);
+        Ok(())
+    }
+
+    /// The context goes.
+    pub(super) fn end(&mut self) {
+        self.ended = true;
+        for (device, pasid) in self.bindings.keys().copied().collect::<Vec<_>>() {
+            self.detach(device, pasid);
+        }
+        self.devices.clear();
+        self.pasids.clear();
+        self.stage2 = Stage2::default();
+        self.queues.values_mut().for_each(Queue::end);
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        Stats {
+            pasids: self.pasids.count() as u64,
+            bindings: self.bindings.len() as u64,
+            fault_queues: self.queues.len() as u64,
+            mapped_pages: self.stage2.pages(),
+            page_requests: self.counters.page_requests,
+            responses: self.counters.responses,
+            host_invalid: self.counters.host_invalid,
+            overflows: self.counters.overflows,
+            late_responses: self.counters.late_responses,
+            invalidations: self.counters.invalidations,
+        }
+    }
+}
