@@ -219,11 +219,11 @@ impl Container {
             device: device.id(),
             pasid,
             replace: false,
-            data: iommu_hwpt_vtd_s1 {
+            what: ioasid::BindWhat::Stage1(iommu_hwpt_vtd_s1 {
                 pgtbl_addr: root,
                 addr_width: 48,
                 ..Default::default()
-            },
+            }),
             guest_pasid: pasid,
             fault_queue,
             cookie,

@@ -25,6 +25,8 @@ pub enum MissingBecause {
     NoDevice,
     /// The module does not know the stage-1 format of the IOMMU.
     Format,
+    /// The running kernel does not offer it.
+    Kernel,
     /// A reason that a later kernel gave.
     Other(u16),
 }
@@ -39,6 +41,7 @@ impl fmt::Display for MissingBecause {
             Self::GroupShared => "devices share the IOMMU group",
             Self::NoDevice => "no device is attached",
             Self::Format => "the IOMMU's stage-1 format is not known",
+            Self::Kernel => "the running kernel does not offer it",
             Self::Other(number) => return write!(f, "reason {number}"),
         })
     }
@@ -66,6 +69,7 @@ impl Support {
             abi::VFIO_IOASID_REASON_GROUP_SHARED => MissingBecause::GroupShared,
             abi::VFIO_IOASID_REASON_NO_DEVICE => MissingBecause::NoDevice,
             abi::VFIO_IOASID_REASON_FORMAT => MissingBecause::Format,
+            abi::VFIO_IOASID_REASON_KERNEL => MissingBecause::Kernel,
             _ => MissingBecause::Other(reason),
         })
     }
@@ -93,6 +97,12 @@ pub struct NestingCapability {
     pub stage1: Support,
     /// Page requests of at least one device can be delivered.
     pub page_requests: Support,
+    /// DMA that the IOMMU stops is reported to a fault queue.
+    pub dma_faults: Support,
+    /// Dirty pages are those that DMA wrote; otherwise every mapped page.
+    pub dirty: Support,
+    /// A stage-1 table can be bound at the RID of at least one device.
+    pub rid: bool,
     /// Widths of stage 1.
     pub widths: Vec<AddressWidth>,
     /// PASID bits that every device with PASIDs has.
@@ -107,6 +117,10 @@ pub struct NestingCapability {
     pub max_bindings: u32,
     /// Most fault queues of the container.
     pub max_fault_queues: u32,
+    /// Most address spaces of the container.
+    pub max_address_spaces: u32,
+    /// Most entries of all address spaces of the container.
+    pub max_address_space_entries: u32,
     /// VT-d's capability register (VT-d 4.1, 11.4.2), zero elsewhere.
     pub vtd_cap: u64,
     /// VT-d's extended capability register, zero elsewhere.
@@ -196,6 +210,12 @@ fn nesting(report: &abi::vfio_ioasid_cap_nesting) -> NestingCapability {
     NestingCapability {
         stage1: Support::new(has(abi::VFIO_IOASID_NESTING_PASID), report.reason),
         page_requests: Support::new(has(abi::VFIO_IOASID_NESTING_PRQ), report.prq_reason),
+        dma_faults: Support::new(
+            has(abi::VFIO_IOASID_NESTING_DMA_FAULT),
+            report.dma_fault_reason,
+        ),
+        dirty: Support::new(has(abi::VFIO_IOASID_NESTING_DIRTY), report.dirty_reason),
+        rid: has(abi::VFIO_IOASID_NESTING_RID),
         widths: (0..)
             .zip(widths)
             .filter(|(bit, _)| report.addr_width & (1 << bit) != 0)
@@ -207,6 +227,8 @@ fn nesting(report: &abi::vfio_ioasid_cap_nesting) -> NestingCapability {
         max_pasids: report.max_pasids,
         max_bindings: report.max_bindings,
         max_fault_queues: report.max_fault_queues,
+        max_address_spaces: report.max_address_spaces,
+        max_address_space_entries: report.max_as_entries,
         vtd_cap: report.vtd_cap,
         vtd_ecap: report.vtd_ecap,
     }
@@ -233,6 +255,8 @@ pub struct DeviceInfo {
     pub stage1: Support,
     /// Its page requests can be delivered.
     pub page_requests: Support,
+    /// A stage-1 table can be bound at its RID.
+    pub rid: bool,
     /// PASIDs below this number work; zero for none.
     pub max_pasids: u32,
     /// VT-d's capability register of its unit.
@@ -248,6 +272,7 @@ impl From<&abi::vfio_ioasid_device_info> for DeviceInfo {
             device: info.device.into(),
             stage1: Support::new(has(abi::VFIO_IOASID_DEVICE_NESTING), info.reason),
             page_requests: Support::new(has(abi::VFIO_IOASID_DEVICE_PRQ), info.prq_reason),
+            rid: has(abi::VFIO_IOASID_DEVICE_RID),
             max_pasids: info.max_pasids,
             vtd_cap: info.vtd_cap,
             vtd_ecap: info.vtd_ecap,
@@ -265,6 +290,10 @@ pub struct Stats {
     pub bindings: u64,
     /// Fault queues open now.
     pub fault_queues: u64,
+    /// Address spaces now.
+    pub address_spaces: u64,
+    /// Entries of all address spaces now.
+    pub address_space_entries: u64,
     /// 4 KiB pages mapped in stage 2 now.
     pub mapped_pages: u64,
     /// Page request groups given to a fault queue.
@@ -277,6 +306,10 @@ pub struct Stats {
     pub overflows: u64,
     /// Answers that came after the group was settled.
     pub late_responses: u64,
+    /// Groups whose deadline passed.
+    pub expired: u64,
+    /// DMA faults reported, delivered or not.
+    pub dma_faults: u64,
     /// Invalidation entries carried out.
     pub invalidations: u64,
 }
@@ -287,12 +320,16 @@ impl From<&abi::vfio_ioasid_stats> for Stats {
             pasids: stats.pasids,
             bindings: stats.bindings,
             fault_queues: stats.fault_queues,
+            address_spaces: stats.address_spaces,
+            address_space_entries: stats.as_entries,
             mapped_pages: stats.mapped_pages,
             page_requests: stats.page_requests,
             responses: stats.responses,
             host_invalid: stats.host_invalid,
             overflows: stats.overflows,
             late_responses: stats.late_responses,
+            expired: stats.expired,
+            dma_faults: stats.dma_faults,
             invalidations: stats.invalidations,
         }
     }

@@ -8,6 +8,7 @@ use crate::nesting::{Invalidation, InvalidationEntry, Stage1Binding, Stage1Table
 use crate::ops::{PciIommuOps, Plugged};
 use crate::pasid::{PasidAllocation, PasidRequest};
 use crate::registry::{BoundTable, Registry};
+use crate::space::{unsupported, AddressSpace, AddressSpaceEntry, AddressSpaceId};
 use crate::sys::memory::DmaMemory;
 use crate::sys::Errno;
 use crate::types::{Bdf, Iova, IovaRange, MapAccess, Pasid};
@@ -40,15 +41,59 @@ impl fmt::Debug for Mapping<'_> {
     }
 }
 
-/// Where and how a stage-1 table is to be bound.
+/// What translates a device's requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Translation {
+    /// A guest's table, on top of stage 2.
+    Stage1(Stage1Table),
+    /// Stage 2 itself: addresses are guest-physical, as by a passthrough entry of a guest.
+    Stage2 {
+        /// The guest's number for the PASID; `None` if it is the host's.
+        guest_pasid: Option<u32>,
+    },
+    /// An address space.
+    AddressSpace {
+        /// Which.
+        id: AddressSpaceId,
+        /// The guest's number for the PASID; `None` if it is the host's.
+        guest_pasid: Option<u32>,
+    },
+}
+
+impl Translation {
+    /// The guest's number for the PASID, if it is not the host's.
+    pub const fn guest_pasid(&self) -> Option<u32> {
+        match self {
+            Self::Stage1(table) => table.guest_pasid,
+            Self::Stage2 { guest_pasid } | Self::AddressSpace { guest_pasid, .. } => *guest_pasid,
+        }
+    }
+
+    /// The cookie for fault records.
+    pub const fn cookie(&self) -> u64 {
+        match self {
+            Self::Stage1(table) => table.cookie,
+            Self::Stage2 { .. } | Self::AddressSpace { .. } => 0,
+        }
+    }
+}
+
+impl From<Stage1Table> for Translation {
+    fn from(table: Stage1Table) -> Self {
+        Self::Stage1(table)
+    }
+}
+
+/// Where and how a translation is to be bound.
 #[derive(Clone, Copy, Debug)]
 pub struct Binding<'a> {
     /// The device.
     pub device: Bdf,
     /// The host's PASID, or [`Pasid::RID`].
     pub pasid: Pasid,
-    /// The table.
-    pub table: &'a Stage1Table,
+    /// What is bound.
+    pub translation: Translation,
     /// The fault queue, if page requests are wanted: one that the same context made.
     pub fault_queue: Option<&'a dyn FaultChannel>,
     /// It takes the place of what is bound there, which must be something.
@@ -127,7 +172,7 @@ pub trait HostIommuContext: fmt::Debug + Send + Sync {
     /// Frees PASIDs, all or none.
     fn free_pasids(&self, first: Pasid, count: u32) -> Result<()>;
 
-    /// Binds a stage-1 table. With [`Binding::replace`] a failure is [`Error::Blocked`] if what was
+    /// Binds a translation. With [`Binding::replace`] a failure is [`Error::Blocked`] if what was
     /// bound is gone, and any other if it is still in force.
     fn bind(&self, binding: &Binding<'_>) -> Result<()>;
 
@@ -143,15 +188,38 @@ pub trait HostIommuContext: fmt::Debug + Send + Sync {
     /// The counters.
     fn stats(&self) -> Result<Stats>;
 
+    /// Makes an empty address space. Optional, with the three that follow.
+    fn create_address_space(&self) -> Result<AddressSpaceId> {
+        unsupported("create")
+    }
+
+    /// Destroys an address space. EBUSY while it is bound.
+    fn destroy_address_space(&self, id: AddressSpaceId) -> Result<()> {
+        let _ = id;
+        unsupported("destroy")
+    }
+
+    /// Maps entries in order, up to the first bad one, which [`Error::Entries`] names.
+    fn map_address_space(&self, id: AddressSpaceId, entries: &[AddressSpaceEntry]) -> Result<()> {
+        let _ = (id, entries);
+        unsupported("map into")
+    }
+
+    /// Takes out the entries that lie in ranges, up to the first bad one.
+    fn unmap_address_space(&self, id: AddressSpaceId, ranges: &[IovaRange]) -> Result<()> {
+        let _ = (id, ranges);
+        unsupported("unmap from")
+    }
+
     /// Starts or ends the tracking of what devices write. Optional.
     fn track_dirty(&self, on: bool) -> Result<()> {
         let _ = on;
         Err(Error::failed(Operation::TrackDirty, Errno::EOPNOTSUPP))
     }
 
-    /// Sets the bit of each page of 4 KiB that may have been written since the last time, and
-    /// forgets it: bit n of the words is page n of the range, which is that of whole mappings.
-    /// Optional.
+    /// Sets the bit of each page of 4 KiB that may have been written since the last time: bit n of
+    /// the words is page n of the range, which is that of one mapping or of adjacent ones. Without
+    /// hardware that tells, that is every page mapped. Optional, with the former.
     fn read_dirty(&self, range: IovaRange, bitmap: &mut [u64]) -> Result<()> {
         let _ = bitmap;
         let operation = Operation::ReadDirty(range);
@@ -311,7 +379,60 @@ impl HostIommu {
         table: &Stage1Table,
         faults: Option<&FaultQueue>,
     ) -> Result<Stage1Binding> {
-        Stage1Binding::at_pasid(self.clone(), device, pasids, pasid, table, faults)
+        let translation = Translation::Stage1(*table);
+        Stage1Binding::at_pasid(self.clone(), device, pasids, pasid, translation, faults)
+    }
+
+    /// Binds stage 2 itself at `pasid`: a guest's passthrough entry. `guest_pasid` is the guest's
+    /// number, if it is another one.
+    ///
+    /// # Errors
+    ///
+    /// As [`HostIommu::bind`].
+    pub fn bind_stage2(
+        &self,
+        device: Bdf,
+        pasids: &PasidAllocation,
+        pasid: Pasid,
+        guest_pasid: Option<u32>,
+    ) -> Result<Stage1Binding> {
+        let translation = Translation::Stage2 { guest_pasid };
+        Stage1Binding::at_pasid(self.clone(), device, pasids, pasid, translation, None)
+    }
+
+    /// Binds an address space at `pasid`. `guest_pasid` is the guest's number, if it is another
+    /// one.
+    ///
+    /// # Errors
+    ///
+    /// As [`HostIommu::bind`], and ENOENT for an address space that was destroyed.
+    pub fn bind_address_space(
+        &self,
+        device: Bdf,
+        pasids: &PasidAllocation,
+        pasid: Pasid,
+        space: &AddressSpace,
+        guest_pasid: Option<u32>,
+    ) -> Result<Stage1Binding> {
+        if !space.is_of(self) {
+            return Err(Error::OtherContext("address space"));
+        }
+        let translation = Translation::AddressSpace {
+            id: space.id(),
+            guest_pasid,
+        };
+        let bound =
+            Stage1Binding::at_pasid(self.clone(), device, pasids, pasid, translation, None)?;
+        Ok(bound.keeping(space.held().clone()))
+    }
+
+    /// Makes an empty address space.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] with EDQUOT at the quota, EOPNOTSUPP where the backend has none.
+    pub fn address_space(&self) -> Result<AddressSpace> {
+        AddressSpace::new(self.clone())
     }
 
     /// Binds a guest's stage-1 table at the requests of a device without PASID, in place of stage 2
@@ -326,7 +447,7 @@ impl HostIommu {
         table: &Stage1Table,
         faults: Option<&FaultQueue>,
     ) -> Result<Stage1Binding> {
-        Stage1Binding::at_rid(self.clone(), device, table, faults)
+        Stage1Binding::at_rid(self.clone(), device, Translation::Stage1(*table), faults)
     }
 
     /// Unbinds what is in a scope, as a guest's reset does. What was owned there does nothing any
@@ -357,8 +478,8 @@ impl HostIommu {
         self.registry().guest_pasid(device, pasid)
     }
 
-    /// Everything bound, by device and PASID: with the tables in guest memory all that another
-    /// host needs.
+    /// The tables and passthrough bindings in force, by device and PASID: with the tables in guest
+    /// memory all that another host needs. Address spaces are the VMM's own, and made anew by it.
     pub fn export(&self) -> Vec<BoundTable> {
         self.registry().export()
     }
@@ -379,17 +500,22 @@ impl HostIommu {
             let BoundTable {
                 device,
                 pasid,
-                ref table,
+                translation,
             } = *bound;
+            // Only tables have page requests.
+            let faults = faults.filter(|_| matches!(translation, Translation::Stage1(_)));
+            let host = self.clone();
             if pasid == Pasid::RID {
-                bindings.push(self.bind_rid(device, table, faults)?);
+                bindings.push(Stage1Binding::at_rid(host, device, translation, faults)?);
                 continue;
             }
             let allocation = match pasids.remove(&pasid) {
                 Some(allocation) => allocation,
                 None => self.alloc_pasids(&PasidRequest::exactly(pasid))?,
             };
-            bindings.push(self.bind(device, &allocation, pasid, table, faults)?);
+            let run = &allocation;
+            let bound = Stage1Binding::at_pasid(host, device, run, pasid, translation, faults)?;
+            bindings.push(bound);
             pasids.insert(pasid, allocation);
         }
         Ok(bindings)

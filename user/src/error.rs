@@ -34,6 +34,18 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A change of an address space failed part of the way.
+    #[error("Failed to {operation}: entry {index} of {count}")]
+    Entries {
+        /// What was to be done.
+        operation: Operation,
+        /// The entry that failed; those before it were carried out.
+        index: usize,
+        /// How many there were.
+        count: usize,
+        /// Why.
+        source: io::Error,
+    },
     /// A binding could not be replaced, and what was bound before is gone too: DMA is stopped.
     #[error("Failed to {operation}, and nothing is bound there any more")]
     Blocked {
@@ -88,6 +100,7 @@ impl Error {
         match self {
             Self::Failed { source, .. }
             | Self::Flush { source, .. }
+            | Self::Entries { source, .. }
             | Self::Blocked { source, .. } => source.raw_os_error(),
             _ => None,
         }

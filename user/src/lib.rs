@@ -67,6 +67,7 @@ mod nesting;
 mod ops;
 mod pasid;
 mod registry;
+mod space;
 mod types;
 
 #[doc(hidden)]
@@ -76,7 +77,7 @@ pub mod sys;
 pub use capabilities::{
     Capabilities, DeviceInfo, MissingBecause, NestingCapability, Stats, Support,
 };
-pub use context::{Binding, HostIommu, HostIommuContext, Mapping, Scope};
+pub use context::{Binding, HostIommu, HostIommuContext, Mapping, Scope, Translation};
 pub use error::{Error, Operation, Result};
 pub use fault::{
     DmaFault, FaultChannel, FaultEvent, FaultGroup, FaultQueue, FaultQueueOptions, FaultRead,
@@ -86,5 +87,6 @@ pub use nesting::{Invalidation, InvalidationEntry, Stage1Binding, Stage1Table};
 pub use ops::{Delivered, PciIommuOps, Plugged};
 pub use pasid::{PasidAllocation, PasidRequest};
 pub use registry::BoundTable;
+pub use space::{AddressSpace, AddressSpaceEntry, AddressSpaceId};
 pub use sys::memory::{DmaMemory, SharedMemory};
 pub use types::{AddressWidth, Bdf, Gpa, Iova, IovaRange, MapAccess, ParseBdfError, Pasid};

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Stage-1 tables that are bound, and the invalidation of what is cached of them.
 
-use crate::context::{Binding, HostIommu, Scope};
+use crate::context::{Binding, HostIommu, Scope, Translation};
 use crate::error::{Error, Operation, Result};
 use crate::fault::FaultQueue;
 use crate::pasid::{PasidAllocation, Run};
+use crate::space::Held;
 use crate::sys::Errno;
 use crate::types::{AddressWidth, Bdf, Gpa, IovaRange, Pasid};
 use host_iommu_bindings::uapi::{
@@ -173,7 +174,8 @@ impl FromIterator<InvalidationEntry> for Invalidation {
     }
 }
 
-/// A stage-1 table in force. Unbinds when it is dropped.
+/// What is bound: a stage-1 table, or stage 2 or an address space in its place. Unbinds when it is
+/// dropped.
 #[derive(Debug)]
 pub struct Stage1Binding {
     host: HostIommu,
@@ -183,6 +185,8 @@ pub struct Stage1Binding {
     id: u64,
     // The PASID is freed after the last binding at it.
     _run: Option<Arc<Run>>,
+    // And the address space.
+    space: Option<Arc<Held>>,
 }
 
 impl Stage1Binding {
@@ -191,7 +195,7 @@ impl Stage1Binding {
         device: Bdf,
         pasids: &PasidAllocation,
         pasid: Pasid,
-        table: &Stage1Table,
+        translation: Translation,
         faults: Option<&FaultQueue>,
     ) -> Result<Self> {
         if !pasids.is_of(&host) {
@@ -200,29 +204,39 @@ impl Stage1Binding {
         if !pasids.contains(pasid) {
             return Err(Error::PasidNotAllocated(pasid));
         }
-        let id = bind(&host, device, pasid, table, faults, None)?;
+        let id = bind(&host, device, pasid, translation, faults, None)?;
         Ok(Self {
             host,
             device,
             pasid,
             id,
             _run: Some(pasids.run().clone()),
+            space: None,
         })
+    }
+
+    /// With the address space that is bound, which is destroyed later.
+    pub(crate) fn keeping(self, space: Arc<Held>) -> Self {
+        // Not a struct update: that would move out of a value with a drop.
+        let mut bound = self;
+        bound.space = Some(space);
+        bound
     }
 
     pub(crate) fn at_rid(
         host: HostIommu,
         device: Bdf,
-        table: &Stage1Table,
+        translation: Translation,
         faults: Option<&FaultQueue>,
     ) -> Result<Self> {
-        let id = bind(&host, device, Pasid::RID, table, faults, None)?;
+        let id = bind(&host, device, Pasid::RID, translation, faults, None)?;
         Ok(Self {
             host,
             device,
             pasid: Pasid::RID,
             id,
             _run: None,
+            space: None,
         })
     }
 
@@ -257,7 +271,9 @@ impl Stage1Binding {
     /// bound any more.
     pub fn rebind(&mut self, table: &Stage1Table, faults: Option<&FaultQueue>) -> Result<()> {
         let (host, old) = (&self.host, Some(self.id));
-        self.id = bind(host, self.device, self.pasid, table, faults, old)?;
+        let translation = Translation::Stage1(*table);
+        self.id = bind(host, self.device, self.pasid, translation, faults, old)?;
+        self.space = None;
         Ok(())
     }
 
@@ -302,12 +318,12 @@ fn bind(
     host: &HostIommu,
     device: Bdf,
     pasid: Pasid,
-    table: &Stage1Table,
+    translation: Translation,
     faults: Option<&FaultQueue>,
     old: Option<u64>,
 ) -> Result<u64> {
     let mut registry = host.registry();
-    let guest = table.guest_pasid.unwrap_or(pasid.get());
+    let guest = translation.guest_pasid().unwrap_or(pasid.get());
     if registry.is_taken(device, pasid, guest) {
         return Err(Error::GuestPasidBound { device, guest });
     }
@@ -318,7 +334,7 @@ fn bind(
     let bound = host.context().bind(&Binding {
         device,
         pasid,
-        table,
+        translation,
         fault_queue: faults.map(FaultQueue::channel),
         replace: old.is_some(),
     });
@@ -328,7 +344,7 @@ fn bind(
         }
         return Err(error);
     }
-    Ok(registry.insert(device, pasid, *table))
+    Ok(registry.insert(device, pasid, translation))
 }
 
 #[cfg(test)]

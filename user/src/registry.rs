@@ -4,7 +4,7 @@
 //! Both directions are kept per device: two guests' devices, or two devices of one guest, may use
 //! the same number for different tables.
 
-use crate::nesting::Stage1Table;
+use crate::context::Translation;
 use crate::types::{Bdf, Pasid};
 use std::collections::BTreeMap;
 
@@ -16,19 +16,19 @@ pub struct BoundTable {
     pub device: Bdf,
     /// The host's PASID, or [`Pasid::RID`].
     pub pasid: Pasid,
-    /// The table, with the guest's number for the PASID.
-    pub table: Stage1Table,
+    /// What is bound, with the guest's number for the PASID.
+    pub translation: Translation,
 }
 
 #[derive(Debug)]
 struct Entry {
     id: u64,
-    table: Stage1Table,
+    translation: Translation,
 }
 
 impl Entry {
     fn guest(&self, pasid: Pasid) -> u32 {
-        self.table.guest_pasid.unwrap_or(pasid.get())
+        self.translation.guest_pasid().unwrap_or(pasid.get())
     }
 }
 
@@ -49,11 +49,11 @@ impl Registry {
     }
 
     /// Notes a binding, in place of one that was there; gives its name.
-    pub(crate) fn insert(&mut self, device: Bdf, pasid: Pasid, table: Stage1Table) -> u64 {
+    pub(crate) fn insert(&mut self, device: Bdf, pasid: Pasid, translation: Translation) -> u64 {
         self.remove(device, pasid);
         let id = self.next;
         self.next = id.wrapping_add(1);
-        let entry = Entry { id, table };
+        let entry = Entry { id, translation };
         if pasid != Pasid::RID {
             self.guests.insert((device, entry.guest(pasid)), pasid);
         }
@@ -101,20 +101,24 @@ impl Registry {
         entry.map_or(pasid.get(), |entry| entry.guest(pasid))
     }
 
-    /// Every binding, by device and PASID.
+    /// Every binding but those of address spaces, by device and PASID.
     pub(crate) fn export(&self) -> Vec<BoundTable> {
         let bound = |(&(device, pasid), entry): (&(Bdf, Pasid), &Entry)| BoundTable {
             device,
             pasid,
-            table: entry.table,
+            translation: entry.translation,
         };
-        self.bound.iter().map(bound).collect()
+        let bound = self.bound.iter().map(bound);
+        bound
+            .filter(|bound| !matches!(bound.translation, Translation::AddressSpace { .. }))
+            .collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nesting::Stage1Table;
     use crate::types::Gpa;
 
     const ONE: Bdf = Bdf::new(0, 0, 8);
@@ -124,8 +128,9 @@ mod tests {
         number.try_into().expect("a PASID")
     }
 
-    fn table(guest: u32) -> Stage1Table {
-        Stage1Table::four_level(Gpa(0)).with_guest_pasid(guest)
+    fn table(guest: u32) -> Translation {
+        let table = Stage1Table::four_level(Gpa(0));
+        Translation::Stage1(table.with_guest_pasid(guest))
     }
 
     #[test]

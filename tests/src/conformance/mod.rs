@@ -9,6 +9,7 @@ pub mod faults;
 pub mod kmod;
 pub mod mappings;
 pub mod soft;
+pub mod spaces;
 pub mod tables;
 pub mod viommu;
 
@@ -227,6 +228,14 @@ macro_rules! each_conformance_test {
             tables: table_with_a_large_page,
             tables: flush_shows_a_new_page_and_not_before,
             tables: flush_of_nothing_bound_is_refused,
+            spaces: stage_2_at_a_pasid_is_guest_memory,
+            spaces: space_reaches_what_is_in_it,
+            spaces: space_unmapped_stops_dma,
+            spaces: space_names_the_entry_that_is_wrong,
+            spaces: space_goes_with_the_memory,
+            spaces: space_lives_as_long_as_it_is_bound,
+            spaces: space_is_not_exported,
+            spaces: dirty_pages_are_those_written_at_least,
             faults: group_says_who_asks_and_goes_on,
             faults: group_answered_invalid_ends_the_dma,
             faults: group_dropped_is_answered_invalid,

@@ -83,7 +83,7 @@ pub fn bind_of_nonsense_is_refused(machine: &dyn Machine) -> Outcome {
     let not_allocated = host_iommu::Binding {
         device: vm.device,
         pasid: Pasid::MAX,
-        table: &table,
+        translation: table.into(),
         fault_queue: None,
         replace: false,
     };

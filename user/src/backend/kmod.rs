@@ -2,11 +2,12 @@
 //! The kernel module `vfio_iommu_ioasid`, on a VFIO container.
 
 use crate::capabilities::{Capabilities, DeviceInfo, Stats};
-use crate::context::{Binding, HostIommuContext, Mapping, Scope};
+use crate::context::{Binding, HostIommuContext, Mapping, Scope, Translation};
 use crate::error::{Error, Operation, Result};
 use crate::fault::{FaultChannel, FaultQueueOptions, FdChannel};
 use crate::nesting::InvalidationEntry;
 use crate::pasid::PasidRequest;
+use crate::space::{AddressSpaceEntry, AddressSpaceId};
 use crate::sys::{ioasid, memory, vfio, Errno};
 use crate::types::{Bdf, IovaRange, MapAccess, Pasid};
 use host_iommu_bindings::uapi as abi;
@@ -248,18 +249,23 @@ impl HostIommuContext for Kmod {
         let Binding {
             device,
             pasid,
-            table,
+            translation,
             fault_queue,
             replace,
         } = *binding;
+        let what = match translation {
+            Translation::Stage1(table) => ioasid::BindWhat::Stage1(table.data()),
+            Translation::Stage2 { .. } => ioasid::BindWhat::Stage2,
+            Translation::AddressSpace { id, .. } => ioasid::BindWhat::AddressSpace(id.get()),
+        };
         let bind = ioasid::Bind {
             device: device.into(),
             pasid: pasid.get(),
             replace,
-            data: table.data(),
-            guest_pasid: table.guest_pasid.unwrap_or(pasid.get()),
+            what,
+            guest_pasid: translation.guest_pasid().unwrap_or(pasid.get()),
             fault_queue: fault_queue.map(|channel| channel.as_fd()),
-            cookie: table.cookie,
+            cookie: translation.cookie(),
         };
         ioasid::bind(self.as_fd(), &bind).map_err(|failure| {
             let operation = Operation::BindStage1 { pasid, device };
@@ -323,5 +329,84 @@ impl HostIommuContext for Kmod {
         ioasid::stats(self.as_fd())
             .map(|stats| Stats::from(&stats))
             .map_err(|errno| Error::failed(Operation::ReadStats, errno))
+    }
+
+    fn create_address_space(&self) -> Result<AddressSpaceId> {
+        ioasid::as_create(self.as_fd())
+            .map(AddressSpaceId::new)
+            .map_err(|errno| Error::failed(Operation::AddressSpace("create"), errno))
+    }
+
+    fn destroy_address_space(&self, id: AddressSpaceId) -> Result<()> {
+        ioasid::as_destroy(self.as_fd(), id.get())
+            .map_err(|errno| Error::failed(Operation::AddressSpace("destroy"), errno))
+    }
+
+    fn map_address_space(&self, id: AddressSpaceId, entries: &[AddressSpaceEntry]) -> Result<()> {
+        let data = entries.iter().map(|entry| {
+            let perm = match entry.access {
+                MapAccess::Read => abi::VFIO_IOASID_AS_READ,
+                MapAccess::Write => abi::VFIO_IOASID_AS_WRITE,
+                MapAccess::ReadWrite => abi::VFIO_IOASID_AS_READ | abi::VFIO_IOASID_AS_WRITE,
+            };
+            as_entry(entry.range, entry.gpa.0, perm)
+        });
+        let data: Vec<_> = data.collect();
+        self.change("map into", &data, |part| {
+            ioasid::as_map(self.as_fd(), id.get(), part)
+        })
+    }
+
+    fn unmap_address_space(&self, id: AddressSpaceId, ranges: &[IovaRange]) -> Result<()> {
+        let data: Vec<_> = ranges.iter().map(|range| as_entry(*range, 0, 0)).collect();
+        self.change("unmap from", &data, |part| {
+            ioasid::as_unmap(self.as_fd(), id.get(), part)
+        })
+    }
+
+    fn track_dirty(&self, on: bool) -> Result<()> {
+        vfio::track_dirty(self.as_fd(), on)
+            .map_err(|errno| Error::failed(Operation::TrackDirty, errno))
+    }
+
+    fn read_dirty(&self, range: IovaRange, bitmap: &mut [u64]) -> Result<()> {
+        let failed = |errno| Error::failed(Operation::ReadDirty(range), errno);
+        let size = range.size().ok_or_else(|| failed(Errno::EINVAL))?;
+        vfio::read_dirty(self.as_fd(), range.start().0, size, bitmap).map_err(failed)
+    }
+}
+
+/// An entry; the size of everything does not fit, and is refused as zero is.
+fn as_entry(range: IovaRange, gpa: u64, perm: u32) -> abi::vfio_ioasid_as_entry {
+    abi::vfio_ioasid_as_entry {
+        iova: range.start().0,
+        gpa,
+        length: range.size().unwrap_or(0),
+        perm,
+        ..Default::default()
+    }
+}
+
+impl Kmod {
+    /// Changes an address space, in as many calls as it takes.
+    fn change(
+        &self,
+        what: &'static str,
+        entries: &[abi::vfio_ioasid_as_entry],
+        call: impl Fn(&[abi::vfio_ioasid_as_entry]) -> std::result::Result<(), ioasid::ChangeFailure>,
+    ) -> Result<()> {
+        const MAX: usize = abi::VFIO_IOASID_AS_CHANGE_MAX as usize;
+
+        let mut before = 0usize;
+        for chunk in entries.chunks(MAX) {
+            call(chunk).map_err(|failure| Error::Entries {
+                operation: Operation::AddressSpace(what),
+                index: before.saturating_add(failure.bad_index as usize),
+                count: entries.len(),
+                source: failure.errno.into(),
+            })?;
+            before = before.saturating_add(chunk.len());
+        }
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Structures of the ABI as bytes.
 
-use super::vfio;
+use super::{ioasid, vfio};
 use host_iommu_bindings::uapi;
 use std::mem::MaybeUninit;
 
@@ -86,6 +86,11 @@ plain! {
     uapi::vfio_ioasid_stats: [
         u32, u32, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64
     ],
+    uapi::vfio_ioasid_as_create: [u32, u32, u32, u32],
+    uapi::vfio_ioasid_as_destroy: [u32, u32, u32, u32],
+    uapi::vfio_ioasid_as_change: [u32, u32, u32, u32, u32, u32, u64],
+    ioasid::AsUnmap: [u32, u32, u32, u32, u32, u32, u64],
+    vfio::DirtyBitmap: [u32, u32, u64, u64, u64, u64, u64],
     vfio::DmaUnmap: [u32, u32, u64, u64],
     vfio::GroupStatus: [u32, u32],
     vfio::DeviceInfo: [u32, u32, u32, u32, u32, u32],

@@ -116,7 +116,28 @@ pub struct DmaUnmap {
     pub size: u64,
 }
 
+/// `struct vfio_iommu_type1_dirty_bitmap` with its `_get` part.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct DirtyBitmap {
+    argsz: u32,
+    flags: u32,
+    iova: u64,
+    size: u64,
+    pgsize: u64,
+    bytes: u64,
+    data: u64,
+}
+
+/// `VFIO_IOMMU_DIRTY_PAGES_FLAG_START`.
+const DIRTY_START: u32 = 1 << 0;
+/// `VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP`.
+const DIRTY_STOP: u32 = 1 << 1;
+/// `VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP`.
+const DIRTY_GET: u32 = 1 << 2;
+
 calls! {
+    DirtyBitmap => ioctl::VFIO_IOMMU_DIRTY_PAGES,
     GroupStatus => GROUP_GET_STATUS,
     DeviceInfo => DEVICE_GET_INFO,
     RegionInfo => DEVICE_GET_REGION_INFO,
@@ -322,6 +343,40 @@ pub fn unmap_dma(container: BorrowedFd<'_>, flags: u32, iova: u64, size: u64) ->
     // SAFETY: the structure has no pointers.
     unsafe { call(container, &mut unmap) }?;
     Ok(unmap.size)
+}
+
+/// `VFIO_IOMMU_DIRTY_PAGES`: starts or ends the tracking.
+pub fn track_dirty(container: BorrowedFd<'_>, on: bool) -> Result<()> {
+    let mut dirty = DirtyBitmap {
+        flags: if on { DIRTY_START } else { DIRTY_STOP },
+        ..DirtyBitmap::default()
+    };
+    // SAFETY: the structure has no pointers that these calls look at.
+    unsafe { call(container, &mut dirty) }?;
+    Ok(())
+}
+
+/// `VFIO_IOMMU_DIRTY_PAGES`: the dirty pages of 4 KiB of `size` bytes from `iova` on.
+pub fn read_dirty(
+    container: BorrowedFd<'_>,
+    iova: u64,
+    size: u64,
+    bitmap: &mut [u64],
+) -> Result<()> {
+    let bytes = u64::try_from(size_of_val(bitmap)).map_err(|_| Errno::EINVAL)?;
+    let mut dirty = DirtyBitmap {
+        flags: DIRTY_GET,
+        iova,
+        size,
+        pgsize: 4096,
+        bytes,
+        data: bitmap.as_mut_ptr().expose_provenance() as u64,
+        ..DirtyBitmap::default()
+    };
+    // SAFETY: the kernel writes `bytes` bytes at most at `data`, which is `bitmap`, borrowed
+    // exclusively.
+    unsafe { call(container, &mut dirty) }?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use super::queue::Asker;
 use super::state::State;
 use super::walk::{walk, Access};
 use super::{DEVICE_TLB_PAGES, MAX_DMAS};
+use crate::context::Translation;
 use crate::fault::FaultRecord;
 use crate::sys::Errno;
 use crate::types::{Bdf, Iova, IovaRange, Pasid};
@@ -277,7 +278,13 @@ impl State {
         }
         found.counters.translations = found.counters.translations.saturating_add(1);
         let page = match self.bindings.get(&(device, pasid)) {
-            Some(bound) => walk(&self.stage2, &bound.table, address, access)?,
+            Some(bound) => match bound.translation {
+                Translation::Stage1(table) => walk(&self.stage2, &table, address, access)?,
+                Translation::Stage2 { .. } => self.stage2.page(address)?,
+                Translation::AddressSpace { id, .. } => {
+                    self.spaces.page(id.get(), address, &self.stage2)?
+                }
+            },
             // Without PASID, stage 2 alone.
             None if pasid == Pasid::RID => self.stage2.page(address)?,
             None => return None,
@@ -365,13 +372,13 @@ fn records(
         flags: flag(pasid != Pasid::RID, abi::VFIO_IOASID_FAULT_FLAG_PASID),
         device: device.into(),
         pasid: pasid.get(),
-        guest_pasid: bound.table.guest_pasid.unwrap_or(pasid.get()),
+        guest_pasid: bound.translation.guest_pasid().unwrap_or(pasid.get()),
         // CAST: a group index has 9 bits.
         group: (number & 0x1ff) as u32,
         perm: flag(access.read, abi::VFIO_IOASID_FAULT_PERM_READ)
             | flag(access.write, abi::VFIO_IOASID_FAULT_PERM_WRITE)
             | flag(access.privileged, abi::VFIO_IOASID_FAULT_PERM_PRIV),
-        user_cookie: bound.table.cookie,
+        user_cookie: bound.translation.cookie(),
         ..Default::default()
     };
     let mut records: Vec<FaultRecord> = pages

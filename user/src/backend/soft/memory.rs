@@ -171,6 +171,42 @@ impl Stage2 {
         Ok(bytes)
     }
 
+    /// Whether all of a range is mapped with this access.
+    pub(super) fn covers(&self, start: u64, last: u64, access: MapAccess) -> Result<(), Errno> {
+        let mut next = start;
+        loop {
+            let found = self.at_or_after(next).filter(|(found, _)| *found <= next);
+            let (_, map) = found.ok_or(Errno::EFAULT)?;
+            if map.access != MapAccess::ReadWrite && map.access != access {
+                return Err(Errno::EPERM);
+            }
+            if map.last >= last {
+                return Ok(());
+            }
+            next = map.last.saturating_add(1);
+        }
+    }
+
+    /// Every page that is mapped counts as dirty: nothing tells which are not. The range must be
+    /// that of adjacent mappings.
+    pub(super) fn dirty(&self, range: IovaRange, bitmap: &mut [u64]) -> Result<(), Errno> {
+        let (start, last) = (range.start().0, range.last().0);
+        let first = self.maps.get(&start).ok_or(Errno::EINVAL)?;
+        let (_, end) = self.at_or_after(last).ok_or(Errno::EINVAL)?;
+        if first.last > last || end.last != last {
+            return Err(Errno::EINVAL);
+        }
+        for (&found, map) in self.maps.range(start..=last) {
+            for page in (found..=map.last).step_by(PAGE as usize) {
+                let number = (page - start) / PAGE;
+                let word = usize::try_from(number / 64).map_err(|_| Errno::EINVAL)?;
+                let word = bitmap.get_mut(word).ok_or(Errno::EINVAL)?;
+                *word |= 1 << (number % 64);
+            }
+        }
+        Ok(())
+    }
+
     /// The page of a guest-physical address.
     pub(super) fn page(&self, gpa: u64) -> Option<Page> {
         let (start, map) = self.at_or_after(gpa).filter(|(found, _)| *found <= gpa)?;

@@ -46,6 +46,7 @@ mod dma;
 mod memory;
 mod pasid;
 mod queue;
+mod spaces;
 mod state;
 mod walk;
 
@@ -58,12 +59,17 @@ use crate::error::{Error, Operation, Result};
 use crate::fault::{FaultChannel, FaultQueueOptions};
 use crate::nesting::InvalidationEntry;
 use crate::pasid::PasidRequest;
+use crate::space::{AddressSpaceEntry, AddressSpaceId};
 use crate::sys::Errno;
 use crate::types::{AddressWidth, IovaRange, Pasid};
 use queue::SoftChannel;
 use state::{Bound, Inner};
 use std::sync::Arc;
 
+/// Most address spaces of a context.
+pub const MAX_ADDRESS_SPACES: usize = 1024;
+/// Most entries of all address spaces of a context.
+pub const MAX_ADDRESS_SPACE_ENTRIES: usize = 1 << 20;
 /// Most devices of a context.
 pub const MAX_DEVICES: usize = 256;
 /// Most mappings of stage 2.
@@ -154,6 +160,9 @@ impl HostIommuContext for Soft {
                 nesting: Some(NestingCapability {
                     stage1: support(stage1, reason(MissingBecause::NoPasid)),
                     page_requests: support(page_requests, reason(MissingBecause::NoPri)),
+                    dma_faults: Support::Missing(MissingBecause::Hardware),
+                    dirty: Support::Missing(MissingBecause::Hardware),
+                    rid: stage1,
                     widths: vec![AddressWidth::Bits48, AddressWidth::Bits57],
                     pasid_bits: bits
                         .map(|options| options.max_pasids.ilog2())
@@ -164,6 +173,8 @@ impl HostIommuContext for Soft {
                     max_pasids: MAX_PASIDS as u32,
                     max_bindings: MAX_BINDINGS as u32,
                     max_fault_queues: MAX_FAULT_QUEUES as u32,
+                    max_address_spaces: MAX_ADDRESS_SPACES as u32,
+                    max_address_space_entries: MAX_ADDRESS_SPACE_ENTRIES as u32,
                     vtd_cap: VTD_CAP,
                     vtd_ecap: VTD_ECAP,
                 }),
@@ -177,6 +188,7 @@ impl HostIommuContext for Soft {
                 device,
                 stage1: support(state.options.max_pasids != 0, MissingBecause::NoPasid),
                 page_requests: support(state.options.page_requests, MissingBecause::NoPri),
+                rid: state.options.max_pasids != 0,
                 max_pasids: state.options.max_pasids,
                 vtd_cap: VTD_CAP,
                 vtd_ecap: VTD_ECAP,
@@ -235,7 +247,7 @@ impl HostIommuContext for Soft {
             }
         };
         let bound = Bound {
-            table: *binding.table,
+            translation: binding.translation,
             queue,
         };
         self.inner
@@ -269,4 +281,63 @@ impl HostIommuContext for Soft {
     fn stats(&self) -> Result<Stats> {
         Ok(self.inner.with(|state| state.stats()))
     }
+
+    fn create_address_space(&self) -> Result<AddressSpaceId> {
+        self.inner
+            .with(|state| state.spaces.create())
+            .map(AddressSpaceId::new)
+            .map_err(|errno| Error::failed(Operation::AddressSpace("create"), errno))
+    }
+
+    fn destroy_address_space(&self, id: AddressSpaceId) -> Result<()> {
+        self.inner
+            .with(|state| state.destroy_space(id.get()))
+            .map_err(|errno| Error::failed(Operation::AddressSpace("destroy"), errno))
+    }
+
+    fn map_address_space(&self, id: AddressSpaceId, entries: &[AddressSpaceEntry]) -> Result<()> {
+        each("map into", entries, |entry| {
+            self.inner
+                .with(|state| state.spaces.map(id.get(), entry, &state.stage2))
+        })
+    }
+
+    fn unmap_address_space(&self, id: AddressSpaceId, ranges: &[IovaRange]) -> Result<()> {
+        each("unmap from", ranges, |range| {
+            self.inner.with(|state| state.unmap_space(id.get(), *range))
+        })
+    }
+
+    fn track_dirty(&self, on: bool) -> Result<()> {
+        self.inner.with(|state| state.tracking = on);
+        Ok(())
+    }
+
+    fn read_dirty(&self, range: IovaRange, bitmap: &mut [u64]) -> Result<()> {
+        self.inner
+            .with(|state| {
+                if !state.tracking {
+                    return Err(Errno::EINVAL);
+                }
+                state.stage2.dirty(range, bitmap)
+            })
+            .map_err(|errno| Error::failed(Operation::ReadDirty(range), errno))
+    }
+}
+
+/// Does something with each entry, up to the first that fails.
+fn each<T>(
+    what: &'static str,
+    entries: &[T],
+    act: impl Fn(&T) -> std::result::Result<(), Errno>,
+) -> Result<()> {
+    for (index, entry) in entries.iter().enumerate() {
+        act(entry).map_err(|errno| Error::Entries {
+            operation: Operation::AddressSpace(what),
+            index,
+            count: entries.len(),
+            source: errno.into(),
+        })?;
+    }
+    Ok(())
 }

@@ -5,12 +5,13 @@ use super::dma::Device;
 use super::memory::Stage2;
 use super::pasid::Pool;
 use super::queue::{Answered, Asker, Queue};
+use super::spaces::Spaces;
 use super::MAX_BINDINGS;
 use crate::capabilities::Stats;
-use crate::context::Scope;
-use crate::nesting::{InvalidationEntry, Stage1Table};
+use crate::context::{Scope, Translation};
+use crate::nesting::InvalidationEntry;
 use crate::sys::Errno;
-use crate::types::{AddressWidth, Bdf, IovaRange, Pasid};
+use crate::types::{Bdf, IovaRange, Pasid};
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -92,10 +93,10 @@ impl Inner {
     }
 }
 
-/// A stage-1 table in force.
+/// A translation in force.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bound {
-    pub(super) table: Stage1Table,
+    pub(super) translation: Translation,
     /// Where page requests go.
     pub(super) queue: Option<u64>,
 }
@@ -107,13 +108,17 @@ pub(super) struct Counters {
     pub(super) host_invalid: u64,
     pub(super) overflows: u64,
     pub(super) late_responses: u64,
+    pub(super) expired: u64,
     pub(super) invalidations: u64,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) ended: bool,
+    /// Whether dirty pages may be asked for.
+    pub(super) tracking: bool,
     pub(super) stage2: Stage2,
+    pub(super) spaces: Spaces,
     pub(super) pasids: Pool,
     pub(super) devices: BTreeMap<Bdf, Device>,
     pub(super) bindings: BTreeMap<(Bdf, Pasid), Bound>,
@@ -135,8 +140,12 @@ impl State {
         replace: bool,
     ) -> Result<(), Errno> {
         let options = self.devices.get(&device).ok_or(Errno::ENOENT)?.options;
-        if bound.table.root.0 % 4096 != 0 || bound.table.root.0 >> 52 != 0 {
-            return Err(Errno::EINVAL);
+        match bound.translation {
+            // Both widths are there.
+            Translation::Stage1(table) if table.root.0 % 4096 == 0 && table.root.0 >> 52 == 0 => {}
+            Translation::Stage2 { .. } | Translation::AddressSpace { .. }
+                if bound.queue.is_none() => {}
+            _ => return Err(Errno::EINVAL),
         }
         if options.max_pasids == 0 || (bound.queue.is_some() && !options.page_requests) {
             return Err(Errno::EOPNOTSUPP);
@@ -152,8 +161,9 @@ impl State {
                 return Err(Errno::EINVAL);
             }
         }
-        // Both widths are there.
-        let (AddressWidth::Bits48 | AddressWidth::Bits57) = bound.table.width;
+        if let Translation::AddressSpace { id, .. } = bound.translation {
+            self.spaces.find(id.get())?;
+        }
         match (self.bindings.contains_key(&(device, pasid)), replace) {
             (true, false) => return Err(Errno::EBUSY),
             (false, true) => return Err(Errno::ENOENT),
@@ -163,6 +173,36 @@ impl State {
             (false, false) => self.drop_cached(device, pasid, IovaRange::ALL),
         }
         self.bindings.insert((device, pasid), bound);
+        Ok(())
+    }
+
+    /// The devices and PASIDs that an address space is bound at.
+    fn bound_to(&self, id: u32) -> Vec<(Bdf, Pasid)> {
+        let holds = |bound: &Bound| match bound.translation {
+            Translation::AddressSpace { id: found, .. } => found.get() == id,
+            _ => false,
+        };
+        let bindings = self.bindings.iter();
+        bindings
+            .filter(|(_, bound)| holds(bound))
+            .map(|(&key, _)| key)
+            .collect()
+    }
+
+    pub(super) fn destroy_space(&mut self, id: u32) -> Result<(), Errno> {
+        self.spaces.find(id)?;
+        if !self.bound_to(id).is_empty() {
+            return Err(Errno::EBUSY);
+        }
+        self.spaces.remove(id);
+        Ok(())
+    }
+
+    pub(super) fn unmap_space(&mut self, id: u32, range: IovaRange) -> Result<(), Errno> {
+        self.spaces.unmap(id, range)?;
+        for (device, pasid) in self.bound_to(id) {
+            self.drop_cached(device, pasid, range);
+        }
         Ok(())
     }
 
@@ -218,7 +258,13 @@ impl State {
         scope: Scope,
         entries: &[InvalidationEntry],
     ) -> Result<(), Errno> {
-        for (device, pasid) in self.in_scope(scope)? {
+        let mut keys = self.in_scope(scope)?;
+        // What is cached of the others goes with the calls that change them.
+        keys.retain(|key| {
+            let bound = self.bindings.get(key);
+            bound.is_some_and(|bound| matches!(bound.translation, Translation::Stage1(_)))
+        });
+        for (device, pasid) in keys {
             for entry in entries {
                 self.drop_cached(device, pasid, entry.range);
                 self.counters.invalidations = self.counters.invalidations.saturating_add(1);
@@ -231,6 +277,7 @@ impl State {
     pub(super) fn unmap(&mut self, range: IovaRange) -> Result<u64, Errno> {
         let bytes = self.stage2.unmap(range)?;
         if bytes != 0 {
+            self.spaces.zap(&self.stage2);
             self.devices.values_mut().for_each(Device::invalidate_all);
         }
         Ok(bytes)
@@ -264,6 +311,8 @@ impl State {
     fn expire(&mut self, queue: u64, now: Instant) -> Option<(bool, Option<Instant>)> {
         let queue = self.queues.get_mut(&queue).filter(|_| !self.ended)?;
         let (askers, next) = queue.expire(now);
+        let count = askers.len() as u64;
+        self.counters.expired = self.counters.expired.saturating_add(count);
         self.refuse(&askers);
         Some((!askers.is_empty(), next))
     }
@@ -284,6 +333,7 @@ impl State {
         self.devices.clear();
         self.pasids.clear();
         self.stage2 = Stage2::default();
+        self.spaces = Spaces::default();
         self.queues.values_mut().for_each(Queue::end);
     }
 
@@ -292,12 +342,16 @@ impl State {
             pasids: self.pasids.count() as u64,
             bindings: self.bindings.len() as u64,
             fault_queues: self.queues.len() as u64,
+            address_spaces: self.spaces.count() as u64,
+            address_space_entries: self.spaces.entries() as u64,
             mapped_pages: self.stage2.pages(),
             page_requests: self.counters.page_requests,
             responses: self.counters.responses,
             host_invalid: self.counters.host_invalid,
             overflows: self.counters.overflows,
             late_responses: self.counters.late_responses,
+            expired: self.counters.expired,
+            dma_faults: 0,
             invalidations: self.counters.invalidations,
         }
     }
