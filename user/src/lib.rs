@@ -4,8 +4,10 @@
 //! A VMM that gives its guest a virtual IOMMU and a passed-through device lets the guest's own
 //! page tables (stage 1) translate the device's DMA on top of its own (stage 2), which map guest
 //! memory. This crate is the VMM's side of that: [`HostIommu`] is what one VFIO container can do,
-//! over a backend that implements [`HostIommuContext`]; [`backend::kmod`] drives the kernel module
-//! `vfio_iommu_ioasid`.
+//! over a backend that implements [`HostIommuContext`]: [`backend::kmod`] drives the kernel module
+//! `vfio_iommu_ioasid`, and with the feature `soft` there is an IOMMU in the process, to try the
+//! crate and to test a VMM without hardware or privilege. [`PciIommuOps`] is what a virtual IOMMU
+//! implements to be told of contexts and of its guest's faults.
 //!
 //! | to | use |
 //! |---|---|
@@ -14,7 +16,32 @@
 //! | get PASIDs | [`HostIommu::alloc_pasids`], an owned [`PasidAllocation`] |
 //! | bind a guest's table | [`HostIommu::bind`], an owned [`Stage1Binding`] |
 //! | forward its invalidations | [`Stage1Binding::flush`] |
-//! | take page requests and answer | [`FaultQueue::read`], [`FaultGroup::respond`] |
+//! | take page requests and answer | [`FaultQueue::deliver`], [`FaultGroup::respond`] |
+//! | translate the guest's PASIDs | [`HostIommu::host_pasid`], [`HostIommu::guest_pasid`] |
+//! | shadow, or isolate a queue | [`HostIommu::address_space`], an owned [`AddressSpace`] |
+//! | reset or move a guest | [`HostIommu::unbind`], [`HostIommu::export`], [`HostIommu::import`] |
+//! | show the guest PASID, ATS and PRI | [`pci::extended_capabilities`] |
+//! | follow guest memory of vm-memory | `RegionListener`, with the feature `vm-memory` |
+//!
+//! # What each backend can do
+//!
+//! Both pass one suite of tests, `tests/src/conformance`, whose table of differences is checked
+//! both ways.
+//!
+//! | | `kmod` | `soft` |
+//! |---|---|---|
+//! | needs | the module, VFIO, an IOMMU that nests | nothing |
+//! | memory that can be mapped | any, pinned and charged | shared mappings of files |
+//! | read-only mappings | refused where the host nests | yes |
+//! | tables | as the hardware: four levels, five | four and five levels |
+//! | page requests | as device and kernel | yes |
+//! | DMA faults | kernels with our patch | no |
+//! | dirty pages | hardware, or every mapped page | every mapped page |
+//! | fault queue at its end | `POLLHUP` | readable |
+//! | attach by fd | groups | devices of a `SoftBus` |
+//!
+//!
+//! With the feature `soft` there is a guide, `guide`: six steps, each compiled and run.
 //!
 //! What is owned undoes itself when it is dropped, and has a fallible way to do so first. Errors
 //! say what failed, where, and keep the errno as their source.
@@ -59,10 +86,17 @@
 #![deny(missing_docs)]
 
 pub mod backend;
+#[cfg(feature = "soft")]
+#[doc = include_str!("guide.md")]
+pub mod guide {}
+pub mod pci;
+
 mod capabilities;
 mod context;
 mod error;
 mod fault;
+#[cfg(feature = "vm-memory")]
+mod listener;
 mod nesting;
 mod ops;
 mod pasid;
@@ -83,6 +117,8 @@ pub use fault::{
     DmaFault, FaultChannel, FaultEvent, FaultGroup, FaultQueue, FaultQueueOptions, FaultRead,
     FaultRecord, PageRequest, RequestedAccess, Response, ResponseRecord,
 };
+#[cfg(feature = "vm-memory")]
+pub use listener::{RegionListener, Skipped, SkippedBecause};
 pub use nesting::{Invalidation, InvalidationEntry, Stage1Binding, Stage1Table};
 pub use ops::{Delivered, PciIommuOps, Plugged};
 pub use pasid::{PasidAllocation, PasidRequest};

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// and neither the value nor anybody else makes a Rust reference into them: whoever touches them
 /// uses volatile or atomic accesses through raw pointers. When the value goes, the range is
 /// unmapped and nothing else is put on its pages: devices may keep them, as they were when they
-/// were given.
+/// were given. A value that only borrows may go while the memory stays what it is.
 pub unsafe trait DmaMemory {
     /// The first byte.
     fn as_ptr(&self) -> *mut u8;

@@ -9,6 +9,8 @@ pub mod memory;
 pub mod plain;
 #[cfg(feature = "raw")]
 pub mod raw;
+#[cfg(feature = "vm-memory")]
+pub(crate) mod region;
 pub mod vfio;
 
 use plain::Plain;
