@@ -66,6 +66,30 @@ pub fn group_answered_invalid_ends_the_dma(machine: &dyn Machine) -> Outcome {
     expect(vm.end(job)?, End::Invalid, "the end")
 }
 
+pub fn group_answered_success_for_nothing_ends_after_retries(machine: &dyn Machine) -> Outcome {
+    let vm = Vm::new(machine)?;
+    let faults = vm.queue()?;
+    let (bound, _) = vm.bind(Some(&faults))?;
+    let job = vm.start(Job::store(HOLE, 7).at(bound.pasid()).asking())?;
+    // The device asks again each time, but not for ever.
+    let mut answers = 0;
+    while answers < 100 {
+        if let Some(end) = vm.client.end(job, Duration::from_millis(1))? {
+            expect(end, End::Retries, "the end")?;
+            return expect(answers > 1, true, "it asked again");
+        }
+        if let FaultRead::Events(events) = faults.read()? {
+            for event in events {
+                if let FaultEvent::PageRequests(group) = event {
+                    group.respond(Response::Success)?;
+                    answers += 1;
+                }
+            }
+        }
+    }
+    fail("the device asks for ever")
+}
+
 pub fn group_dropped_is_answered_invalid(machine: &dyn Machine) -> Outcome {
     let vm = Vm::new(machine)?;
     let faults = vm.queue()?;

@@ -238,6 +238,7 @@ macro_rules! each_conformance_test {
             spaces: dirty_pages_are_those_written_at_least,
             faults: group_says_who_asks_and_goes_on,
             faults: group_answered_invalid_ends_the_dma,
+            faults: group_answered_success_for_nothing_ends_after_retries,
             faults: group_dropped_is_answered_invalid,
             faults: group_has_every_page_that_is_missing,
             faults: group_without_queue_is_answered_invalid,
