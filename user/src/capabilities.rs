@@ -10,6 +10,7 @@ use std::fmt;
 /// Why the host lacks something: `VFIO_IOASID_REASON_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum MissingBecause {
     /// The IOMMU driver of the device has no nested domains.
     Driver,
@@ -49,6 +50,7 @@ impl fmt::Display for MissingBecause {
 
 /// Whether the host can do something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Support {
     /// It can.
     Present,
@@ -92,6 +94,7 @@ impl fmt::Display for Support {
 /// What can be nested, for the devices attached at the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NestingCapability {
     /// A stage-1 table can be bound at a PASID of at least one device.
     pub stage1: Support,
@@ -130,6 +133,7 @@ pub struct NestingCapability {
 /// What a context can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Capabilities {
     /// Page sizes of stage 2 in bytes, as a bitmap.
     pub page_sizes: u64,
@@ -248,6 +252,7 @@ fn malformed(detail: &str) -> Error {
 /// An attached device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DeviceInfo {
     /// Its address.
     pub device: Bdf,
@@ -283,6 +288,7 @@ impl From<&abi::vfio_ioasid_device_info> for DeviceInfo {
 /// Counters of a context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Stats {
     /// PASIDs allocated now.
     pub pasids: u64,

@@ -44,6 +44,7 @@ impl fmt::Debug for Mapping<'_> {
 /// What translates a device's requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Translation {
     /// A guest's table, on top of stage 2.
     Stage1(Stage1Table),

@@ -21,6 +21,7 @@
 //! | shadow, or isolate a queue | [`HostIommu::address_space`], an owned [`AddressSpace`] |
 //! | reset or move a guest | [`HostIommu::unbind`], [`HostIommu::export`], [`HostIommu::import`] |
 //! | show the guest PASID, ATS and PRI | [`pci::extended_capabilities`] |
+//! | run in a jail | [`backend::kmod::Kmod::from_fds`], [`seccomp`] |
 //! | follow guest memory of vm-memory | `RegionListener`, with the feature `vm-memory` |
 //!
 //! # What each backend can do
@@ -101,6 +102,7 @@ mod nesting;
 mod ops;
 mod pasid;
 mod registry;
+pub mod seccomp;
 mod space;
 mod types;
 

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 /// A VT-d stage-1 table in guest memory (VT-d 4.1, 9.6: a scalable-mode PASID-table entry).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Stage1Table {
     /// Where its top level is, on a page.
     pub root: Gpa,

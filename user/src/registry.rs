@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 /// A binding, as [`HostIommu::export`](crate::HostIommu::export) gives it and
 /// [`HostIommu::import`](crate::HostIommu::import) takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct BoundTable {
     /// The device.
     pub device: Bdf,

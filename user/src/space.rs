@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 /// Names an address space of a context; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct AddressSpaceId(u32);
 
 impl AddressSpaceId {

@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 /// A Process Address Space ID: 20 bits (PCIe 6.0, 6.20).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "u32", into = "u32"))]
 pub struct Pasid(u32);
 
 impl Pasid {
@@ -42,6 +44,12 @@ impl TryFrom<u32> for Pasid {
     }
 }
 
+impl From<Pasid> for u32 {
+    fn from(pasid: Pasid) -> Self {
+        pasid.0
+    }
+}
+
 impl fmt::Display for Pasid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -53,6 +61,7 @@ impl fmt::Display for Pasid {
 /// Requests without PASID use the container's own IOVAs, which the VMM makes equal to
 /// guest-physical addresses. Requests with a PASID that is bound use those of its stage-1 table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Iova(pub u64);
 
 impl fmt::Display for Iova {
@@ -63,6 +72,7 @@ impl fmt::Display for Iova {
 
 /// A guest-physical address in bytes: what stage 1 leads to and stage 2 translates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Gpa(pub u64);
 
 impl fmt::Display for Gpa {
@@ -74,6 +84,11 @@ impl fmt::Display for Gpa {
 /// Addresses from the first to the last, both inclusive: never empty, and able to end at the
 /// top of the address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "serde",
+    serde(try_from = "(Iova, Iova)", into = "(Iova, Iova)")
+)]
 pub struct IovaRange {
     start: Iova,
     last: Iova,
@@ -116,6 +131,22 @@ impl IovaRange {
     }
 }
 
+#[cfg(feature = "serde")]
+impl From<IovaRange> for (Iova, Iova) {
+    fn from(range: IovaRange) -> Self {
+        (range.start, range.last)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<(Iova, Iova)> for IovaRange {
+    type Error = &'static str;
+
+    fn try_from((start, last): (Iova, Iova)) -> Result<Self, Self::Error> {
+        Self::new(start, last).ok_or("the range is empty")
+    }
+}
+
 impl fmt::Display for IovaRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}..={}", self.start, self.last)
@@ -124,6 +155,7 @@ impl fmt::Display for IovaRange {
 
 /// A PCI function by segment, bus, device and function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Bdf {
     segment: u16,
     bus: u8,
@@ -220,6 +252,7 @@ impl From<vfio_ioasid_device> for Bdf {
 
 /// What devices may do to a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum MapAccess {
     /// Read. A container that can nest has no such mappings on VT-d.
     Read,
@@ -231,6 +264,7 @@ pub enum MapAccess {
 
 /// Bits of the addresses that a stage-1 table translates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum AddressWidth {
     /// 48: a table of four levels.
     Bits48,
@@ -271,6 +305,25 @@ mod tests {
             Some(Iova(u64::MAX))
         );
         assert_eq!(IovaRange::ALL.size(), None);
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn serde_refuses_what_is_no_value() {
+        let bound = crate::BoundTable {
+            device: Bdf::new(1, 2, 3),
+            pasid: Pasid(70),
+            translation: crate::Stage1Table::four_level(Gpa(0x5000))
+                .with_guest_pasid(5)
+                .into(),
+        };
+        let text = serde_json::to_string(&bound).expect("a text");
+        let read = serde_json::from_str::<crate::BoundTable>(&text);
+        assert_eq!(read.expect("the same again"), bound);
+        let more = text.replace("\"pasid\":70", "\"pasid\":1048576");
+        assert!(more != text && serde_json::from_str::<crate::BoundTable>(&more).is_err());
+        assert!(serde_json::from_str::<IovaRange>("[2,1]").is_err());
+        assert!(serde_json::from_str::<IovaRange>("[1,2]").is_ok());
     }
 
     #[test]

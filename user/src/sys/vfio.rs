@@ -25,6 +25,14 @@ const DEVICE_GET_REGION_INFO: u32 = request(8);
 const DEVICE_SET_IRQS: u32 = request(10);
 const DEVICE_RESET: u32 = request(11);
 
+/// The calls that attach and detach a group and open a device.
+pub const ATTACH: [u32; 4] = [
+    GROUP_SET_CONTAINER,
+    SET_IOMMU,
+    GROUP_UNSET_CONTAINER,
+    GROUP_GET_DEVICE_FD,
+];
+
 /// `VFIO_GROUP_FLAGS_VIABLE`: every device of the group is bound to a VFIO driver, or to none.
 pub const GROUP_VIABLE: u32 = 1 << 0;
 /// `VFIO_GROUP_FLAGS_CONTAINER_SET`.
