@@ -10,7 +10,7 @@ use super::{
     expect, expect_errno, next_event, next_events, next_group, wait_readable, End, Job, Machine,
     Vm, COOKIE, DEADLINE, GVA, HOLE,
 };
-use crate::ktap::{fail, Outcome};
+use crate::ktap::{fail, patience, Outcome};
 use crate::memory::PAGE;
 use crate::stage1::entry;
 use host_iommu::{
@@ -177,7 +177,8 @@ pub fn group_of_a_closed_queue_is_answered_invalid(machine: &dyn Machine) -> Out
 
 pub fn group_after_its_deadline_is_answered_invalid(machine: &dyn Machine) -> Outcome {
     let vm = Vm::new(machine)?;
-    let deadline = Duration::from_millis(100);
+    // Long enough to be read before, on a busy machine too.
+    let deadline = Duration::from_millis(500) * patience();
     let options = FaultQueueOptions::nonblocking().with_deadline(deadline);
     let faults = vm.host.fault_queue(&options)?;
     let (bound, _) = vm.bind(Some(&faults))?;
