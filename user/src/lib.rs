@@ -39,8 +39,7 @@
 //! | DMA faults | kernels with our patch | no |
 //! | dirty pages | hardware, or every mapped page | every mapped page |
 //! | fault queue at its end | `POLLHUP` | readable |
-//! | attach by fd | groups | devices of a `SoftBus` |
-//!
+//! | attach by fd | groups | no: devices are plugged into a `SoftBus` |
 //!
 //! With the feature `soft` there is a guide, `guide`: six steps, each compiled and run.
 //!

@@ -9,8 +9,12 @@
 use super::{expect, expect_errno, pages, End, Job, Machine, Vm, MEMORY};
 use crate::ktap::{fail, Outcome};
 use crate::memory::PAGE;
-use host_iommu::{Iova, IovaRange, MapAccess, Mapping, Pasid, PasidRequest, SharedMemory};
+use host_iommu::{
+    Iova, IovaRange, MapAccess, Mapping, Pasid, PasidRequest, RegionListener, SharedMemory,
+};
 use nix::errno::Errno;
+use std::fs::File;
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 
 /// Where tests map more.
 const MORE: u64 = 1 << 32;
@@ -103,6 +107,62 @@ pub fn map_read_only_is_for_reading(machine: &dyn Machine) -> Outcome {
         })?;
     expect(vm.run(Job::load(MORE))?, End::Done(9), "what was read")?;
     expect(vm.run(Job::store(MORE, 1))?, End::NoAccess, "writing")
+}
+
+pub fn attach_of_what_is_no_group_is_refused(machine: &dyn Machine) -> Outcome {
+    let vm = Vm::new(machine)?;
+    let file = File::open("/dev/null")?;
+    expect_errno(vm.host.attach(file.into()), Errno::ENOTTY)?;
+    expect_errno(vm.host.context().detach(77), Errno::ENOENT)?;
+    expect(vm.host.devices()?.len(), 1, "devices")
+}
+
+type GuestRam = GuestMemoryMmap<()>;
+
+/// Guest memory of vm-memory from [`MORE`] on, with 77 at its start, given to devices.
+fn listened(vm: &Vm, ram: &GuestRam) -> Outcome<RegionListener> {
+    ram.write_obj(77u64, GuestAddress(MORE))?;
+    let mut listener = RegionListener::new(vm.host.clone());
+    let skipped = listener.update(ram).or_else(|error| {
+        let errno = error.errno().map(Errno::from_raw);
+        fail(format!("{error}: {errno:?}"))
+    })?;
+    expect(skipped, Vec::new(), "skipped")?;
+    Ok(listener)
+}
+
+pub fn listener_maps_memory_without_a_file(machine: &dyn Machine) -> Outcome {
+    let vm = Vm::new(machine)?;
+    let ram = GuestRam::from_ranges(&[(GuestAddress(MORE), 4 * PAGE as usize)])?;
+    let _listener = listened(&vm, &ram)?;
+    expect(vm.run(Job::load(MORE))?, End::Done(77), "what was read")
+}
+
+pub fn listener_follows_guest_memory(machine: &dyn Machine) -> Outcome {
+    let vm = Vm::new(machine)?;
+    let len = 4 * PAGE as usize;
+    let file = || -> Outcome<FileOffset> {
+        let memory = SharedMemory::new(c"guest-ram", len)?;
+        Ok(FileOffset::new(memory.file().try_clone()?, 0))
+    };
+    let first = (GuestAddress(MORE), len, Some(file()?));
+    let ram = GuestRam::from_ranges_with_files([first])?;
+    let mut listener = listened(&vm, &ram)?;
+    expect(vm.run(Job::load(MORE))?, End::Done(77), "what was read")?;
+    expect(vm.run(Job::store(MORE + 8, 78))?, End::Done(0), "the DMA")?;
+    let seen: u64 = ram.read_obj(GuestAddress(MORE + 8))?;
+    expect(seen, 78, "guest memory")?;
+
+    // Memory is plugged in further on, and the first goes.
+    let further = MORE + (1 << 30);
+    let second = (GuestAddress(further), len, Some(file()?));
+    let ram = GuestRam::from_ranges_with_files([second])?;
+    ram.write_obj(79u64, GuestAddress(further))?;
+    expect(listener.update(&ram)?, Vec::new(), "skipped")?;
+    expect(vm.run(Job::load(further))?, End::Done(79), "what came")?;
+    expect(vm.run(Job::load(MORE))?, End::NoAccess, "what went")?;
+    let pages = MEMORY / PAGE + 4;
+    expect(vm.host.stats()?.mapped_pages, pages, "pages mapped")
 }
 
 pub fn unmap_stops_what_the_device_has_cached(machine: &dyn Machine) -> Outcome {
