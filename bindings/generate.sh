@@ -12,7 +12,10 @@ out=${2:-src/uapi.rs}
 	bindgen --use-core --rust-target 1.85 --no-doc-comments --with-derive-default \
 		--disable-header-comment \
 		--allowlist-type 'vfio_ioasid_.*' --allowlist-var 'VFIO_IOASID_.*' \
-		--allowlist-type 'iommu_hwpt_vtd_s1.*' \
+		--allowlist-type 'iommu_(destroy|ioas_(alloc|map|unmap|copy|map_file)|hwpt_(alloc|invalidate|pgfault|page_response|vtd_s1.*|set_dirty_tracking|get_dirty_bitmap)|fault_alloc|hw_info.*)' \
+		--allowlist-type 'iommufd_hwpt_alloc_flags|iommufd_ioas_map_flags' \
+		--allowlist-var 'IOMMUFD_CMD_.*|IOMMUFD_TYPE' \
+		--allowlist-type 'vfio_device_(bind|attach|detach)_iommufd.*' \
 		--allowlist-type 'vfio_iommu_type1_(info|dma_map|dma_unmap|dirty_bitmap).*|vfio_bitmap|vfio_info_cap_header' \
 		--allowlist-var 'VFIO_(DMA|IOMMU_INFO|IOMMU_TYPE1_INFO|IOMMU_DIRTY|TYPE|BASE).*|VFIO_TYPE1.*' \
 		generate-input.h -- -isystem "$include" -Iuapi

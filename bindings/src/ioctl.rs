@@ -2,12 +2,41 @@
 //! ioctl request numbers: the `_IO(VFIO_TYPE, …)` macros of the header, which
 //! bindgen cannot evaluate.
 
-use crate::uapi::{VFIO_BASE, VFIO_IOASID_BASE, VFIO_TYPE};
+use crate::uapi::{
+    IOMMUFD_CMD_DESTROY, IOMMUFD_CMD_FAULT_QUEUE_ALLOC, IOMMUFD_CMD_HWPT_ALLOC,
+    IOMMUFD_CMD_HWPT_INVALIDATE, IOMMUFD_CMD_IOAS_ALLOC, IOMMUFD_CMD_IOAS_MAP_FILE, IOMMUFD_TYPE,
+    VFIO_BASE, VFIO_IOASID_BASE, VFIO_TYPE,
+};
 
 /// `_IO(type, nr)` of `asm-generic/ioctl.h`: no direction and no size.
 const fn io(nr: u32) -> u32 {
     ((VFIO_TYPE as u32) << 8) | nr
 }
+
+const _: () = assert!(
+    IOMMUFD_TYPE == VFIO_TYPE,
+    "linux/iommufd.h shares VFIO's type"
+);
+
+/// IOMMU_DESTROY
+pub const IOMMU_DESTROY: u32 = io(IOMMUFD_CMD_DESTROY);
+/// IOMMU_IOAS_ALLOC
+pub const IOMMU_IOAS_ALLOC: u32 = io(IOMMUFD_CMD_IOAS_ALLOC);
+/// IOMMU_IOAS_MAP_FILE
+pub const IOMMU_IOAS_MAP_FILE: u32 = io(IOMMUFD_CMD_IOAS_MAP_FILE);
+/// IOMMU_HWPT_ALLOC
+pub const IOMMU_HWPT_ALLOC: u32 = io(IOMMUFD_CMD_HWPT_ALLOC);
+/// IOMMU_HWPT_INVALIDATE
+pub const IOMMU_HWPT_INVALIDATE: u32 = io(IOMMUFD_CMD_HWPT_INVALIDATE);
+/// IOMMU_FAULT_QUEUE_ALLOC
+pub const IOMMU_FAULT_QUEUE_ALLOC: u32 = io(IOMMUFD_CMD_FAULT_QUEUE_ALLOC);
+
+/// VFIO_DEVICE_BIND_IOMMUFD
+pub const VFIO_DEVICE_BIND_IOMMUFD: u32 = io(VFIO_BASE + 18);
+/// VFIO_DEVICE_ATTACH_IOMMUFD_PT
+pub const VFIO_DEVICE_ATTACH_IOMMUFD_PT: u32 = io(VFIO_BASE + 19);
+/// VFIO_DEVICE_DETACH_IOMMUFD_PT
+pub const VFIO_DEVICE_DETACH_IOMMUFD_PT: u32 = io(VFIO_BASE + 20);
 
 /// VFIO_IOMMU_GET_INFO
 pub const VFIO_IOMMU_GET_INFO: u32 = io(VFIO_BASE + 12);

@@ -30,6 +30,7 @@ impl<T> ::core::fmt::Debug for __IncompleteArrayField<T> {
         fmt.write_str("__IncompleteArrayField")
     }
 }
+pub const IOMMUFD_TYPE: u8 = 59u8;
 pub const VFIO_TYPE1_IOMMU: u32 = 1;
 pub const VFIO_TYPE1v2_IOMMU: u32 = 3;
 pub const VFIO_DMA_CC_IOMMU: u32 = 4;
@@ -110,6 +111,181 @@ pub type __u16 = ::core::ffi::c_ushort;
 pub type __s32 = ::core::ffi::c_int;
 pub type __u32 = ::core::ffi::c_uint;
 pub type __u64 = ::core::ffi::c_ulonglong;
+pub const IOMMUFD_CMD_BASE: _bindgen_ty_1 = 128;
+pub const IOMMUFD_CMD_DESTROY: _bindgen_ty_1 = 128;
+pub const IOMMUFD_CMD_IOAS_ALLOC: _bindgen_ty_1 = 129;
+pub const IOMMUFD_CMD_IOAS_ALLOW_IOVAS: _bindgen_ty_1 = 130;
+pub const IOMMUFD_CMD_IOAS_COPY: _bindgen_ty_1 = 131;
+pub const IOMMUFD_CMD_IOAS_IOVA_RANGES: _bindgen_ty_1 = 132;
+pub const IOMMUFD_CMD_IOAS_MAP: _bindgen_ty_1 = 133;
+pub const IOMMUFD_CMD_IOAS_UNMAP: _bindgen_ty_1 = 134;
+pub const IOMMUFD_CMD_OPTION: _bindgen_ty_1 = 135;
+pub const IOMMUFD_CMD_VFIO_IOAS: _bindgen_ty_1 = 136;
+pub const IOMMUFD_CMD_HWPT_ALLOC: _bindgen_ty_1 = 137;
+pub const IOMMUFD_CMD_GET_HW_INFO: _bindgen_ty_1 = 138;
+pub const IOMMUFD_CMD_HWPT_SET_DIRTY_TRACKING: _bindgen_ty_1 = 139;
+pub const IOMMUFD_CMD_HWPT_GET_DIRTY_BITMAP: _bindgen_ty_1 = 140;
+pub const IOMMUFD_CMD_HWPT_INVALIDATE: _bindgen_ty_1 = 141;
+pub const IOMMUFD_CMD_FAULT_QUEUE_ALLOC: _bindgen_ty_1 = 142;
+pub const IOMMUFD_CMD_IOAS_MAP_FILE: _bindgen_ty_1 = 143;
+pub const IOMMUFD_CMD_VIOMMU_ALLOC: _bindgen_ty_1 = 144;
+pub const IOMMUFD_CMD_VDEVICE_ALLOC: _bindgen_ty_1 = 145;
+pub const IOMMUFD_CMD_IOAS_CHANGE_PROCESS: _bindgen_ty_1 = 146;
+pub const IOMMUFD_CMD_VEVENTQ_ALLOC: _bindgen_ty_1 = 147;
+pub const IOMMUFD_CMD_HW_QUEUE_ALLOC: _bindgen_ty_1 = 148;
+pub const IOMMUFD_CMD_IOAS_NOIOMMU_GET_PA: _bindgen_ty_1 = 149;
+pub type _bindgen_ty_1 = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_destroy {
+    pub size: __u32,
+    pub id: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_destroy"][::core::mem::size_of::<iommu_destroy>() - 8usize];
+    ["Alignment of iommu_destroy"][::core::mem::align_of::<iommu_destroy>() - 4usize];
+    ["Offset of field: iommu_destroy::size"][::core::mem::offset_of!(iommu_destroy, size) - 0usize];
+    ["Offset of field: iommu_destroy::id"][::core::mem::offset_of!(iommu_destroy, id) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_ioas_alloc {
+    pub size: __u32,
+    pub flags: __u32,
+    pub out_ioas_id: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_ioas_alloc"][::core::mem::size_of::<iommu_ioas_alloc>() - 12usize];
+    ["Alignment of iommu_ioas_alloc"][::core::mem::align_of::<iommu_ioas_alloc>() - 4usize];
+    ["Offset of field: iommu_ioas_alloc::size"]
+        [::core::mem::offset_of!(iommu_ioas_alloc, size) - 0usize];
+    ["Offset of field: iommu_ioas_alloc::flags"]
+        [::core::mem::offset_of!(iommu_ioas_alloc, flags) - 4usize];
+    ["Offset of field: iommu_ioas_alloc::out_ioas_id"]
+        [::core::mem::offset_of!(iommu_ioas_alloc, out_ioas_id) - 8usize];
+};
+pub const iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA: iommufd_ioas_map_flags = 1;
+pub const iommufd_ioas_map_flags_IOMMU_IOAS_MAP_WRITEABLE: iommufd_ioas_map_flags = 2;
+pub const iommufd_ioas_map_flags_IOMMU_IOAS_MAP_READABLE: iommufd_ioas_map_flags = 4;
+pub type iommufd_ioas_map_flags = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_ioas_map {
+    pub size: __u32,
+    pub flags: __u32,
+    pub ioas_id: __u32,
+    pub __reserved: __u32,
+    pub user_va: __u64,
+    pub length: __u64,
+    pub iova: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_ioas_map"][::core::mem::size_of::<iommu_ioas_map>() - 40usize];
+    ["Alignment of iommu_ioas_map"][::core::mem::align_of::<iommu_ioas_map>() - 8usize];
+    ["Offset of field: iommu_ioas_map::size"]
+        [::core::mem::offset_of!(iommu_ioas_map, size) - 0usize];
+    ["Offset of field: iommu_ioas_map::flags"]
+        [::core::mem::offset_of!(iommu_ioas_map, flags) - 4usize];
+    ["Offset of field: iommu_ioas_map::ioas_id"]
+        [::core::mem::offset_of!(iommu_ioas_map, ioas_id) - 8usize];
+    ["Offset of field: iommu_ioas_map::__reserved"]
+        [::core::mem::offset_of!(iommu_ioas_map, __reserved) - 12usize];
+    ["Offset of field: iommu_ioas_map::user_va"]
+        [::core::mem::offset_of!(iommu_ioas_map, user_va) - 16usize];
+    ["Offset of field: iommu_ioas_map::length"]
+        [::core::mem::offset_of!(iommu_ioas_map, length) - 24usize];
+    ["Offset of field: iommu_ioas_map::iova"]
+        [::core::mem::offset_of!(iommu_ioas_map, iova) - 32usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_ioas_map_file {
+    pub size: __u32,
+    pub flags: __u32,
+    pub ioas_id: __u32,
+    pub fd: __s32,
+    pub start: __u64,
+    pub length: __u64,
+    pub iova: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_ioas_map_file"][::core::mem::size_of::<iommu_ioas_map_file>() - 40usize];
+    ["Alignment of iommu_ioas_map_file"][::core::mem::align_of::<iommu_ioas_map_file>() - 8usize];
+    ["Offset of field: iommu_ioas_map_file::size"]
+        [::core::mem::offset_of!(iommu_ioas_map_file, size) - 0usize];
+    ["Offset of field: iommu_ioas_map_file::flags"]
+        [::core::mem::offset_of!(iommu_ioas_map_file, flags) - 4usize];
+    ["Offset of field: iommu_ioas_map_file::ioas_id"]
+        [::core::mem::offset_of!(iommu_ioas_map_file, ioas_id) - 8usize];
+    ["Offset of field: iommu_ioas_map_file::fd"]
+        [::core::mem::offset_of!(iommu_ioas_map_file, fd) - 12usize];
+    ["Offset of field: iommu_ioas_map_file::start"]
+        [::core::mem::offset_of!(iommu_ioas_map_file, start) - 16usize];
+    ["Offset of field: iommu_ioas_map_file::length"]
+        [::core::mem::offset_of!(iommu_ioas_map_file, length) - 24usize];
+    ["Offset of field: iommu_ioas_map_file::iova"]
+        [::core::mem::offset_of!(iommu_ioas_map_file, iova) - 32usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_ioas_copy {
+    pub size: __u32,
+    pub flags: __u32,
+    pub dst_ioas_id: __u32,
+    pub src_ioas_id: __u32,
+    pub length: __u64,
+    pub dst_iova: __u64,
+    pub src_iova: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_ioas_copy"][::core::mem::size_of::<iommu_ioas_copy>() - 40usize];
+    ["Alignment of iommu_ioas_copy"][::core::mem::align_of::<iommu_ioas_copy>() - 8usize];
+    ["Offset of field: iommu_ioas_copy::size"]
+        [::core::mem::offset_of!(iommu_ioas_copy, size) - 0usize];
+    ["Offset of field: iommu_ioas_copy::flags"]
+        [::core::mem::offset_of!(iommu_ioas_copy, flags) - 4usize];
+    ["Offset of field: iommu_ioas_copy::dst_ioas_id"]
+        [::core::mem::offset_of!(iommu_ioas_copy, dst_ioas_id) - 8usize];
+    ["Offset of field: iommu_ioas_copy::src_ioas_id"]
+        [::core::mem::offset_of!(iommu_ioas_copy, src_ioas_id) - 12usize];
+    ["Offset of field: iommu_ioas_copy::length"]
+        [::core::mem::offset_of!(iommu_ioas_copy, length) - 16usize];
+    ["Offset of field: iommu_ioas_copy::dst_iova"]
+        [::core::mem::offset_of!(iommu_ioas_copy, dst_iova) - 24usize];
+    ["Offset of field: iommu_ioas_copy::src_iova"]
+        [::core::mem::offset_of!(iommu_ioas_copy, src_iova) - 32usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_ioas_unmap {
+    pub size: __u32,
+    pub ioas_id: __u32,
+    pub iova: __u64,
+    pub length: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_ioas_unmap"][::core::mem::size_of::<iommu_ioas_unmap>() - 24usize];
+    ["Alignment of iommu_ioas_unmap"][::core::mem::align_of::<iommu_ioas_unmap>() - 8usize];
+    ["Offset of field: iommu_ioas_unmap::size"]
+        [::core::mem::offset_of!(iommu_ioas_unmap, size) - 0usize];
+    ["Offset of field: iommu_ioas_unmap::ioas_id"]
+        [::core::mem::offset_of!(iommu_ioas_unmap, ioas_id) - 4usize];
+    ["Offset of field: iommu_ioas_unmap::iova"]
+        [::core::mem::offset_of!(iommu_ioas_unmap, iova) - 8usize];
+    ["Offset of field: iommu_ioas_unmap::length"]
+        [::core::mem::offset_of!(iommu_ioas_unmap, length) - 16usize];
+};
+pub const iommufd_hwpt_alloc_flags_IOMMU_HWPT_ALLOC_NEST_PARENT: iommufd_hwpt_alloc_flags = 1;
+pub const iommufd_hwpt_alloc_flags_IOMMU_HWPT_ALLOC_DIRTY_TRACKING: iommufd_hwpt_alloc_flags = 2;
+pub const iommufd_hwpt_alloc_flags_IOMMU_HWPT_FAULT_ID_VALID: iommufd_hwpt_alloc_flags = 4;
+pub const iommufd_hwpt_alloc_flags_IOMMU_HWPT_ALLOC_PASID: iommufd_hwpt_alloc_flags = 8;
+pub type iommufd_hwpt_alloc_flags = ::core::ffi::c_uint;
 pub const iommu_hwpt_vtd_s1_flags_IOMMU_VTD_S1_SRE: iommu_hwpt_vtd_s1_flags = 1;
 pub const iommu_hwpt_vtd_s1_flags_IOMMU_VTD_S1_EAFE: iommu_hwpt_vtd_s1_flags = 2;
 pub const iommu_hwpt_vtd_s1_flags_IOMMU_VTD_S1_WPE: iommu_hwpt_vtd_s1_flags = 4;
@@ -134,6 +310,275 @@ const _: () = {
         [::core::mem::offset_of!(iommu_hwpt_vtd_s1, addr_width) - 16usize];
     ["Offset of field: iommu_hwpt_vtd_s1::__reserved"]
         [::core::mem::offset_of!(iommu_hwpt_vtd_s1, __reserved) - 20usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_hwpt_alloc {
+    pub size: __u32,
+    pub flags: __u32,
+    pub dev_id: __u32,
+    pub pt_id: __u32,
+    pub out_hwpt_id: __u32,
+    pub __reserved: __u32,
+    pub data_type: __u32,
+    pub data_len: __u32,
+    pub data_uptr: __u64,
+    pub fault_id: __u32,
+    pub __reserved2: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_hwpt_alloc"][::core::mem::size_of::<iommu_hwpt_alloc>() - 48usize];
+    ["Alignment of iommu_hwpt_alloc"][::core::mem::align_of::<iommu_hwpt_alloc>() - 8usize];
+    ["Offset of field: iommu_hwpt_alloc::size"]
+        [::core::mem::offset_of!(iommu_hwpt_alloc, size) - 0usize];
+    ["Offset of field: iommu_hwpt_alloc::flags"]
+        [::core::mem::offset_of!(iommu_hwpt_alloc, flags) - 4usize];
+    ["Offset of field: iommu_hwpt_alloc::dev_id"]
+        [::core::mem::offset_of!(iommu_hwpt_alloc, dev_id) - 8usize];
+    ["Offset of field: iommu_hwpt_alloc::pt_id"]
+        [::core::mem::offset_of!(iommu_hwpt_alloc, pt_id) - 12usize];
+    ["Offset of field: iommu_hwpt_alloc::out_hwpt_id"]
+        [::core::mem::offset_of!(iommu_hwpt_alloc, out_hwpt_id) - 16usize];
+    ["Offset of field: iommu_hwpt_alloc::__reserved"]
+        [::core::mem::offset_of!(iommu_hwpt_alloc, __reserved) - 20usize];
+    ["Offset of field: iommu_hwpt_alloc::data_type"]
+        [::core::mem::offset_of!(iommu_hwpt_alloc, data_type) - 24usize];
+    ["Offset of field: iommu_hwpt_alloc::data_len"]
+        [::core::mem::offset_of!(iommu_hwpt_alloc, data_len) - 28usize];
+    ["Offset of field: iommu_hwpt_alloc::data_uptr"]
+        [::core::mem::offset_of!(iommu_hwpt_alloc, data_uptr) - 32usize];
+    ["Offset of field: iommu_hwpt_alloc::fault_id"]
+        [::core::mem::offset_of!(iommu_hwpt_alloc, fault_id) - 40usize];
+    ["Offset of field: iommu_hwpt_alloc::__reserved2"]
+        [::core::mem::offset_of!(iommu_hwpt_alloc, __reserved2) - 44usize];
+};
+pub const iommu_hw_info_vtd_flags_IOMMU_HW_INFO_VTD_ERRATA_772415_SPR17: iommu_hw_info_vtd_flags =
+    1;
+pub type iommu_hw_info_vtd_flags = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_hw_info_vtd {
+    pub flags: __u32,
+    pub __reserved: __u32,
+    pub cap_reg: __u64,
+    pub ecap_reg: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_hw_info_vtd"][::core::mem::size_of::<iommu_hw_info_vtd>() - 24usize];
+    ["Alignment of iommu_hw_info_vtd"][::core::mem::align_of::<iommu_hw_info_vtd>() - 8usize];
+    ["Offset of field: iommu_hw_info_vtd::flags"]
+        [::core::mem::offset_of!(iommu_hw_info_vtd, flags) - 0usize];
+    ["Offset of field: iommu_hw_info_vtd::__reserved"]
+        [::core::mem::offset_of!(iommu_hw_info_vtd, __reserved) - 4usize];
+    ["Offset of field: iommu_hw_info_vtd::cap_reg"]
+        [::core::mem::offset_of!(iommu_hw_info_vtd, cap_reg) - 8usize];
+    ["Offset of field: iommu_hw_info_vtd::ecap_reg"]
+        [::core::mem::offset_of!(iommu_hw_info_vtd, ecap_reg) - 16usize];
+};
+pub const iommu_hw_info_arm_smmuv3_flags_IOMMU_HW_INFO_ARM_SMMUV3_ERRATA_REPEAT_TLBI_CFGI:
+    iommu_hw_info_arm_smmuv3_flags = 1;
+pub type iommu_hw_info_arm_smmuv3_flags = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_hw_info_arm_smmuv3 {
+    pub flags: __u32,
+    pub __reserved: __u32,
+    pub idr: [__u32; 6usize],
+    pub iidr: __u32,
+    pub aidr: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_hw_info_arm_smmuv3"]
+        [::core::mem::size_of::<iommu_hw_info_arm_smmuv3>() - 40usize];
+    ["Alignment of iommu_hw_info_arm_smmuv3"]
+        [::core::mem::align_of::<iommu_hw_info_arm_smmuv3>() - 4usize];
+    ["Offset of field: iommu_hw_info_arm_smmuv3::flags"]
+        [::core::mem::offset_of!(iommu_hw_info_arm_smmuv3, flags) - 0usize];
+    ["Offset of field: iommu_hw_info_arm_smmuv3::__reserved"]
+        [::core::mem::offset_of!(iommu_hw_info_arm_smmuv3, __reserved) - 4usize];
+    ["Offset of field: iommu_hw_info_arm_smmuv3::idr"]
+        [::core::mem::offset_of!(iommu_hw_info_arm_smmuv3, idr) - 8usize];
+    ["Offset of field: iommu_hw_info_arm_smmuv3::iidr"]
+        [::core::mem::offset_of!(iommu_hw_info_arm_smmuv3, iidr) - 32usize];
+    ["Offset of field: iommu_hw_info_arm_smmuv3::aidr"]
+        [::core::mem::offset_of!(iommu_hw_info_arm_smmuv3, aidr) - 36usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_hw_info_tegra241_cmdqv {
+    pub flags: __u32,
+    pub version: __u8,
+    pub log2vcmdqs: __u8,
+    pub log2vsids: __u8,
+    pub __reserved: __u8,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_hw_info_tegra241_cmdqv"]
+        [::core::mem::size_of::<iommu_hw_info_tegra241_cmdqv>() - 8usize];
+    ["Alignment of iommu_hw_info_tegra241_cmdqv"]
+        [::core::mem::align_of::<iommu_hw_info_tegra241_cmdqv>() - 4usize];
+    ["Offset of field: iommu_hw_info_tegra241_cmdqv::flags"]
+        [::core::mem::offset_of!(iommu_hw_info_tegra241_cmdqv, flags) - 0usize];
+    ["Offset of field: iommu_hw_info_tegra241_cmdqv::version"]
+        [::core::mem::offset_of!(iommu_hw_info_tegra241_cmdqv, version) - 4usize];
+    ["Offset of field: iommu_hw_info_tegra241_cmdqv::log2vcmdqs"]
+        [::core::mem::offset_of!(iommu_hw_info_tegra241_cmdqv, log2vcmdqs) - 5usize];
+    ["Offset of field: iommu_hw_info_tegra241_cmdqv::log2vsids"]
+        [::core::mem::offset_of!(iommu_hw_info_tegra241_cmdqv, log2vsids) - 6usize];
+    ["Offset of field: iommu_hw_info_tegra241_cmdqv::__reserved"]
+        [::core::mem::offset_of!(iommu_hw_info_tegra241_cmdqv, __reserved) - 7usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_hw_info_amd {
+    pub efr: __u64,
+    pub efr2: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_hw_info_amd"][::core::mem::size_of::<iommu_hw_info_amd>() - 16usize];
+    ["Alignment of iommu_hw_info_amd"][::core::mem::align_of::<iommu_hw_info_amd>() - 8usize];
+    ["Offset of field: iommu_hw_info_amd::efr"]
+        [::core::mem::offset_of!(iommu_hw_info_amd, efr) - 0usize];
+    ["Offset of field: iommu_hw_info_amd::efr2"]
+        [::core::mem::offset_of!(iommu_hw_info_amd, efr2) - 8usize];
+};
+pub const iommu_hw_info_type_IOMMU_HW_INFO_TYPE_NONE: iommu_hw_info_type = 0;
+pub const iommu_hw_info_type_IOMMU_HW_INFO_TYPE_DEFAULT: iommu_hw_info_type = 0;
+pub const iommu_hw_info_type_IOMMU_HW_INFO_TYPE_INTEL_VTD: iommu_hw_info_type = 1;
+pub const iommu_hw_info_type_IOMMU_HW_INFO_TYPE_ARM_SMMUV3: iommu_hw_info_type = 2;
+pub const iommu_hw_info_type_IOMMU_HW_INFO_TYPE_TEGRA241_CMDQV: iommu_hw_info_type = 3;
+pub const iommu_hw_info_type_IOMMU_HW_INFO_TYPE_AMD: iommu_hw_info_type = 4;
+pub type iommu_hw_info_type = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub struct iommu_hw_info {
+    pub size: __u32,
+    pub flags: __u32,
+    pub dev_id: __u32,
+    pub data_len: __u32,
+    pub data_uptr: __u64,
+    pub __bindgen_anon_1: iommu_hw_info__bindgen_ty_1,
+    pub out_max_pasid_log2: __u8,
+    pub __reserved: [__u8; 3usize],
+    pub out_capabilities: __u64,
+}
+#[repr(C)]
+#[derive(Copy, Clone)]
+pub union iommu_hw_info__bindgen_ty_1 {
+    pub in_data_type: __u32,
+    pub out_data_type: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_hw_info__bindgen_ty_1"]
+        [::core::mem::size_of::<iommu_hw_info__bindgen_ty_1>() - 4usize];
+    ["Alignment of iommu_hw_info__bindgen_ty_1"]
+        [::core::mem::align_of::<iommu_hw_info__bindgen_ty_1>() - 4usize];
+    ["Offset of field: iommu_hw_info__bindgen_ty_1::in_data_type"]
+        [::core::mem::offset_of!(iommu_hw_info__bindgen_ty_1, in_data_type) - 0usize];
+    ["Offset of field: iommu_hw_info__bindgen_ty_1::out_data_type"]
+        [::core::mem::offset_of!(iommu_hw_info__bindgen_ty_1, out_data_type) - 0usize];
+};
+impl Default for iommu_hw_info__bindgen_ty_1 {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_hw_info"][::core::mem::size_of::<iommu_hw_info>() - 40usize];
+    ["Alignment of iommu_hw_info"][::core::mem::align_of::<iommu_hw_info>() - 8usize];
+    ["Offset of field: iommu_hw_info::size"][::core::mem::offset_of!(iommu_hw_info, size) - 0usize];
+    ["Offset of field: iommu_hw_info::flags"]
+        [::core::mem::offset_of!(iommu_hw_info, flags) - 4usize];
+    ["Offset of field: iommu_hw_info::dev_id"]
+        [::core::mem::offset_of!(iommu_hw_info, dev_id) - 8usize];
+    ["Offset of field: iommu_hw_info::data_len"]
+        [::core::mem::offset_of!(iommu_hw_info, data_len) - 12usize];
+    ["Offset of field: iommu_hw_info::data_uptr"]
+        [::core::mem::offset_of!(iommu_hw_info, data_uptr) - 16usize];
+    ["Offset of field: iommu_hw_info::out_max_pasid_log2"]
+        [::core::mem::offset_of!(iommu_hw_info, out_max_pasid_log2) - 28usize];
+    ["Offset of field: iommu_hw_info::__reserved"]
+        [::core::mem::offset_of!(iommu_hw_info, __reserved) - 29usize];
+    ["Offset of field: iommu_hw_info::out_capabilities"]
+        [::core::mem::offset_of!(iommu_hw_info, out_capabilities) - 32usize];
+};
+impl Default for iommu_hw_info {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_hwpt_set_dirty_tracking {
+    pub size: __u32,
+    pub flags: __u32,
+    pub hwpt_id: __u32,
+    pub __reserved: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_hwpt_set_dirty_tracking"]
+        [::core::mem::size_of::<iommu_hwpt_set_dirty_tracking>() - 16usize];
+    ["Alignment of iommu_hwpt_set_dirty_tracking"]
+        [::core::mem::align_of::<iommu_hwpt_set_dirty_tracking>() - 4usize];
+    ["Offset of field: iommu_hwpt_set_dirty_tracking::size"]
+        [::core::mem::offset_of!(iommu_hwpt_set_dirty_tracking, size) - 0usize];
+    ["Offset of field: iommu_hwpt_set_dirty_tracking::flags"]
+        [::core::mem::offset_of!(iommu_hwpt_set_dirty_tracking, flags) - 4usize];
+    ["Offset of field: iommu_hwpt_set_dirty_tracking::hwpt_id"]
+        [::core::mem::offset_of!(iommu_hwpt_set_dirty_tracking, hwpt_id) - 8usize];
+    ["Offset of field: iommu_hwpt_set_dirty_tracking::__reserved"]
+        [::core::mem::offset_of!(iommu_hwpt_set_dirty_tracking, __reserved) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_hwpt_get_dirty_bitmap {
+    pub size: __u32,
+    pub hwpt_id: __u32,
+    pub flags: __u32,
+    pub __reserved: __u32,
+    pub iova: __u64,
+    pub length: __u64,
+    pub page_size: __u64,
+    pub data: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_hwpt_get_dirty_bitmap"]
+        [::core::mem::size_of::<iommu_hwpt_get_dirty_bitmap>() - 48usize];
+    ["Alignment of iommu_hwpt_get_dirty_bitmap"]
+        [::core::mem::align_of::<iommu_hwpt_get_dirty_bitmap>() - 8usize];
+    ["Offset of field: iommu_hwpt_get_dirty_bitmap::size"]
+        [::core::mem::offset_of!(iommu_hwpt_get_dirty_bitmap, size) - 0usize];
+    ["Offset of field: iommu_hwpt_get_dirty_bitmap::hwpt_id"]
+        [::core::mem::offset_of!(iommu_hwpt_get_dirty_bitmap, hwpt_id) - 4usize];
+    ["Offset of field: iommu_hwpt_get_dirty_bitmap::flags"]
+        [::core::mem::offset_of!(iommu_hwpt_get_dirty_bitmap, flags) - 8usize];
+    ["Offset of field: iommu_hwpt_get_dirty_bitmap::__reserved"]
+        [::core::mem::offset_of!(iommu_hwpt_get_dirty_bitmap, __reserved) - 12usize];
+    ["Offset of field: iommu_hwpt_get_dirty_bitmap::iova"]
+        [::core::mem::offset_of!(iommu_hwpt_get_dirty_bitmap, iova) - 16usize];
+    ["Offset of field: iommu_hwpt_get_dirty_bitmap::length"]
+        [::core::mem::offset_of!(iommu_hwpt_get_dirty_bitmap, length) - 24usize];
+    ["Offset of field: iommu_hwpt_get_dirty_bitmap::page_size"]
+        [::core::mem::offset_of!(iommu_hwpt_get_dirty_bitmap, page_size) - 32usize];
+    ["Offset of field: iommu_hwpt_get_dirty_bitmap::data"]
+        [::core::mem::offset_of!(iommu_hwpt_get_dirty_bitmap, data) - 40usize];
 };
 pub const iommu_hwpt_vtd_s1_invalidate_flags_IOMMU_VTD_INV_FLAGS_LEAF:
     iommu_hwpt_vtd_s1_invalidate_flags = 1;
@@ -163,6 +608,111 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_hwpt_invalidate {
+    pub size: __u32,
+    pub hwpt_id: __u32,
+    pub data_uptr: __u64,
+    pub data_type: __u32,
+    pub entry_len: __u32,
+    pub entry_num: __u32,
+    pub __reserved: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_hwpt_invalidate"][::core::mem::size_of::<iommu_hwpt_invalidate>() - 32usize];
+    ["Alignment of iommu_hwpt_invalidate"]
+        [::core::mem::align_of::<iommu_hwpt_invalidate>() - 8usize];
+    ["Offset of field: iommu_hwpt_invalidate::size"]
+        [::core::mem::offset_of!(iommu_hwpt_invalidate, size) - 0usize];
+    ["Offset of field: iommu_hwpt_invalidate::hwpt_id"]
+        [::core::mem::offset_of!(iommu_hwpt_invalidate, hwpt_id) - 4usize];
+    ["Offset of field: iommu_hwpt_invalidate::data_uptr"]
+        [::core::mem::offset_of!(iommu_hwpt_invalidate, data_uptr) - 8usize];
+    ["Offset of field: iommu_hwpt_invalidate::data_type"]
+        [::core::mem::offset_of!(iommu_hwpt_invalidate, data_type) - 16usize];
+    ["Offset of field: iommu_hwpt_invalidate::entry_len"]
+        [::core::mem::offset_of!(iommu_hwpt_invalidate, entry_len) - 20usize];
+    ["Offset of field: iommu_hwpt_invalidate::entry_num"]
+        [::core::mem::offset_of!(iommu_hwpt_invalidate, entry_num) - 24usize];
+    ["Offset of field: iommu_hwpt_invalidate::__reserved"]
+        [::core::mem::offset_of!(iommu_hwpt_invalidate, __reserved) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_hwpt_pgfault {
+    pub flags: __u32,
+    pub dev_id: __u32,
+    pub pasid: __u32,
+    pub grpid: __u32,
+    pub perm: __u32,
+    pub __reserved: __u32,
+    pub addr: __u64,
+    pub length: __u32,
+    pub cookie: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_hwpt_pgfault"][::core::mem::size_of::<iommu_hwpt_pgfault>() - 40usize];
+    ["Alignment of iommu_hwpt_pgfault"][::core::mem::align_of::<iommu_hwpt_pgfault>() - 8usize];
+    ["Offset of field: iommu_hwpt_pgfault::flags"]
+        [::core::mem::offset_of!(iommu_hwpt_pgfault, flags) - 0usize];
+    ["Offset of field: iommu_hwpt_pgfault::dev_id"]
+        [::core::mem::offset_of!(iommu_hwpt_pgfault, dev_id) - 4usize];
+    ["Offset of field: iommu_hwpt_pgfault::pasid"]
+        [::core::mem::offset_of!(iommu_hwpt_pgfault, pasid) - 8usize];
+    ["Offset of field: iommu_hwpt_pgfault::grpid"]
+        [::core::mem::offset_of!(iommu_hwpt_pgfault, grpid) - 12usize];
+    ["Offset of field: iommu_hwpt_pgfault::perm"]
+        [::core::mem::offset_of!(iommu_hwpt_pgfault, perm) - 16usize];
+    ["Offset of field: iommu_hwpt_pgfault::__reserved"]
+        [::core::mem::offset_of!(iommu_hwpt_pgfault, __reserved) - 20usize];
+    ["Offset of field: iommu_hwpt_pgfault::addr"]
+        [::core::mem::offset_of!(iommu_hwpt_pgfault, addr) - 24usize];
+    ["Offset of field: iommu_hwpt_pgfault::length"]
+        [::core::mem::offset_of!(iommu_hwpt_pgfault, length) - 32usize];
+    ["Offset of field: iommu_hwpt_pgfault::cookie"]
+        [::core::mem::offset_of!(iommu_hwpt_pgfault, cookie) - 36usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_hwpt_page_response {
+    pub cookie: __u32,
+    pub code: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_hwpt_page_response"]
+        [::core::mem::size_of::<iommu_hwpt_page_response>() - 8usize];
+    ["Alignment of iommu_hwpt_page_response"]
+        [::core::mem::align_of::<iommu_hwpt_page_response>() - 4usize];
+    ["Offset of field: iommu_hwpt_page_response::cookie"]
+        [::core::mem::offset_of!(iommu_hwpt_page_response, cookie) - 0usize];
+    ["Offset of field: iommu_hwpt_page_response::code"]
+        [::core::mem::offset_of!(iommu_hwpt_page_response, code) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_fault_alloc {
+    pub size: __u32,
+    pub flags: __u32,
+    pub out_fault_id: __u32,
+    pub out_fault_fd: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_fault_alloc"][::core::mem::size_of::<iommu_fault_alloc>() - 16usize];
+    ["Alignment of iommu_fault_alloc"][::core::mem::align_of::<iommu_fault_alloc>() - 4usize];
+    ["Offset of field: iommu_fault_alloc::size"]
+        [::core::mem::offset_of!(iommu_fault_alloc, size) - 0usize];
+    ["Offset of field: iommu_fault_alloc::flags"]
+        [::core::mem::offset_of!(iommu_fault_alloc, flags) - 4usize];
+    ["Offset of field: iommu_fault_alloc::out_fault_id"]
+        [::core::mem::offset_of!(iommu_fault_alloc, out_fault_id) - 8usize];
+    ["Offset of field: iommu_fault_alloc::out_fault_fd"]
+        [::core::mem::offset_of!(iommu_fault_alloc, out_fault_fd) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct vfio_info_cap_header {
     pub id: __u16,
     pub version: __u16,
@@ -178,6 +728,75 @@ const _: () = {
         [::core::mem::offset_of!(vfio_info_cap_header, version) - 2usize];
     ["Offset of field: vfio_info_cap_header::next"]
         [::core::mem::offset_of!(vfio_info_cap_header, next) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_device_bind_iommufd {
+    pub argsz: __u32,
+    pub flags: __u32,
+    pub iommufd: __s32,
+    pub out_devid: __u32,
+    pub token_uuid_ptr: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_device_bind_iommufd"]
+        [::core::mem::size_of::<vfio_device_bind_iommufd>() - 24usize];
+    ["Alignment of vfio_device_bind_iommufd"]
+        [::core::mem::align_of::<vfio_device_bind_iommufd>() - 8usize];
+    ["Offset of field: vfio_device_bind_iommufd::argsz"]
+        [::core::mem::offset_of!(vfio_device_bind_iommufd, argsz) - 0usize];
+    ["Offset of field: vfio_device_bind_iommufd::flags"]
+        [::core::mem::offset_of!(vfio_device_bind_iommufd, flags) - 4usize];
+    ["Offset of field: vfio_device_bind_iommufd::iommufd"]
+        [::core::mem::offset_of!(vfio_device_bind_iommufd, iommufd) - 8usize];
+    ["Offset of field: vfio_device_bind_iommufd::out_devid"]
+        [::core::mem::offset_of!(vfio_device_bind_iommufd, out_devid) - 12usize];
+    ["Offset of field: vfio_device_bind_iommufd::token_uuid_ptr"]
+        [::core::mem::offset_of!(vfio_device_bind_iommufd, token_uuid_ptr) - 16usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_device_attach_iommufd_pt {
+    pub argsz: __u32,
+    pub flags: __u32,
+    pub pt_id: __u32,
+    pub pasid: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_device_attach_iommufd_pt"]
+        [::core::mem::size_of::<vfio_device_attach_iommufd_pt>() - 16usize];
+    ["Alignment of vfio_device_attach_iommufd_pt"]
+        [::core::mem::align_of::<vfio_device_attach_iommufd_pt>() - 4usize];
+    ["Offset of field: vfio_device_attach_iommufd_pt::argsz"]
+        [::core::mem::offset_of!(vfio_device_attach_iommufd_pt, argsz) - 0usize];
+    ["Offset of field: vfio_device_attach_iommufd_pt::flags"]
+        [::core::mem::offset_of!(vfio_device_attach_iommufd_pt, flags) - 4usize];
+    ["Offset of field: vfio_device_attach_iommufd_pt::pt_id"]
+        [::core::mem::offset_of!(vfio_device_attach_iommufd_pt, pt_id) - 8usize];
+    ["Offset of field: vfio_device_attach_iommufd_pt::pasid"]
+        [::core::mem::offset_of!(vfio_device_attach_iommufd_pt, pasid) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct vfio_device_detach_iommufd_pt {
+    pub argsz: __u32,
+    pub flags: __u32,
+    pub pasid: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of vfio_device_detach_iommufd_pt"]
+        [::core::mem::size_of::<vfio_device_detach_iommufd_pt>() - 12usize];
+    ["Alignment of vfio_device_detach_iommufd_pt"]
+        [::core::mem::align_of::<vfio_device_detach_iommufd_pt>() - 4usize];
+    ["Offset of field: vfio_device_detach_iommufd_pt::argsz"]
+        [::core::mem::offset_of!(vfio_device_detach_iommufd_pt, argsz) - 0usize];
+    ["Offset of field: vfio_device_detach_iommufd_pt::flags"]
+        [::core::mem::offset_of!(vfio_device_detach_iommufd_pt, flags) - 4usize];
+    ["Offset of field: vfio_device_detach_iommufd_pt::pasid"]
+        [::core::mem::offset_of!(vfio_device_detach_iommufd_pt, pasid) - 8usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]

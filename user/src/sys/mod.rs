@@ -5,6 +5,7 @@
 //! structures are those of `host-iommu-bindings`.
 
 pub mod ioasid;
+pub mod iommufd;
 pub mod memory;
 pub mod plain;
 #[cfg(feature = "raw")]

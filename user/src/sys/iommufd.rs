@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The calls of linux/iommufd.h, and those of linux/vfio.h that bind a device to an iommufd.
+
+use super::memory::{DmaMemory, SharedMemory};
+use super::{call, take_fd, Call, Result};
+use host_iommu_bindings::ioctl;
+use host_iommu_bindings::uapi::{
+    iommu_destroy, iommu_fault_alloc, iommu_hwpt_alloc, iommu_hwpt_invalidate, iommu_hwpt_vtd_s1,
+    iommu_hwpt_vtd_s1_invalidate, iommu_ioas_alloc, iommu_ioas_map_file,
+    iommufd_hwpt_alloc_flags_IOMMU_HWPT_FAULT_ID_VALID as FAULT_ID_VALID,
+    iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA as FIXED_IOVA,
+    iommufd_ioas_map_flags_IOMMU_IOAS_MAP_READABLE as READABLE,
+    iommufd_ioas_map_flags_IOMMU_IOAS_MAP_WRITEABLE as WRITEABLE, vfio_device_attach_iommufd_pt,
+    vfio_device_bind_iommufd, vfio_device_detach_iommufd_pt,
+};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+pub use host_iommu_bindings::uapi::{
+    iommufd_hwpt_alloc_flags_IOMMU_HWPT_ALLOC_DIRTY_TRACKING as ALLOC_DIRTY_TRACKING,
+    iommufd_hwpt_alloc_flags_IOMMU_HWPT_ALLOC_NEST_PARENT as ALLOC_NEST_PARENT,
+    iommufd_hwpt_alloc_flags_IOMMU_HWPT_ALLOC_PASID as ALLOC_PASID,
+};
+
+/// `VFIO_DEVICE_ATTACH_PASID` and `VFIO_DEVICE_DETACH_PASID` of linux/vfio.h.
+const WITH_PASID: u32 = 1 << 0;
+
+/// Implements [`Call`] for structures that say their size in a field of that name.
+macro_rules! sized_calls {
+    ($($structure:ty => $request:expr, $size:ident);+ $(;)?) => { $(
+        // SAFETY: `set_argsz` gives the structure's own size, and the header of the call names
+        // this structure for this request.
+        unsafe impl Call for $structure {
+            const REQUEST: u32 = $request;
+
+            fn set_argsz(&mut self) {
+                self.$size = const { size_of::<$structure>() as u32 };
+            }
+        }
+    )+ };
+}
+
+sized_calls! {
+    iommu_destroy => ioctl::IOMMU_DESTROY, size;
+    iommu_ioas_alloc => ioctl::IOMMU_IOAS_ALLOC, size;
+    iommu_ioas_map_file => ioctl::IOMMU_IOAS_MAP_FILE, size;
+    iommu_hwpt_alloc => ioctl::IOMMU_HWPT_ALLOC, size;
+    iommu_hwpt_invalidate => ioctl::IOMMU_HWPT_INVALIDATE, size;
+    iommu_fault_alloc => ioctl::IOMMU_FAULT_QUEUE_ALLOC, size;
+    vfio_device_bind_iommufd => ioctl::VFIO_DEVICE_BIND_IOMMUFD, argsz;
+    vfio_device_attach_iommufd_pt => ioctl::VFIO_DEVICE_ATTACH_IOMMUFD_PT, argsz;
+    vfio_device_detach_iommufd_pt => ioctl::VFIO_DEVICE_DETACH_IOMMUFD_PT, argsz;
+}
+
+/// `IOMMU_DESTROY` of any object.
+pub fn destroy(iommufd: BorrowedFd<'_>, id: u32) -> Result<()> {
+    let mut destroy = iommu_destroy {
+        id,
+        ..Default::default()
+    };
+    // SAFETY: the structure has no pointers.
+    unsafe { call(iommufd, &mut destroy) }?;
+    Ok(())
+}
+
+/// `IOMMU_IOAS_ALLOC`: the id of a new I/O address space.
+pub fn ioas_alloc(iommufd: BorrowedFd<'_>) -> Result<u32> {
+    let mut alloc = iommu_ioas_alloc::default();
+    // SAFETY: the structure has no pointers.
+    unsafe { call(iommufd, &mut alloc) }?;
+    Ok(alloc.out_ioas_id)
+}
+
+/// `IOMMU_IOAS_MAP_FILE` of all of `memory` at `iova`, for reading and writing.
+pub fn ioas_map(
+    iommufd: BorrowedFd<'_>,
+    ioas: u32,
+    memory: &SharedMemory,
+    iova: u64,
+) -> Result<()> {
+    let mut map = iommu_ioas_map_file {
+        flags: FIXED_IOVA | READABLE | WRITEABLE,
+        ioas_id: ioas,
+        fd: memory.file().as_raw_fd(),
+        length: memory.len() as u64,
+        iova,
+        ..Default::default()
+    };
+    // SAFETY: the structure has no pointers; the kernel pins the pages of the file.
+    unsafe { call(iommufd, &mut map) }?;
+    Ok(())
+}
+
+/// `IOMMU_HWPT_ALLOC`: the id of a new page table for device `device` on `parent`, an I/O address
+/// space, or for a nested table with `data` its nest parent. Page requests go to `fault`.
+pub fn hwpt_alloc(
+    iommufd: BorrowedFd<'_>,
+    flags: u32,
+    device: u32,
+    parent: u32,
+    data: Option<&iommu_hwpt_vtd_s1>,
+    fault: Option<u32>,
+) -> Result<u32> {
+    let mut alloc = iommu_hwpt_alloc {
+        flags: flags | fault.map_or(0, |_| FAULT_ID_VALID),
+        dev_id: device,
+        pt_id: parent,
+        fault_id: fault.unwrap_or(0),
+        ..Default::default()
+    };
+    if let Some(data) = data {
+        alloc.data_type = super::ioasid::DATA_VTD_S1;
+        alloc.data_len = const { size_of::<iommu_hwpt_vtd_s1>() as u32 };
+        alloc.data_uptr = std::ptr::from_ref(data).expose_provenance() as u64;
+    }
+    // SAFETY: `data_uptr` is `data_len` bytes borrowed over the call, which only reads them.
+    // What the table lets the device do stays inside memory that was given to the parent.
+    unsafe { call(iommufd, &mut alloc) }?;
+    Ok(alloc.out_hwpt_id)
+}
+
+/// `IOMMU_HWPT_INVALIDATE`: the number of entries that were carried out.
+pub fn hwpt_invalidate(
+    iommufd: BorrowedFd<'_>,
+    hwpt: u32,
+    entries: &[iommu_hwpt_vtd_s1_invalidate],
+) -> Result<u32> {
+    let mut invalidate = iommu_hwpt_invalidate {
+        hwpt_id: hwpt,
+        data_uptr: entries.as_ptr().expose_provenance() as u64,
+        data_type: super::ioasid::INVALIDATE_DATA_VTD_S1,
+        entry_len: const { size_of::<iommu_hwpt_vtd_s1_invalidate>() as u32 },
+        entry_num: u32::try_from(entries.len()).map_err(|_| super::Errno::E2BIG)?,
+        ..Default::default()
+    };
+    // SAFETY: `data_uptr` is `entry_num` entries of `entry_len` bytes, borrowed over the call,
+    // which only reads them.
+    unsafe { call(iommufd, &mut invalidate) }?;
+    Ok(invalidate.entry_num)
+}
+
+/// `IOMMU_FAULT_QUEUE_ALLOC`: a fault queue's id and its fd.
+pub fn fault_alloc(iommufd: BorrowedFd<'_>) -> Result<(u32, OwnedFd)> {
+    let mut alloc = iommu_fault_alloc::default();
+    // SAFETY: the structure has no pointers.
+    unsafe { call(iommufd, &mut alloc) }?;
+    let fd = RawFd::try_from(alloc.out_fault_fd).map_err(|_| super::Errno::EOVERFLOW)?;
+    // SAFETY: the call has just made it, and nobody else has it.
+    Ok((alloc.out_fault_id, unsafe { take_fd(fd) }))
+}
+
+/// `VFIO_DEVICE_BIND_IOMMUFD` of a device's own file (/dev/vfio/devices/…): its id there.
+pub fn device_bind(device: BorrowedFd<'_>, iommufd: BorrowedFd<'_>) -> Result<u32> {
+    let mut bind = vfio_device_bind_iommufd {
+        iommufd: iommufd.as_raw_fd(),
+        ..Default::default()
+    };
+    // SAFETY: the structure has no pointers without `VFIO_DEVICE_BIND_FLAG_TOKEN`.
+    unsafe { call(device, &mut bind) }?;
+    Ok(bind.out_devid)
+}
+
+/// `VFIO_DEVICE_ATTACH_IOMMUFD_PT` to a page table or an I/O address space, at a PASID or else
+/// the RID. What is attached there is replaced.
+pub fn device_attach(device: BorrowedFd<'_>, pt: u32, pasid: Option<u32>) -> Result<()> {
+    let mut attach = vfio_device_attach_iommufd_pt {
+        flags: pasid.map_or(0, |_| WITH_PASID),
+        pt_id: pt,
+        pasid: pasid.unwrap_or(0),
+        ..Default::default()
+    };
+    // SAFETY: the structure has no pointers.
+    unsafe { call(device, &mut attach) }?;
+    Ok(())
+}
+
+/// `VFIO_DEVICE_DETACH_IOMMUFD_PT` from a PASID or else the RID.
+pub fn device_detach(device: BorrowedFd<'_>, pasid: Option<u32>) -> Result<()> {
+    let mut detach = vfio_device_detach_iommufd_pt {
+        flags: pasid.map_or(0, |_| WITH_PASID),
+        pasid: pasid.unwrap_or(0),
+        ..Default::default()
+    };
+    // SAFETY: the structure has no pointers.
+    unsafe { call(device, &mut detach) }?;
+    Ok(())
+}
