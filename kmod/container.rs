@@ -8,7 +8,7 @@
 //!
 //! 1. `vfio_container::group_lock` and, in SET_IOMMU, `vfio.iommu_drivers_lock` (vfio core,
 //!    around attach_group, detach_group and release)
-//! 2. [`Container::nesting`]: devices, PASIDs, bindings, the list of fault queues
+//! 2. [`Container::nesting`] (with it the work item of DMA faults begins): devices, PASIDs, bindings, the list of fault queues
 //! 3. [`Container::ioas`]: stage 2
 //! 4. `mmap_lock` (pinning, and copies from and to the user); `iommu_group::mutex` (attach and
 //!    detach)
@@ -19,8 +19,10 @@
 //! 8. `FaultQueue::state`, a spinlock: nothing is taken inside but a wait queue's lock
 //!
 //! On their own: the mutex of a debugfs reader (ffi/debugfs.c), outside everything but vfio core's
-//! locks, with which it has nothing to do; `FaultQueue::reader`, outside `mmap_lock` and `FaultQueue::state`; `CONTAINERS`
+//! locks, with which it has nothing to do; `Container::watches`, with nothing inside; `FaultQueue::reader`, outside `mmap_lock` and `FaultQueue::state`; `CONTAINERS`
 //! of ffi/vfio.rs, inside vfio core's locks, with nothing inside.
+//!
+//! A group's detach waits for the work item of its DMA faults with 1 alone held.
 //!
 //! The deadline's timer takes 5 to 8; the last close waits for it with nothing held.
 //!
@@ -29,6 +31,8 @@
 
 use crate::fault::{Counters, FaultQueue};
 use crate::ffi::compat;
+use crate::ffi::device::{Bdf, Device};
+use crate::ffi::dma_fault::{DmaFault, DmaWatch};
 use crate::ffi::fault_file::{queue_of, NewFaultFd};
 use crate::ffi::group::Group;
 use crate::ffi::paging::PagingDomain;
@@ -51,6 +55,9 @@ pub(crate) struct Container {
     id: u64,
     rules: Rules,
     counters: Arc<Counters>,
+    /// DMA faults of the devices attached.
+    #[pin]
+    watches: Mutex<KVec<(Group, DmaWatch)>>,
     #[pin]
     nesting: Mutex<Nesting>,
     #[pin]
@@ -72,6 +79,7 @@ impl Container {
         Arc::pin_init(
             pin_init!(Self {
                 id,
+                watches <- new_mutex!(KVec::new(), "Container::watches"),
                 nesting <- new_mutex!(Nesting::new(*id, counters.clone()), "Container::nesting"),
                 counters,
                 ioas <- new_mutex!(Ioas::new(rules), "Container::ioas"),
@@ -107,15 +115,72 @@ impl Container {
             return Err(EPERM);
         }
         let devices = group.devices()?;
+        self.watch(group, &devices)?;
         let mut nesting = self.nesting.lock();
-        nesting.reserve(devices.len())?;
-        self.ioas.lock().attach(group, &devices)?;
-        nesting.attach(group, devices);
+        let attached = nesting
+            .reserve(devices.len())
+            .and_then(|()| self.ioas.lock().attach(group, &devices));
+        match attached {
+            Ok(()) => nesting.attach(group, devices),
+            Err(error) => {
+                drop(nesting);
+                self.unwatch(group);
+                return Err(error);
+            }
+        }
         Ok(())
+    }
+
+    /// Lets the DMA faults of a group's devices come here.
+    fn watch(&self, group: Group, devices: &[Device]) -> Result {
+        let bdfs = devices.iter().filter_map(Device::bdf);
+        let watched = bdfs
+            .map(|bdf| DmaWatch::new(self.id, bdf))
+            .try_for_each(|watch| {
+                if let Some(watch) = watch? {
+                    let mut watches = self.watches.lock();
+                    watches.push((group, watch), GFP_KERNEL_ACCOUNT)?;
+                }
+                Ok(())
+            });
+        watched.inspect_err(|_| self.unwatch(group))
+    }
+
+    /// No DMA fault of a group's devices comes any more. Waits for one that is under way, so no
+    /// lock of ours may be held.
+    fn unwatch(&self, group: Group) {
+        loop {
+            let watch = {
+                let mut watches = self.watches.lock();
+                let at = watches.iter().position(|(other, _)| *other == group);
+                at.and_then(|at| watches.remove(at).ok())
+            };
+            if watch.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// DMA of `device` was stopped by the IOMMU; `lost` more times than is told.
+    pub(crate) fn dma_faults(
+        &self,
+        device: Bdf,
+        faults: impl ExactSizeIterator<Item = DmaFault>,
+        lost: u64,
+    ) {
+        let nesting = self.nesting.lock();
+        self.counters.dma_faults.add(faults.len() as u64 + lost);
+        for fault in faults {
+            nesting.dma_fault(device, &fault);
+        }
+        if lost != 0 {
+            nesting.lose_dma_faults(device, lost);
+        }
     }
 
     /// Detaches the devices of a group: first what is bound at their PASIDs, then stage 2.
     pub(crate) fn detach_group(&self, group: Group) {
+        self.unwatch(group);
         let mut nesting = self.nesting.lock();
         nesting.detach(group);
         self.ioas.lock().detach(group);
@@ -326,7 +391,13 @@ impl Container {
             Some(depth) => depth,
             None => self.nesting.lock().default_depth(),
         };
-        let queue = FaultQueue::new(self.id, self.counters.clone(), depth, call.deadline_ms)?;
+        let queue = FaultQueue::new(
+            self.id,
+            self.counters.clone(),
+            depth,
+            call.deadline_ms,
+            call.dma,
+        )?;
         self.nesting.lock().add_queue(queue.clone())?;
         // From here on the file's release forgets the queue; until then we do.
         let fd = NewFaultFd::new(queue.clone(), call.cloexec, call.nonblock)
@@ -372,6 +443,7 @@ impl Container {
         stats.overflows = self.counters.overflows.get();
         stats.late_responses = self.counters.late_responses.get();
         stats.expired = self.counters.expired.get();
+        stats.dma_faults = self.counters.dma_faults.get();
         stats.invalidations = self.counters.invalidations.get();
     }
 

@@ -50,6 +50,7 @@ pub(crate) struct FaultQueue {
     /// Armed with the state held, while a group waits and the queue is not closed.
     deadline: Option<Deadline>,
     container: u64,
+    dma: bool,
     counters: Arc<Counters>,
     /// Held by a reader from the moment it takes a group until its user has it.
     #[pin]
@@ -67,12 +68,14 @@ impl FaultQueue {
     pub(crate) const DEPTH_PER_DEVICE: u32 = 2048;
 
     /// A queue of container number `container` for `depth` records, whose groups are answered
-    /// INVALID after `deadline_ms` milliseconds, if there is a deadline.
+    /// INVALID after `deadline_ms` milliseconds, if there is a deadline; with `dma` for the DMA
+    /// faults of the container too.
     pub(crate) fn new(
         container: u64,
         counters: Arc<Counters>,
         depth: u32,
         deadline_ms: Option<u32>,
+        dma: bool,
     ) -> Result<Arc<Self>> {
         let deadline = deadline_ms.map(Deadline::new).transpose()?;
         let mut slots = Slots::with_capacity(depth as usize, GFP_KERNEL_ACCOUNT)?;
@@ -84,6 +87,7 @@ impl FaultQueue {
             pin_init!(Self {
                 deadline,
                 container,
+                dma,
                 counters,
                 reader <- new_mutex!((), "FaultQueue::reader"),
                 state <- new_spinlock!(state, "FaultQueue::state"),
@@ -96,6 +100,21 @@ impl FaultQueue {
     /// The number of its container.
     pub(crate) fn container(&self) -> u64 {
         self.container
+    }
+
+    /// Whether it gets the DMA faults of its container that belong to no other queue.
+    pub(crate) fn takes_dma_faults(&self) -> bool {
+        self.dma
+    }
+
+    /// Takes in a DMA fault.
+    pub(crate) fn push_dma_fault(&self, record: uapi::vfio_ioasid_fault) {
+        let mut records = Records::new();
+        match records.push(record, GFP_KERNEL) {
+            Ok(()) => self.state.lock().push_note(records),
+            Err(_) => self.state.lock().lose(1),
+        }
+        self.changed.notify_all();
     }
 
     pub(super) fn counters(&self) -> &Counters {
@@ -143,7 +162,7 @@ impl FaultQueue {
     }
 
     /// Counts records that could not be taken in.
-    pub(super) fn lose(&self, records: u64) {
+    pub(crate) fn lose(&self, records: u64) {
         self.state.lock().lose(records);
         self.changed.notify_all();
     }
@@ -253,7 +272,7 @@ impl FaultQueue {
             Some(Next::Expired(cookie)) => {
                 self.announce(at, cookie, uapi::VFIO_IOASID_FAULT_FLAG_EXPIRED)
             }
-            Some(Next::Group { cookie, records }) => {
+            Some(Next::Group { cookie, records } | Next::Note { cookie, records }) => {
                 let copied = records
                     .iter()
                     .enumerate()

@@ -53,6 +53,8 @@ pub(crate) struct Counters {
     pub(crate) late_responses: Counter,
     /// Groups whose deadline passed.
     pub(crate) expired: Counter,
+    /// DMA faults that the IOMMU's driver told of.
+    pub(crate) dma_faults: Counter,
     /// Invalidation entries carried out.
     pub(crate) invalidations: Counter,
 }

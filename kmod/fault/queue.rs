@@ -16,6 +16,9 @@ const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
 /// End of a list of slots.
 const NIL: u32 = u32::MAX;
 
+/// Most notes that wait in a queue.
+const MAX_NOTES: u32 = 64;
+
 /// Most slots of a queue.
 pub(crate) const MAX_SLOTS: usize = 1 << SLOT_BITS;
 
@@ -36,6 +39,10 @@ enum Phase {
     Cancelled,
     /// A reader copies the CANCELLED record to its user.
     Announcing,
+    /// A note, which needs no answer, waits to be read.
+    Note,
+    /// A reader copies a note to its user.
+    Noting,
 }
 
 /// Room for one group: `G` is the group that is owed an answer, `R` what is read.
@@ -84,6 +91,13 @@ pub(crate) enum Next<R> {
     /// The group of that cookie was answered by the host after its deadline.
     /// [`State::delivered`] or [`State::unannounced`] must follow.
     Expired(u64),
+    /// What needs no answer. [`State::delivered`] or [`State::undelivered`] must follow.
+    Note {
+        /// Names it until it is delivered, and is nobody's to answer.
+        cookie: u64,
+        /// What to copy.
+        records: R,
+    },
 }
 
 /// Why a group was not taken into the queue.
@@ -110,8 +124,9 @@ pub(crate) enum Cookie {
 ///
 /// # Invariants
 ///
-/// - Each slot is on exactly one list: free (`Free`), or ready (`Unread` and
-///   `Cancelled`), or none (all others).
+/// - Each slot is on exactly one list: free (`Free`), or ready (`Unread`, `Cancelled` and
+///   `Note`), or none (all others).
+/// - `notes` is the number of slots in phases `Note` and `Noting`.
 /// - `waiting` is the sum of `weight` over all slots that are not free, at most
 ///   `depth`.
 /// - `group` is `Some` exactly in phases `Unread`, `Delivering` and `Read`, but for a
@@ -123,6 +138,7 @@ pub(crate) struct State<S> {
     ready_tail: u32,
     depth: u32,
     waiting: u32,
+    notes: u32,
     lost: u64,
     closed: bool,
     ended: bool,
@@ -155,6 +171,7 @@ where
             ready_tail: NIL,
             depth: depth as u32,
             waiting: 0,
+            notes: 0,
             lost: 0,
             closed: false,
             ended: false,
@@ -234,6 +251,29 @@ where
         Ok(())
     }
 
+    /// Takes in what needs no answer, one record. Groups keep half of the queue, and the notes
+    /// have [`MAX_NOTES`] at most: what does not fit is lost.
+    pub(crate) fn push_note(&mut self, records: R) {
+        let full = self.waiting == self.depth
+            || self.notes == MAX_NOTES
+            || u64::from(self.notes) * 2 >= u64::from(self.depth);
+        if self.closed || self.ended || full {
+            return self.lose(1);
+        }
+        let index = self.free;
+        let Some(slot) = self.slots.get_mut(index as usize) else {
+            return self.lose(1);
+        };
+        self.free = slot.next;
+        slot.generation += 1;
+        slot.phase = Phase::Note;
+        slot.weight = 1;
+        slot.records = Some(records);
+        self.waiting += 1;
+        self.notes += 1;
+        self.append(index);
+    }
+
     /// Counts records that were answered INVALID before they came here.
     pub(crate) fn lose(&mut self, records: u64) {
         if !self.closed && !self.ended {
@@ -271,6 +311,15 @@ where
                 cookie: name,
                 records,
             }),
+            (Phase::Note, Some(records)) => {
+                if let Some(slot) = self.slots.get_mut(index as usize) {
+                    slot.phase = Phase::Noting;
+                }
+                Some(Next::Note {
+                    cookie: name,
+                    records,
+                })
+            }
             _ => {
                 let Some(slot) = self.slots.get_mut(index as usize) else {
                     return Ok(None);
@@ -297,6 +346,10 @@ where
                 self.append(index);
             }
             Phase::Answered | Phase::Announcing => self.release(index),
+            Phase::Noting => {
+                self.notes -= 1;
+                self.release(index);
+            }
             _ => {}
         }
     }
@@ -309,6 +362,11 @@ where
         match slot.phase {
             Phase::Delivering if slot.group.is_some() => {
                 slot.phase = Phase::Unread;
+                slot.records = Some(records);
+                self.prepend(index);
+            }
+            Phase::Noting => {
+                slot.phase = Phase::Note;
                 slot.records = Some(records);
                 self.prepend(index);
             }
@@ -346,7 +404,7 @@ where
         } else {
             match slot.phase {
                 Phase::Read | Phase::Delivering if slot.group.is_some() => Cookie::Pending,
-                Phase::Unread => Cookie::Unknown,
+                Phase::Unread | Phase::Note | Phase::Noting => Cookie::Unknown,
                 _ => Cookie::Late,
             }
         }

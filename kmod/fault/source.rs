@@ -53,6 +53,11 @@ impl Source {
         )
     }
 
+    /// The queue.
+    pub(crate) fn queue(&self) -> &Arc<FaultQueue> {
+        &self.queue
+    }
+
     /// Step 2: takes a group in, or answers it INVALID. Runs in the page request thread.
     pub(crate) fn page_request(self: ArcBorrow<'_, Self>, group: PageGroup) {
         let counters = self.queue.counters();

@@ -156,6 +156,32 @@ TRACE_EVENT(ioasid_page_response,
 				   { 3, "refused" }))
 );
 
+/* The IOMMU stopped DMA: pasid is zero for the RID, reason the IOMMU's. */
+TRACE_EVENT(ioasid_dma_fault,
+	TP_PROTO(u64 container, u32 device, u32 pasid, u64 addr, u32 perm,
+		 u32 reason),
+	TP_ARGS(container, device, pasid, addr, perm, reason),
+	TP_STRUCT__entry(
+		__field(u64, container)
+		__field(u32, device)
+		__field(u32, pasid)
+		__field(u64, addr)
+		__field(u32, perm)
+		__field(u32, reason)
+	),
+	TP_fast_assign(
+		__entry->container = container;
+		__entry->device = device;
+		__entry->pasid = pasid;
+		__entry->addr = addr;
+		__entry->perm = perm;
+		__entry->reason = reason;
+	),
+	TP_printk("container=%llu " IOASID_DEVICE_FORMAT " pasid=%u addr=0x%llx perm=0x%x reason=0x%x",
+		  __entry->container, IOASID_DEVICE(__entry->device), __entry->pasid,
+		  __entry->addr, __entry->perm, __entry->reason)
+);
+
 /* A MAP_DMA ended. */
 TRACE_EVENT(ioasid_map,
 	TP_PROTO(u64 container, u64 iova, u64 last, u64 vaddr, int error),

@@ -11,6 +11,7 @@
 
 struct device;
 struct file;
+struct ioasid_dma_watch;
 struct inode;
 struct iommu_attach_handle;
 struct iommu_domain;
@@ -61,6 +62,15 @@ struct ioasid_cursor {
 	u64 item;
 };
 
+/* DMA that the IOMMU stopped. */
+struct ioasid_dma_fault {
+	u64 addr;
+	u32 pasid;
+	u32 perm;
+	u8 reason;
+	bool has_pasid;
+};
+
 /* vfio.rs implements these. */
 void *ioasid_vfio_open(unsigned long arg);
 void ioasid_vfio_release(void *data);
@@ -79,6 +89,10 @@ void ioasid_fault_deadline(const void *queue);
 /* debugfs.rs implements this. */
 size_t ioasid_debugfs_line(u32 kind, struct ioasid_cursor *at, char *line,
 			   size_t room);
+/* dma_fault.rs implements this. */
+void ioasid_dma_faults(u64 container, u16 segment, u16 source_id,
+		       const struct ioasid_dma_fault *faults, size_t count,
+		       u64 lost);
 /* iopf.rs implements this. */
 int ioasid_iopf_handler(struct iopf_group *group);
 
@@ -99,6 +113,11 @@ u32 ioasid_limit(u32 limit);
 int ioasid_vfio_register(void);
 void ioasid_vfio_unregister(void);
 
+bool ioasid_dma_faults_offered(void);
+struct ioasid_dma_watch *ioasid_dma_watch_new(u64 container, u16 segment,
+					      u16 source_id);
+void ioasid_dma_watch_free(struct ioasid_dma_watch *watch);
+
 void ioasid_debugfs_create(void);
 void ioasid_debugfs_remove(void);
 
@@ -112,6 +131,8 @@ void ioasid_trace_page_request(u64 container, u32 device, u32 guest_pasid,
 void ioasid_trace_page_response(u64 container, u32 device,
 				const struct iopf_group *group, bool success,
 				u32 by);
+void ioasid_trace_dma_fault(u64 container, u32 device, u32 pasid, u64 addr,
+			    u32 perm, u32 reason);
 void ioasid_trace_map(u64 container, u64 iova, u64 last, u64 vaddr, int error);
 void ioasid_trace_unmap(u64 container, u64 iova, u64 last, u64 bytes,
 			int error);

@@ -49,6 +49,23 @@ pub(crate) struct Cursor {
     pub(crate) item: u64,
 }
 
+/// A DMA fault as C keeps it.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct DmaFault {
+    pub(super) addr: u64,
+    pub(super) pasid: u32,
+    pub(super) perm: u32,
+    pub(super) reason: u8,
+    pub(super) has_pasid: bool,
+}
+
+/// `struct ioasid_dma_watch`, known to C alone.
+#[repr(C)]
+pub(super) struct DmaWatch {
+    _opaque: [u8; 0],
+}
+
 /// `struct ioasid_timer`, known to C alone.
 #[repr(C)]
 pub(super) struct Timer {
@@ -103,6 +120,21 @@ extern "C" {
     );
     pub(super) fn ioasid_trace_as(container: u64, id: u32, op: u32, done: u32, error: c_int);
     pub(super) fn ioasid_trace_quota(container: u64, call: u32);
+    pub(super) fn ioasid_trace_dma_fault(
+        container: u64,
+        device: u32,
+        pasid: u32,
+        addr: u64,
+        perm: u32,
+        reason: u32,
+    );
+    pub(super) fn ioasid_dma_faults_offered() -> bool;
+    pub(super) fn ioasid_dma_watch_new(
+        container: u64,
+        segment: u16,
+        source_id: u16,
+    ) -> *mut DmaWatch;
+    pub(super) fn ioasid_dma_watch_free(watch: *mut DmaWatch);
     pub(super) fn ioasid_debugfs_create();
     pub(super) fn ioasid_debugfs_remove();
     pub(super) fn ioasid_limit(limit: u32) -> u32;

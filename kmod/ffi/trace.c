@@ -52,6 +52,12 @@ void ioasid_trace_page_response(u64 container, u32 device,
 				   success, by);
 }
 
+void ioasid_trace_dma_fault(u64 container, u32 device, u32 pasid, u64 addr,
+			    u32 perm, u32 reason)
+{
+	trace_ioasid_dma_fault(container, device, pasid, addr, perm, reason);
+}
+
 void ioasid_trace_map(u64 container, u64 iova, u64 last, u64 vaddr, int error)
 {
 	trace_ioasid_map(container, iova, last, vaddr, error);

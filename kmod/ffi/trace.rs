@@ -5,6 +5,7 @@
 
 use super::attach::Site;
 use super::device::Bdf;
+use super::dma_fault::DmaFault;
 use super::iopf::{PageGroup, Response};
 use super::shim;
 use crate::ioas::iova::IovaRange;
@@ -126,6 +127,14 @@ pub(crate) fn page_response(
     let success = response == Response::Success;
     // SAFETY: As above.
     unsafe { shim::ioasid_trace_page_response(container, device, group, success, by as u32) }
+}
+
+/// The IOMMU stopped DMA.
+pub(crate) fn dma_fault(container: u64, device: Bdf, fault: &DmaFault) {
+    let (device, pasid) = (device_number(device), fault.pasid.unwrap_or(0));
+    let (addr, perm, reason) = (fault.addr, fault.perm, fault.reason);
+    // SAFETY: No requirements.
+    unsafe { shim::ioasid_trace_dma_fault(container, device, pasid, addr, perm, reason) }
 }
 
 /// A MAP_DMA ended.

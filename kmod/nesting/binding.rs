@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! One binding: a translation in force at a device's PASID or RID, and its page requests.
 
-use crate::fault::Source;
+use crate::fault::{FaultQueue, Source};
 use crate::ffi::attach::{Attachment, Detached, ReplaceFailed};
 use crate::ffi::nested::NestedDomain;
 use crate::quota::Share;
@@ -23,6 +23,7 @@ pub(crate) enum Kind {
 pub(super) struct NewBinding {
     pub(super) kind: Kind,
     pub(super) guest_pasid: u32,
+    pub(super) cookie: u64,
     pub(super) translation: Detached,
     pub(super) source: Option<Arc<Source>>,
     pub(super) share: Share,
@@ -38,6 +39,7 @@ impl NewBinding {
             attachment: attach(self.translation)?,
             kind: self.kind,
             guest_pasid: self.guest_pasid,
+            cookie: self.cookie,
             source: self.source,
             _share: self.share,
         })
@@ -49,6 +51,7 @@ pub(super) struct Binding {
     attachment: Attachment,
     pub(super) kind: Kind,
     pub(super) guest_pasid: u32,
+    pub(super) cookie: u64,
     source: Option<Arc<Source>>,
     _share: Share,
 }
@@ -63,6 +66,11 @@ impl Binding {
     /// Whether its page requests go to a fault queue.
     pub(super) fn takes_page_requests(&self) -> bool {
         self.source.is_some()
+    }
+
+    /// The queue that its faults go to, if it has one.
+    pub(super) fn queue(&self) -> Option<&Arc<FaultQueue>> {
+        self.source.as_ref().map(|source| source.queue())
     }
 
     /// The nested domain, if it is a stage-1 table.
@@ -88,6 +96,7 @@ impl Binding {
             attachment,
             kind,
             guest_pasid,
+            cookie,
             source,
             _share: share,
         } = self;
@@ -117,6 +126,7 @@ impl Binding {
                     attachment,
                     kind,
                     guest_pasid,
+                    cookie,
                     source,
                     _share: share,
                 }),

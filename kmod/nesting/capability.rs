@@ -3,6 +3,7 @@
 
 use crate::ffi::attach::Site;
 use crate::ffi::device::Device;
+use crate::ffi::dma_fault::DmaWatch;
 use crate::ffi::uapi;
 use crate::uapi::device_of;
 
@@ -189,6 +190,12 @@ pub(crate) fn add_to_report(
     } else if report.flags & uapi::VFIO_IOASID_NESTING_PRQ == 0 {
         report.prq_reason = prq_reason;
     }
+    if DmaWatch::is_offered() && device.vtd_registers().is_some() {
+        report.flags |= uapi::VFIO_IOASID_NESTING_DMA_FAULT;
+        report.dma_fault_reason = 0;
+    } else if DmaWatch::is_offered() && report.flags & uapi::VFIO_IOASID_NESTING_DMA_FAULT == 0 {
+        report.dma_fault_reason = uapi::VFIO_IOASID_REASON_DRIVER as u16;
+    }
     if report.vtd_ecap == 0 {
         (report.vtd_cap, report.vtd_ecap) = device.vtd_registers().unwrap_or_default();
     }
@@ -203,6 +210,12 @@ pub(crate) fn no_device() -> uapi::vfio_ioasid_cap_nesting {
     uapi::vfio_ioasid_cap_nesting {
         reason: uapi::VFIO_IOASID_REASON_NO_DEVICE as u16,
         prq_reason: uapi::VFIO_IOASID_REASON_NO_DEVICE as u16,
+        dma_fault_reason: if DmaWatch::is_offered() {
+            uapi::VFIO_IOASID_REASON_NO_DEVICE as u16
+        } else {
+            uapi::VFIO_IOASID_REASON_KERNEL as u16
+        },
+        dirty_reason: uapi::VFIO_IOASID_REASON_KERNEL as u16,
         ..Default::default()
     }
 }

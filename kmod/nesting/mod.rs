@@ -11,6 +11,7 @@ pub(crate) use binding::Kind;
 use crate::fault::{Counters, FaultQueue, Source};
 use crate::ffi::attach::{Attachment, Detached, Site, Translation};
 use crate::ffi::device::{Bdf, Device};
+use crate::ffi::dma_fault::DmaFault;
 use crate::ffi::group::Group;
 use crate::ffi::limits::Limit;
 use crate::ffi::nested::NestedDomain;
@@ -19,7 +20,7 @@ use crate::ffi::trace;
 use crate::ffi::uapi;
 use crate::pasid::Pasids;
 use crate::quota;
-use crate::uapi::{Bind, Devices, Invalidate, Scope, Target};
+use crate::uapi::{device_of, Bind, Devices, Invalidate, Scope, Target};
 use binding::{Binding, NewBinding, Unreplaced};
 use capability::Capability;
 use kernel::prelude::*;
@@ -280,6 +281,7 @@ impl Nesting {
         Ok(NewBinding {
             kind,
             guest_pasid: bind.guest_pasid,
+            cookie: bind.cookie,
             translation: Detached::new(translation, source.clone())?,
             source,
             share,
@@ -539,10 +541,14 @@ impl Nesting {
     /// # Errors
     ///
     /// - [`EDQUOT`] if there are too many.
+    /// - [`EBUSY`] if it is for DMA faults, and another is.
     /// - [`EINVAL`] if the container was released meanwhile.
     pub(crate) fn add_queue(&mut self, queue: Arc<FaultQueue>) -> Result {
         if self.released {
             return Err(EINVAL);
+        }
+        if queue.takes_dma_faults() && self.dma_queue().is_some() {
+            return Err(EBUSY);
         }
         if self.queues.len() >= Limit::FaultQueues.get() as usize {
             return Err(EDQUOT);
@@ -553,6 +559,48 @@ impl Nesting {
     /// Forgets a fault queue whose fd is closed.
     pub(crate) fn forget_queue(&mut self, queue: &Arc<FaultQueue>) {
         self.queues.retain(|other| !Arc::ptr_eq(other, queue));
+    }
+
+    /// The queue for DMA faults that no binding's queue gets.
+    fn dma_queue(&self) -> Option<&Arc<FaultQueue>> {
+        self.queues.iter().find(|queue| queue.takes_dma_faults())
+    }
+
+    /// Tells of DMA that the IOMMU stopped: the queue of the binding whose DMA it was, else the
+    /// one for DMA faults.
+    pub(crate) fn dma_fault(&self, device: Bdf, fault: &DmaFault) {
+        trace::dma_fault(self.container, device, fault);
+        let site = fault.pasid.map_or(Site::Rid, Site::Pasid);
+        let binding = self.bindings.get(&(site, device));
+        let queue = binding.and_then(Binding::queue).or(self.dma_queue());
+        let Some(queue) = queue else {
+            return;
+        };
+        queue.push_dma_fault(uapi::vfio_ioasid_fault {
+            kind: uapi::VFIO_IOASID_FAULT_DMA,
+            flags: fault
+                .pasid
+                .map_or(0, |_| uapi::VFIO_IOASID_FAULT_FLAG_PASID),
+            device: device_of(device),
+            pasid: fault.pasid.unwrap_or(0),
+            guest_pasid: binding.map_or(0, |binding| binding.guest_pasid),
+            perm: fault.perm,
+            reason: fault.reason,
+            addr: fault.addr,
+            user_cookie: binding.map_or(0, |binding| binding.cookie),
+            ..Default::default()
+        });
+    }
+
+    /// DMA faults came that were lost before they could be told of one by one.
+    pub(crate) fn lose_dma_faults(&self, device: Bdf, count: u64) {
+        let mut of_device = self.bindings.iter().filter(|(key, _)| key.1 == device);
+        let queue = self
+            .dma_queue()
+            .or(of_device.find_map(|(_, binding)| binding.queue()));
+        if let Some(queue) = queue {
+            queue.lose(count);
+        }
     }
 
     /// The report of the container, on its stage-2 domain.

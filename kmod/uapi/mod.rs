@@ -10,6 +10,7 @@ pub(crate) use info::{write_info, Info};
 
 use crate::ffi::attach::Site;
 use crate::ffi::device::Bdf;
+use crate::ffi::dma_fault::DmaWatch;
 use crate::ffi::nested::{InvalidationEntries, Stage1Data};
 use crate::ffi::paging::Access;
 use crate::ffi::uapi;
@@ -424,6 +425,8 @@ pub(crate) struct NewFaultQueue {
     pub(crate) deadline_ms: Option<u32>,
     pub(crate) cloexec: bool,
     pub(crate) nonblock: bool,
+    /// It gets the container's DMA faults.
+    pub(crate) dma: bool,
     reply: uapi::vfio_ioasid_fault_queue,
 }
 
@@ -431,7 +434,7 @@ impl NewFaultQueue {
     /// # Errors
     ///
     /// - [`EINVAL`] for an unknown flag or too large a depth.
-    /// - [`EOPNOTSUPP`] for what is known but not offered here.
+    /// - [`EOPNOTSUPP`] for DMA faults where the kernel does not tell of them.
     pub(crate) fn decode(arg: Pointer) -> Result<Self> {
         let call: uapi::vfio_ioasid_fault_queue = arg.read_call()?;
         let cloexec = uapi::VFIO_IOASID_FAULT_QUEUE_CLOEXEC;
@@ -441,7 +444,7 @@ impl NewFaultQueue {
         if call.depth > uapi::VFIO_IOASID_FAULT_DEPTH_MAX || call.__reserved != 0 {
             return Err(EINVAL);
         }
-        if call.flags & dma != 0 {
+        if call.flags & dma != 0 && !DmaWatch::is_offered() {
             return Err(EOPNOTSUPP);
         }
         Ok(Self {
@@ -449,6 +452,7 @@ impl NewFaultQueue {
             deadline_ms: (call.deadline_ms != 0).then_some(call.deadline_ms),
             cloexec: call.flags & cloexec != 0,
             nonblock: call.flags & nonblock != 0,
+            dma: call.flags & dma != 0,
             reply: call,
         })
     }

@@ -271,6 +271,26 @@ fn capability_registers_are_those_of_sysfs() -> Outcome {
     Ok(())
 }
 
+fn dma_faults_are_offered_where_the_kernel_tells_of_them() -> Outcome {
+    let tells = std::env::var("KERNEL").is_ok_and(|kernel| kernel != "stock");
+    let rig = Rig::nesting()?;
+    let offered = rig.caps.flags & VFIO_IOASID_NESTING_DMA_FAULT != 0;
+    assert_eq!(offered, tells);
+    let reason = if offered {
+        0
+    } else {
+        VFIO_IOASID_REASON_KERNEL
+    };
+    assert_eq!(u32::from(rig.caps.dma_fault_reason), reason);
+    let queue = rig.container.fault_queue(VFIO_IOASID_FAULT_QUEUE_DMA, 0);
+    if offered {
+        expect_ok(queue, "a queue for DMA faults");
+    } else {
+        expect_errno(queue, Errno::EOPNOTSUPP, "a queue for DMA faults");
+    }
+    Ok(())
+}
+
 fn every_call_is_counted_whatever_comes_of_it() -> Outcome {
     let rig = Rig::open()?;
     let before = rig.container.stats()?.calls;
@@ -287,6 +307,7 @@ fn every_call_is_counted_whatever_comes_of_it() -> Outcome {
 
 program![
     every_call_is_counted_whatever_comes_of_it,
+    dma_faults_are_offered_where_the_kernel_tells_of_them,
     check_extension_without_group_offers_type_6,
     check_extension_of_a_chosen_container_answers_for_the_module,
     set_iommu_without_group_returns_einval,

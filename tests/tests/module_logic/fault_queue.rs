@@ -189,7 +189,9 @@ fn cancelled_record_that_fails_to_copy_is_read_again() {
                 queue.delivered(cookie);
                 seen.push(("group", cookie));
             }
-            Next::Overflow(_) | Next::Expired(_) => panic!("neither full nor late"),
+            Next::Overflow(_) | Next::Expired(_) | Next::Note { .. } => {
+                panic!("neither full nor late")
+            }
         }
     }
     assert!(seen.contains(&("cancelled", cookie)), "{seen:?}");
@@ -208,9 +210,42 @@ fn closed_and_ended_queues_refuse() {
     assert_eq!(push(&mut ended, 1, 1), Err(Refused::Closed));
 }
 
+#[test]
+fn note_is_read_in_its_turn_and_needs_no_answer() {
+    let mut queue = queue(4);
+    push(&mut queue, 1, 1).expect("room");
+    queue.push_note((7, 1, 0));
+    assert_eq!(read_group(&mut queue).1 .0, 1);
+    for delivered in [false, true] {
+        let Some(Next::Note { cookie, records }) = read(&mut queue) else {
+            panic!("no note");
+        };
+        assert_eq!(records.0, 7);
+        assert_eq!(queue.look_up(cookie), Cookie::Unknown);
+        if delivered {
+            queue.delivered(cookie);
+        } else {
+            queue.undelivered(cookie, records);
+        }
+    }
+    assert!(read(&mut queue).is_none());
+    assert_eq!(push(&mut queue, 2, 3), Ok(()), "its room is free again");
+}
+
+#[test]
+fn notes_leave_half_of_the_queue_to_groups() {
+    let mut queue = queue(4);
+    for number in 0..5 {
+        queue.push_note((number, 1, 0));
+    }
+    assert_eq!(push(&mut queue, 1, 2), Ok(()));
+    assert!(matches!(read(&mut queue), Some(Next::Overflow(3))));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Push(u32),
+    Note,
     Read(bool),
     Answer(usize),
     Cancel(usize),
@@ -220,6 +255,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (1u32..4).prop_map(Step::Push),
+        2 => Just(Step::Note),
         3 => any::<bool>().prop_map(Step::Read),
         3 => (0usize..40).prop_map(Step::Answer),
         1 => (0usize..4).prop_map(Step::Cancel),
@@ -235,7 +271,8 @@ proptest! {
         const DEPTH: usize = 8;
         let mut queue = queue(DEPTH);
         let mut number = 0;
-        let mut unread: VecDeque<(u32, u32)> = VecDeque::new();
+        // Number, weight, and whether it is a note.
+        let mut unread: VecDeque<(u32, u32, bool)> = VecDeque::new();
         let mut pending: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
         let mut cancelled: BTreeMap<u64, u32> = BTreeMap::new();
         let mut late: BTreeSet<u64> = BTreeSet::new();
@@ -250,9 +287,19 @@ proptest! {
                     let fits = (waiting + weight) as usize <= DEPTH;
                     prop_assert_eq!(push(&mut queue, number, weight).is_ok(), fits);
                     if fits {
-                        unread.push_back((number, weight));
+                        unread.push_back((number, weight, false));
                     } else {
                         lost += u64::from(weight);
+                    }
+                }
+                Step::Note => {
+                    number += 1;
+                    queue.push_note((number, 1, 0));
+                    let notes = unread.iter().filter(|g| g.2).count();
+                    if (waiting as usize) < DEPTH && notes < DEPTH / 2 {
+                        unread.push_back((number, 1, true));
+                    } else {
+                        lost += 1;
                     }
                 }
                 Step::Read(works) => match read(&mut queue) {
@@ -273,8 +320,18 @@ proptest! {
                             queue.unannounced(cookie);
                         }
                     }
+                    Some(Next::Note { cookie, records }) => {
+                        prop_assert_eq!(Some((records.0, 1, true)), unread.front().copied());
+                        if works {
+                            queue.delivered(cookie);
+                            unread.pop_front();
+                        } else {
+                            queue.undelivered(cookie, records);
+                        }
+                    }
                     Some(Next::Group { cookie, records }) => {
-                        prop_assert_eq!(Some((records.0, records.1)), unread.front().copied());
+                        let read = (records.0, records.1, false);
+                        prop_assert_eq!(Some(read), unread.front().copied());
                         prop_assert!(!pending.contains_key(&cookie) && !late.contains(&cookie));
                         if works {
                             queue.delivered(cookie);
@@ -301,8 +358,8 @@ proptest! {
                         prop_assert!(taken.insert(group));
                     }
                     let mut want: BTreeSet<u32> =
-                        unread.iter().map(|g| g.0).filter(|&g| wanted(g)).collect();
-                    unread.retain(|g| !wanted(g.0));
+                        unread.iter().filter(|g| !g.2 && wanted(g.0)).map(|g| g.0).collect();
+                    unread.retain(|g| g.2 || !wanted(g.0));
                     for (cookie, (group, weight)) in pending.clone() {
                         if wanted(group) {
                             want.insert(group);
