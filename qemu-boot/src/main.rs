@@ -45,9 +45,10 @@ enum Task {
         /// Run only this part (may be given again)
         #[arg(long = "part", value_enum)]
         parts: Vec<Part>,
-        /// The kernel of the guest; other than the stock one, only the guest suite is run
-        #[arg(long, value_enum, default_value = "stock")]
-        kernel: Which,
+        /// A kernel of the guest (may be given again); other than the stock one, only the guest
+        /// suite is run
+        #[arg(long = "kernel", value_enum, default_value = "stock")]
+        kernels: Vec<Which>,
         /// Names of guest programs, or a part of the hardware cases' names
         only: Vec<String>,
     },
@@ -84,9 +85,9 @@ fn run(arguments: Arguments) -> Result<()> {
         Task::Demo => suite::ready(&setup, Which::Stock)?.demo(&setup),
         Task::Test {
             parts,
-            kernel,
+            kernels,
             only,
-        } => suite::test(&setup, kernel, &parts, &only),
+        } => suite::test(&setup, &kernels, &parts, &only),
         Task::Shell => suite::ready(&setup, Which::Stock)?.shell(&setup),
         Task::Clippy => {
             let (root, packages, _, metadata) = suite::kernel_side(&setup)?;

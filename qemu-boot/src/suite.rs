@@ -12,7 +12,8 @@ use crate::stages::kernel::{Bootable, Kernel};
 use crate::stages::packages::{self, Packages};
 use crate::stages::programs::Programs;
 use crate::stages::{
-    build_root, image, kernel, metadata, module, own_kernel, programs, qemu, selftests,
+    build_root, image, kernel, metadata, module, own_kernel, patched_source, programs, qemu,
+    selftests,
 };
 use anyhow::{bail, Context, Result};
 use std::fs;
@@ -37,6 +38,10 @@ const WITHOUT_NESTING: [&str; 1] = ["no_nesting"];
 const NOT_ON_DEBUG: [&str; 1] = ["hw_bringup"];
 /// Programs that need what only the debug kernel has.
 const DEBUG_ONLY: [&str; 1] = ["fail_nth"];
+/// Programs that need our patches in the kernel.
+const PATCHED_ONLY: [&str; 2] = ["kernel_patches", "dma_fault"];
+/// Programs that fail on a kernel without our patches, and are to show it.
+const REPRODUCERS: [&str; 1] = ["kernel_patches"];
 
 /// Everything that a boot needs.
 pub struct Ready {
@@ -62,32 +67,57 @@ pub fn kernel_side(setup: &Setup) -> Result<(Root, Packages, Kernel, metadata::M
 pub enum Which {
     /// Debian's own, unmodified.
     Stock,
-    /// Built here from the same source, to watch locks and memory.
+    /// Built here from the same source with our patches and iommufd.
+    Patched,
+    /// The same, without our patches: what shows them necessary fails there.
+    Unpatched,
+    /// Built here from the patched source, to watch locks and memory.
     Debug,
 }
 
 impl Which {
+    /// Its name.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stock => "stock",
+            Self::Patched => "patched",
+            Self::Unpatched => "unpatched",
+            Self::Debug => "debug",
+        }
+    }
+
     /// The name of a run on it.
     fn run(self, name: &str) -> String {
         match self {
             Self::Stock => name.to_owned(),
-            Self::Debug => format!("{name}-debug"),
+            other => format!("{name}-{}", other.name()),
         }
     }
 
     /// How much longer than on the stock kernel things may take.
     fn patience(self) -> u32 {
         match self {
-            Self::Stock => 1,
             Self::Debug => 4,
+            _ => 1,
+        }
+    }
+
+    /// Whether a program has something to do on it.
+    fn runs(self, program: &str) -> bool {
+        let patched_only = PATCHED_ONLY.contains(&program);
+        match self {
+            Self::Stock => !DEBUG_ONLY.contains(&program) && !patched_only,
+            Self::Patched => !DEBUG_ONLY.contains(&program),
+            Self::Unpatched => REPRODUCERS.contains(&program),
+            Self::Debug => !NOT_ON_DEBUG.contains(&program),
         }
     }
 
     /// Seconds for which the storm goes on.
     fn storm(self) -> u32 {
         match self {
-            Self::Stock => 3,
             Self::Debug => 600,
+            _ => 3,
         }
     }
 }
@@ -96,16 +126,28 @@ impl Which {
 pub fn ready(setup: &Setup, which: Which) -> Result<Ready> {
     let (root, packages, kernel, metadata) = kernel_side(setup)?;
     let qemu = qemu::make(setup, &root, &packages)?;
+    let stock_source = || -> Result<_> {
+        Ok(patched_source::Source {
+            dir: metadata.dir().to_path_buf(),
+            key: metadata::key(&packages)?,
+        })
+    };
+    let patched = || patched_source::make(setup, &root, &packages, &metadata);
     let (kernel, tree, tools) = match which {
         Which::Stock => (kernel.bootable(), metadata.tree(&packages)?, root.clone()),
+        Which::Patched => own(setup, own_kernel::PATCHED, &patched()?, root.clone())?,
+        Which::Unpatched => own(setup, own_kernel::UNPATCHED, &stock_source()?, root.clone())?,
         Which::Debug => {
             let tools = build_root::with_clang(setup, &root)?;
-            let built = own_kernel::DEBUG.make(setup, &tools, &packages, &metadata)?;
-            (built.bootable()?, built.tree(), tools)
+            own(setup, own_kernel::DEBUG, &patched()?, tools)?
         }
     };
     let build = |module: module::KernelModule| module.make(setup, &tools, &tree);
-    let mut modules = vec![build(module::IOASID)?, build(module::SVA)?];
+    let mut modules = vec![
+        build(module::IOASID)?,
+        build(module::SVA)?,
+        build(module::DELAY)?,
+    ];
     if which == Which::Debug {
         for module in module::PLANTED {
             modules.push(build(module)?);
@@ -120,6 +162,17 @@ pub fn ready(setup: &Setup, which: Which) -> Result<Ready> {
         modules,
         programs,
     })
+}
+
+/// A kernel of ours, what modules for it are built against, and with which tools.
+fn own(
+    setup: &Setup,
+    kernel: own_kernel::OwnKernel,
+    source: &patched_source::Source,
+    tools: Root,
+) -> Result<(Bootable, module::Tree, Root)> {
+    let built = kernel.make(setup, &tools, source)?;
+    Ok((built.bootable()?, built.tree(), tools))
 }
 
 impl Ready {
@@ -187,7 +240,8 @@ impl Ready {
             let tests = self.chosen(setup, nesting, only)?;
             if !tests.is_empty() {
                 let words = format!(
-                    "run=tests patience={} storm={} only={}",
+                    "run=tests kernel={} patience={} storm={} only={}",
+                    self.which.name(),
                     self.which.patience(),
                     self.which.storm(),
                     tests.join(",")
@@ -207,20 +261,19 @@ impl Ready {
             .iter()
             .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
             .filter(|name| WITHOUT_NESTING.contains(&name.as_str()) != nesting)
-            .filter(|name| match self.which {
-                Which::Stock => !DEBUG_ONLY.contains(&name.as_str()),
-                Which::Debug => !NOT_ON_DEBUG.contains(&name.as_str()),
-            })
+            .filter(|name| self.which.runs(name))
             .filter(|name| only.is_empty() || only.contains(name))
             .collect())
     }
 
-    /// Runs Linux's vfio selftests on the module as type1.
-    fn vfio_selftests(&self, setup: &Setup) -> Result<Totals> {
+    /// Runs Linux's own selftests: those of vfio on the module as type1, and where there is an
+    /// iommufd those of iommufd.
+    fn outside(&self, setup: &Setup) -> Result<Totals> {
         let (root, packages, _, metadata) = kernel_side(setup)?;
         let programs = selftests::make(setup, &root, &packages, &metadata)?;
-        let words = "run=selftests";
-        self.guest_run(setup, "vfio-selftests", true, words, &programs, CLEAN)
+        let words = format!("run=selftests kernel={}", self.which.name());
+        let name = self.which.run("selftests");
+        self.guest_run(setup, &name, true, &words, &programs, CLEAN)
     }
 
     /// Shows that the debug kernel sees what it should: its console is full of it.
@@ -314,8 +367,8 @@ pub enum Part {
     Hardware,
     /// The test programs in the booted machine.
     Guest,
-    /// Linux's own vfio selftests, on the module as type1: only when asked for.
-    VfioSelftests,
+    /// Suites that others wrote: only when asked for.
+    Outside,
 }
 
 /// Runs the tests and prints their totals as the last line.
@@ -323,35 +376,31 @@ pub enum Part {
 /// # Errors
 ///
 /// If one failed.
-pub fn test(setup: &Setup, which: Which, parts: &[Part], only: &[String]) -> Result<()> {
+pub fn test(setup: &Setup, kernels: &[Which], parts: &[Part], only: &[String]) -> Result<()> {
+    let wanted = |part, unasked| parts.contains(&part) || (parts.is_empty() && unasked);
     // What is not about the kernel is tested beside the stock one.
-    let wanted = |part| match part {
-        Part::Cargo | Part::Hardware => {
-            parts.contains(&part) || (parts.is_empty() && which == Which::Stock)
-        }
-        Part::Guest => parts.contains(&part) || parts.is_empty(),
-        Part::VfioSelftests => parts.contains(&part),
-    };
+    let stock = kernels.contains(&Which::Stock);
     let mut totals = Totals::default();
-    if wanted(Part::Cargo) {
+    if wanted(Part::Cargo, stock) {
         totals.add(cargo(setup)?);
     }
-    if [Part::Hardware, Part::Guest, Part::VfioSelftests]
-        .into_iter()
-        .any(wanted)
-    {
+    let mut hardware = wanted(Part::Hardware, stock);
+    for &which in kernels {
+        if !hardware && !wanted(Part::Guest, true) && !wanted(Part::Outside, false) {
+            break;
+        }
         let ready = ready(setup, which)?;
-        if wanted(Part::Hardware) {
+        if std::mem::take(&mut hardware) {
             totals.add(ready.hardware(setup, only.first().map_or("", String::as_str))?);
         }
-        if wanted(Part::Guest) {
+        if wanted(Part::Guest, true) {
             totals.add(ready.guest(setup, only)?);
+            if which == Which::Debug && only.is_empty() {
+                totals.add(ready.planted(setup)?);
+            }
         }
-        if which == Which::Debug && wanted(Part::Guest) && only.is_empty() {
-            totals.add(ready.planted(setup)?);
-        }
-        if wanted(Part::VfioSelftests) {
-            totals.add(ready.vfio_selftests(setup)?);
+        if wanted(Part::Outside, false) {
+            totals.add(ready.outside(setup)?);
         }
     }
     println!("{totals}");

@@ -5,6 +5,7 @@
 //! - [`memory`]: guest memory, a memfd with guest-physical addresses;
 //! - [`stage1`]: a guest's page tables in it;
 //! - [`testdev`]: the driver of the endpoint `pasid-dma-testdev`;
+//! - [`iommufd`]: the kernel's other way to the same hardware;
 //! - [`ktap`]: tests, run one by one and reported as KTAP;
 //! - [`conformance`]: what every backend of the crate does alike;
 //! - [`rig`]: what the programs in `bin` stand on.
@@ -26,6 +27,7 @@
 //! ```
 
 pub mod conformance;
+pub mod iommufd;
 pub mod ktap;
 pub mod memory;
 pub mod rig;

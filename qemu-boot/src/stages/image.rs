@@ -37,7 +37,7 @@ cd /build/tree
 mkdir -p bin dev proc sys tmp
 cp /bin/busybox bin/
 for module in modules/*.xz; do [ -e "$module" ] && xz -d "$module"; done
-strip --strip-debug modules/vfio_iommu_ioasid.ko modules/pasid_dma_sva.ko
+strip --strip-debug modules/{vfio_iommu_ioasid,pasid_dma_sva,delay_function}.ko
 find . | cpio -o -H newc --quiet > ../image
 "#;
 

@@ -8,6 +8,7 @@ pub mod metadata;
 pub mod module;
 pub mod own_kernel;
 pub mod packages;
+pub mod patched_source;
 pub mod programs;
 pub mod qemu;
 pub mod selftests;

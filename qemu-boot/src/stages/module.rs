@@ -39,6 +39,14 @@ pub const SVA: KernelModule = KernelModule {
     sources: &["sva", "qemu/files/include/hw/misc/pasid-dma-testdev.h"],
 };
 
+/// Lets a function of the kernel take longer, so that a race is met every time.
+pub const DELAY: KernelModule = KernelModule {
+    stage: "delay-module",
+    file: "delay_function.ko",
+    folder: "qemu-boot",
+    sources: &["delay"],
+};
+
 /// Wrong on purpose, in C and in Rust: what the debug kernel must see.
 pub const PLANTED: [KernelModule; 2] = [planted("planted_c.ko"), planted("planted_rust.ko")];
 

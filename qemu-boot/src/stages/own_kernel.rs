@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Kernels that are built here, from the stock kernel's own source and a configuration of ours.
+//! Kernels that are built here, from the stock kernel's source, patched or not, and a
+//! configuration of ours.
 
 use crate::cache::Key;
 use crate::root::Root;
 use crate::setup::Setup;
 use crate::stages::build_root::BUILD;
 use crate::stages::kernel::Bootable;
-use crate::stages::metadata::{self, Metadata};
+use crate::stages::metadata;
 use crate::stages::module::Tree;
-use crate::stages::packages::Packages;
+use crate::stages::patched_source::Source;
 use anyhow::{bail, Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,20 @@ pub struct OwnKernel {
     time: &'static str,
 }
 
+/// Has our patches, iommufd, and what shows the patches' effect.
+pub const PATCHED: OwnKernel = OwnKernel {
+    name: "kernel-patched",
+    configs: &["base.config", "patched.config"],
+    make: metadata::MAKE,
+    time: "8 minutes",
+};
+
+/// The same without our patches.
+pub const UNPATCHED: OwnKernel = OwnKernel {
+    name: "kernel-unpatched",
+    ..PATCHED
+};
+
 /// Watches locks, memory and what is undefined. Rust with KASAN needs clang: it is built, as are
 /// the modules for it, in [`with_clang`](crate::stages::build_root::with_clang).
 pub const DEBUG: OwnKernel = OwnKernel {
@@ -63,21 +78,14 @@ pub struct Built {
 
 impl OwnKernel {
     /// Gives the kernel, and builds it if need be.
-    pub fn make(
-        &self,
-        setup: &Setup,
-        root: &Root,
-        packages: &Packages,
-        metadata: &Metadata,
-    ) -> Result<Built> {
+    pub fn make(&self, setup: &Setup, root: &Root, source: &Source) -> Result<Built> {
         let folder = setup.repo.join("qemu-boot/kernel");
         let key = self
             .configs
             .iter()
-            .try_fold(
-                Key::of(self.name).key(&metadata::key(packages)?),
-                |key, config| key.tree(&folder.join(config)),
-            )?
+            .try_fold(Key::of(self.name).key(&source.key), |key, config| {
+                key.tree(&folder.join(config))
+            })?
             .text(MAKE)
             .text(self.make)
             .finish();
@@ -90,7 +98,7 @@ impl OwnKernel {
                     .with_context(|| format!("cannot copy {config}"))?;
             }
             let binds = [
-                (metadata.dir(), BUILD),
+                (source.dir.as_path(), BUILD),
                 (dir, OUT),
                 (configs.as_path(), "/src"),
             ];
@@ -103,7 +111,7 @@ impl OwnKernel {
         })?;
         Ok(Built {
             dir,
-            source: metadata.dir().to_path_buf(),
+            source: source.dir.clone(),
             key,
             name: self.name,
             make: self.make,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Linux's own vfio selftests, built from the kernel's source: programs that nobody here wrote.
+//! Linux's own selftests of vfio and iommufd, built from the kernel's source: programs that nobody
+//! here wrote.
 
 use crate::cache::Key;
 use crate::root::Root;
@@ -7,54 +8,61 @@ use crate::setup::Setup;
 use crate::stages::build_root::BUILD;
 use crate::stages::metadata::{self, Metadata};
 use crate::stages::packages::Packages;
-use anyhow::{Context, Result};
-use std::fs;
+use anyhow::Result;
 use std::path::PathBuf;
 
-/// The programs that run on a type1 container; the others want iommufd or a driver's device.
-const PROGRAMS: [&str; 3] = [
-    "vfio_dma_mapping_test",
-    "vfio_dma_mapping_mmio_test",
-    "vfio_pci_device_init_perf_test",
-];
+/// Programs of tools/testing/selftests/vfio; what they do not have needs a driver's device.
+const VFIO: &str = "vfio_dma_mapping_test vfio_dma_mapping_mmio_test \
+    vfio_pci_device_init_perf_test vfio_iommufd_setup_test vfio_pci_device_test";
 
-/// What libuuid would give them.
-const UUID: &str = "qemu-boot/selftests/uuid.c";
+/// Programs of tools/testing/selftests/iommu.
+const IOMMUFD: &str = "iommufd iommufd_fail_nth";
 
-/// `$1`: the programs. Static, because the guest has no libraries.
+/// What libuuid and libcap would give them.
+const LIBRARIES: &str = "qemu-boot/selftests";
+
+/// `$1`: programs of vfio; `$2`: of iommufd. Static, because the guest has no libraries.
 const COMPILE: &str = r#"
-make -s -C /build/source O=/src/headers headers
+make -s -C /build/source O=/out/headers headers
 cd /build/source/tools/testing/selftests
-for program in $1; do
+compile() {
     x86_64-linux-gnu-gcc-14 -O1 -static -pthread -D_GNU_SOURCE= \
-        -isystem /src/headers/usr/include -I. -Ivfio/lib/include -I/build/source/tools/include \
-        -o "/src/$program" "vfio/$program.c" vfio/lib/*.c vfio/lib/drivers/*/*.c /src/uuid.c
+        -isystem /out/headers/usr/include -I/src/include -I. "$@"
+}
+for program in $1; do
+    compile -Ivfio/lib/include -I/build/source/tools/include \
+        -o "/out/$program" "vfio/$program.c" vfio/lib/*.c vfio/lib/drivers/*/*.c /src/uuid.c
 done
-rm -r /src/headers
+for program in $2; do
+    compile -o "/out/$program" "iommu/$program.c"
+done
+rm -r /out/headers
 "#;
 
-/// Gives the programs, and builds them if need be: 30 seconds.
+/// Gives the programs, and builds them if need be: 40 seconds.
 pub fn make(
     setup: &Setup,
     root: &Root,
     packages: &Packages,
     kernel: &Metadata,
 ) -> Result<Vec<PathBuf>> {
+    let libraries = setup.repo.join(LIBRARIES);
     let key = Key::of("selftests")
         .key(&metadata::key(packages)?)
-        .tree(&setup.repo.join(UUID))?
+        .tree(&libraries)?
         .text(COMPILE)
-        .text(&PROGRAMS.join(" "))
+        .text(VFIO)
+        .text(IOMMUFD)
         .finish();
-    let what = "Linux's vfio selftests (30 seconds)";
+    let what = "Linux's vfio and iommufd selftests (40 seconds)";
     let dir = setup.stage("selftests", &key, what, |dir, log, progress| {
-        fs::copy(setup.repo.join(UUID), dir.join("uuid.c")).context("cannot copy uuid.c")?;
-        let binds = [(kernel.dir(), BUILD), (dir, "/src")];
+        let binds = [(kernel.dir(), BUILD), (&*libraries, "/src"), (dir, "/out")];
         log.run(
             "building Linux's selftests",
-            &mut root.script(&binds, COMPILE, &[&PROGRAMS.join(" ")]),
+            &mut root.script(&binds, COMPILE, &[VFIO, IOMMUFD]),
             progress,
         )
     })?;
-    Ok(PROGRAMS.iter().map(|name| dir.join(name)).collect())
+    let programs = VFIO.split_whitespace().chain(IOMMUFD.split_whitespace());
+    Ok(programs.map(|name| dir.join(name)).collect())
 }

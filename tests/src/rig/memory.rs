@@ -36,7 +36,7 @@ impl Memory {
     }
 
     /// A rig's memory.
-    pub(super) fn guest() -> Result<Self> {
+    pub(crate) fn guest() -> Result<Self> {
         GuestMemory::new(GUEST_BASE, GUEST_SIZE).map(Self)
     }
 

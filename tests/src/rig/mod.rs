@@ -9,9 +9,11 @@ mod address_space;
 mod bench;
 mod check;
 mod container;
+mod delay;
 mod dma;
 mod fault;
 mod inject;
+mod kernel_log;
 mod memory;
 mod process;
 mod space;
@@ -24,9 +26,11 @@ pub use container::{
     all_endpoints, bdf, bind_at, bind_at_rid, bind_stage2_at, endpoint, endpoint_count,
     invalidate_args, range, CallError, Called, Container, Endpoint, Group, Info, Invalidated,
 };
+pub use delay::{pin_page_request_threads, pin_to_cpu, Delay, Delays};
 pub use dma::{status, Counters, Dma, Done, Order, OrderExt, Slot};
 pub use fault::{poll, response, FaultQueue, PollFlags, RECORD};
 pub use inject::{prepare_injection, with_nth_failing};
+pub use kernel_log::KernelLog;
 pub use memory::{Canary, Memory, Snapshot};
 pub use process::{
     child, drop_ipc_lock, load_module, locked_bytes, module_is_loaded, module_references,
