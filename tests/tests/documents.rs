@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the documents say of the test programs is so.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn programs() -> BTreeSet<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin");
+    let entries = fs::read_dir(folder).expect("the programs");
+    entries
+        .map(|entry| entry.expect("a program").path())
+        .map(|path| {
+            path.file_stem()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn readme_lists_every_program_and_no_other() {
+    let listed: BTreeSet<String> = read("README.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| "))
+        .filter_map(|line| line.split(' ').next())
+        .filter(|name| *name != "program")
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(listed, programs());
+}
+
+#[test]
+fn security_names_tests_that_are_there() {
+    let text = read("../SECURITY.md");
+    let mut named = 0;
+    for word in text.split('`').skip(1).step_by(2) {
+        let Some((program, case)) = word.split_once(": ") else {
+            continue;
+        };
+        assert!(programs().contains(program), "no program {program}");
+        let case = case.trim_end_matches('…');
+        let source = read(&format!("src/bin/{program}.rs"));
+        assert!(source.contains(case), "{program} has no {case}");
+        named += 1;
+    }
+    assert!(named > 20, "{named}");
+}
