@@ -49,6 +49,9 @@ enum Task {
         /// suite is run
         #[arg(long = "kernel", value_enum, default_value = "stock")]
         kernels: Vec<Which>,
+        /// Seconds for which the program `storm` goes on (by default 3, on the debug kernel 120)
+        #[arg(long)]
+        storm: Option<u32>,
         /// Names of guest programs, or a part of the hardware cases' names
         only: Vec<String>,
     },
@@ -86,8 +89,9 @@ fn run(arguments: Arguments) -> Result<()> {
         Task::Test {
             parts,
             kernels,
+            storm,
             only,
-        } => suite::test(&setup, &kernels, &parts, &only),
+        } => suite::test(&setup, &kernels, &parts, &only, storm),
         Task::Shell => suite::ready(&setup, Which::Stock)?.shell(&setup),
         Task::Clippy => {
             let (root, packages, _, metadata) = suite::kernel_side(&setup)?;

@@ -113,10 +113,10 @@ impl Which {
         }
     }
 
-    /// Seconds for which the storm goes on.
+    /// Seconds for which the storm goes on if nobody says.
     fn storm(self) -> u32 {
         match self {
-            Self::Debug => 600,
+            Self::Debug => 120,
             _ => 3,
         }
     }
@@ -234,7 +234,7 @@ impl Ready {
     }
 
     /// Runs the guest's tests, all or those of `only`, on both kinds of hardware.
-    fn guest(&self, setup: &Setup, only: &[String]) -> Result<Totals> {
+    fn guest(&self, setup: &Setup, only: &[String], storm: Option<u32>) -> Result<Totals> {
         let mut totals = Totals::default();
         for (name, nesting) in [("guest", true), ("guest-without-nesting", false)] {
             let tests = self.chosen(setup, nesting, only)?;
@@ -243,7 +243,7 @@ impl Ready {
                     "run=tests kernel={} patience={} storm={} only={}",
                     self.which.name(),
                     self.which.patience(),
-                    self.which.storm(),
+                    storm.unwrap_or(self.which.storm()),
                     tests.join(",")
                 );
                 let name = self.which.run(name);
@@ -376,7 +376,13 @@ pub enum Part {
 /// # Errors
 ///
 /// If one failed.
-pub fn test(setup: &Setup, kernels: &[Which], parts: &[Part], only: &[String]) -> Result<()> {
+pub fn test(
+    setup: &Setup,
+    kernels: &[Which],
+    parts: &[Part],
+    only: &[String],
+    storm: Option<u32>,
+) -> Result<()> {
     let wanted = |part, unasked| parts.contains(&part) || (parts.is_empty() && unasked);
     // What is not about the kernel is tested beside the stock one.
     let stock = kernels.contains(&Which::Stock);
@@ -394,7 +400,7 @@ pub fn test(setup: &Setup, kernels: &[Which], parts: &[Part], only: &[String]) -
             totals.add(ready.hardware(setup, only.first().map_or("", String::as_str))?);
         }
         if wanted(Part::Guest, true) {
-            totals.add(ready.guest(setup, only)?);
+            totals.add(ready.guest(setup, only, storm)?);
             if which == Which::Debug && only.is_empty() {
                 totals.add(ready.planted(setup)?);
             }
