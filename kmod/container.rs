@@ -33,16 +33,18 @@ use crate::fault::{Counters, FaultQueue};
 use crate::ffi::compat;
 use crate::ffi::device::{Bdf, Device};
 use crate::ffi::dma_fault::{DmaFault, DmaWatch};
+use crate::ffi::errno::edquot;
 use crate::ffi::fault_file::{queue_of, NewFaultFd};
 use crate::ffi::group::Group;
+use crate::ffi::limits;
 use crate::ffi::paging::PagingDomain;
 use crate::ffi::trace::{self, AsOperation};
 use crate::ffi::user::Pointer;
 use crate::ffi::{uapi as abi, vfio};
 use crate::ioas::{Ioas, Rules};
 use crate::nesting::{BindResult, Nesting};
+use crate::uapi;
 use crate::uapi::Target;
-use crate::{module_parameters, uapi};
 use kernel::prelude::*;
 use kernel::sync::{new_mutex, Arc, Mutex};
 
@@ -110,7 +112,7 @@ impl Container {
     ///   `allow_unsafe_interrupts` is off.
     /// - Those of [`Ioas::attach`].
     pub(crate) fn attach_group(&self, group: Group) -> Result {
-        if !group.has_isolated_msi() && !module_parameters::allow_unsafe_interrupts.value() {
+        if !group.has_isolated_msi() && !limits::allow_unsafe_interrupts() {
             pr_warn!("no interrupt remapping: set allow_unsafe_interrupts=1 to attach anyway\n");
             return Err(EPERM);
         }
@@ -203,7 +205,7 @@ impl Container {
         }
         self.counters.calls.add(1);
         let result = self.call(cmd, arg);
-        if result == Err(EDQUOT) {
+        if result == Err(edquot()) {
             trace::quota(self.id, cmd);
         }
         result.map(|()| 0)
@@ -466,8 +468,8 @@ fn rules_of(iommu_type: usize) -> Option<Rules> {
 
     match iommu_type {
         IOASID => Some(Rules::Ioasid),
-        TYPE1 if module_parameters::type1_compat.value() => Some(Rules::Type1),
-        TYPE1V2 if module_parameters::type1_compat.value() => Some(Rules::Type1v2),
+        TYPE1 if compat::is_on() => Some(Rules::Type1),
+        TYPE1V2 if compat::is_on() => Some(Rules::Type1v2),
         _ => None,
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What all containers together may hold.
 
+use crate::ffi::errno::edquot;
 use crate::ffi::limits::Limit;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
@@ -46,7 +47,7 @@ impl Total {
             let sum = taken
                 .checked_add(count)
                 .filter(|&sum| sum <= self.limit())
-                .ok_or(EDQUOT)?;
+                .ok_or(edquot())?;
             match self.taken.cmpxchg(taken, sum, Relaxed) {
                 // INVARIANT: Counted just now.
                 Ok(_) => return Ok(Share { total: self, count }),

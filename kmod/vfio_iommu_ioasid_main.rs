@@ -28,16 +28,6 @@ module! {
     description: "PASIDs, nested translation and page requests on VFIO containers",
     license: "GPL",
     imports_ns: ["IOMMUFD_INTERNAL"],
-    params: {
-        allow_unsafe_interrupts: bool {
-            default: false,
-            description: "Attach devices where interrupts are not remapped",
-        },
-        type1_compat: bool {
-            default: false,
-            description: "Be VFIO_TYPE1_IOMMU and VFIO_TYPE1v2_IOMMU too",
-        },
-    },
 }
 
 struct IoasidModule {

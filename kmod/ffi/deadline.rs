@@ -8,7 +8,7 @@ use crate::fault::FaultQueue;
 use core::ptr::NonNull;
 use kernel::ffi::c_void;
 use kernel::prelude::*;
-use kernel::time::Delta;
+use kernel::time::{Delta, NSEC_PER_MSEC};
 
 /// How long a queue's groups may wait, and the timer that comes for them.
 ///
@@ -46,7 +46,9 @@ impl Deadline {
     /// Lets the timer of `queue`, if it has one, call [`FaultQueue::expire`] after `delta`, unless
     /// it is armed already. Does not sleep.
     pub(crate) fn arm(queue: &FaultQueue, delta: Delta) {
-        let ms = u32::try_from(delta.as_millis_ceil()).unwrap_or(0);
+        // Rounded up: what expires early would not be late yet.
+        let ms = delta.as_millis() + i64::from(delta.as_nanos() % NSEC_PER_MSEC > 0);
+        let ms = u32::try_from(ms).unwrap_or(0);
         if let Some(deadline) = queue.deadline() {
             let data = core::ptr::from_ref(queue).cast();
             // SAFETY: The timer is live. `queue` owns it, and cancels it before it goes.

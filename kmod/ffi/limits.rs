@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The module's limits: parameters that root may change while it runs.
+//! The module's limits, parameters that root may change while it runs, and what it is told at
+//! load alone.
 
 use super::shim;
 
@@ -32,4 +33,10 @@ impl Limit {
         // SAFETY: No requirements; the number is one of `enum ioasid_limit`.
         unsafe { shim::ioasid_limit(self as u32) }
     }
+}
+
+/// Whether devices may be attached where interrupts are not remapped.
+pub(crate) fn allow_unsafe_interrupts() -> bool {
+    // SAFETY: No requirements.
+    unsafe { shim::ioasid_allow_unsafe_interrupts() }
 }

@@ -8,6 +8,7 @@ pub(crate) mod deadline;
 pub(crate) mod debugfs;
 pub(crate) mod device;
 pub(crate) mod dma_fault;
+pub(crate) mod errno;
 pub(crate) mod fault_file;
 pub(crate) mod group;
 pub(crate) mod iopf;

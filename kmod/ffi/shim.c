@@ -24,7 +24,29 @@
 
 #include "shim.h"
 
-/* Rust's module parameters cannot be changed while the module runs. */
+/*
+ * All parameters are here: Rust's cannot be changed while the module runs, and
+ * Linux 7.2 has none that is a bool.
+ */
+static bool allow_unsafe_interrupts;
+module_param(allow_unsafe_interrupts, bool, 0444);
+MODULE_PARM_DESC(allow_unsafe_interrupts,
+		 "Attach devices where interrupts are not remapped");
+
+static bool type1_compat;
+module_param(type1_compat, bool, 0444);
+MODULE_PARM_DESC(type1_compat, "Be VFIO_TYPE1_IOMMU and VFIO_TYPE1v2_IOMMU too");
+
+bool ioasid_allow_unsafe_interrupts(void)
+{
+	return allow_unsafe_interrupts;
+}
+
+bool ioasid_type1_compat(void)
+{
+	return type1_compat;
+}
+
 static unsigned int limits[IOASID_LIMITS] = {
 	[IOASID_MAX_PASIDS]		= 65536,
 	[IOASID_MAX_BINDINGS]		= 4096,

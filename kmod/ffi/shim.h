@@ -110,6 +110,8 @@ enum ioasid_limit {
 };
 
 u32 ioasid_limit(u32 limit);
+
+bool ioasid_allow_unsafe_interrupts(void);
 int ioasid_vfio_register(void);
 void ioasid_vfio_unregister(void);
 
@@ -151,6 +153,7 @@ long ioasid_device_frames(unsigned long vaddr, unsigned long count, bool write,
 void ioasid_unmap_ranges(struct iommu_domain *domain,
 			 const struct ioasid_range *ranges, size_t count);
 void ioasid_count_type1_call(void);
+bool ioasid_type1_compat(void);
 bool ioasid_is_users(unsigned long address, size_t len);
 bool ioasid_yield_unless_killed(void);
 struct iommu_domain *ioasid_alloc_nested(struct device *dev,

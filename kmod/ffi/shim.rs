@@ -138,6 +138,7 @@ extern "C" {
     pub(super) fn ioasid_debugfs_create();
     pub(super) fn ioasid_debugfs_remove();
     pub(super) fn ioasid_limit(limit: u32) -> u32;
+    pub(super) fn ioasid_allow_unsafe_interrupts() -> bool;
     pub(super) fn ioasid_device_facts(dev: *mut bindings::device, facts: *mut DeviceFacts)
         -> c_int;
     pub(super) fn ioasid_enforce_coherency(
@@ -165,6 +166,7 @@ extern "C" {
         count: usize,
     );
     pub(super) fn ioasid_count_type1_call();
+    pub(super) fn ioasid_type1_compat() -> bool;
     pub(super) fn ioasid_is_users(address: usize, len: usize) -> bool;
     pub(super) fn ioasid_yield_unless_killed() -> bool;
     pub(super) fn ioasid_alloc_nested(

@@ -7,6 +7,7 @@ use super::ranges::{self, Ranged};
 use super::Ioas;
 use crate::ffi::alias::{Alias, Tables};
 use crate::ffi::device::Device;
+use crate::ffi::errno::edquot;
 use crate::ffi::limits::Limit;
 use crate::ffi::paging::PagingDomain;
 use crate::quota::{self, Share};
@@ -89,7 +90,7 @@ impl Ioas {
     pub(crate) fn create_address_space(&mut self) -> Result<u32> {
         let spaces = &mut self.spaces;
         if spaces.spaces.len() >= Limit::AddressSpaces.get() as usize {
-            return Err(EDQUOT);
+            return Err(edquot());
         }
         let id = spaces.last_id.checked_add(1).ok_or(ENOSPC)?;
         let share = quota::DOMAINS.take(1)?;
@@ -180,9 +181,9 @@ impl Ioas {
             next = rest.without(&part).1;
         }
         let count = u32::try_from(links.len())?;
-        let sum = self.spaces.link_count.checked_add(count).ok_or(EDQUOT)?;
+        let sum = self.spaces.link_count.checked_add(count).ok_or(edquot())?;
         if sum > Limit::AsEntries.get() {
-            return Err(EDQUOT);
+            return Err(edquot());
         }
         self.spaces.get_mut(id)?.tables.insert(Alias {
             range: entry.range,

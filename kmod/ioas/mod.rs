@@ -7,6 +7,7 @@ pub(crate) mod iova;
 pub(crate) mod ranges;
 
 use crate::ffi::device::{Bdf, Device};
+use crate::ffi::errno::eopnotsupp;
 use crate::ffi::group::Group;
 use crate::ffi::limits::Limit;
 use crate::ffi::memory::MappedMemory;
@@ -289,7 +290,7 @@ impl Ioas {
             return Err(EINVAL);
         }
         if !map.access.write && self.domains.iter().any(|domain| domain.is_nest_parent()) {
-            return Err(EOPNOTSUPP);
+            return Err(eopnotsupp());
         }
         if !self.can_track(&map.range) {
             return Err(EINVAL);

@@ -12,6 +12,7 @@ use crate::fault::{Counters, FaultQueue, Source};
 use crate::ffi::attach::{Attachment, Detached, Site, Translation};
 use crate::ffi::device::{Bdf, Device};
 use crate::ffi::dma_fault::DmaFault;
+use crate::ffi::errno::{edquot, eopnotsupp};
 use crate::ffi::group::Group;
 use crate::ffi::limits::Limit;
 use crate::ffi::nested::NestedDomain;
@@ -233,11 +234,11 @@ impl Nesting {
         let at = self.position(bind.device)?;
         let attached = self.devices.get_mut(at).ok_or(ENOENT)?;
         let capability = Capability::of(&attached.device, attached.shared, stage2.is_nest_parent());
-        capability.at(bind.site).map_err(|_| EOPNOTSUPP)?;
+        capability.at(bind.site).map_err(|_| eopnotsupp())?;
         if let Target::Stage1(data) = &bind.target {
-            let support = capability.stage1(bind.site).map_err(|_| EOPNOTSUPP)?;
+            let support = capability.stage1(bind.site).map_err(|_| eopnotsupp())?;
             if queue.is_some() {
-                capability.page_requests.map_err(|_| EOPNOTSUPP)?;
+                capability.page_requests.map_err(|_| eopnotsupp())?;
             }
             stage1::check_data(data, &support)?;
         }
@@ -246,7 +247,7 @@ impl Nesting {
                 return Err(ENOENT);
             }
             if pasid >= attached.device.max_pasids() {
-                return Err(EOPNOTSUPP);
+                return Err(eopnotsupp());
             }
             if capability.page_requests.is_ok() && Some(pasid) == attached.keeper_pasid() {
                 return Err(EBUSY);
@@ -256,7 +257,7 @@ impl Nesting {
         match (bound, bind.replace) {
             (true, false) => return Err(EBUSY),
             (false, true) => return Err(ENOENT),
-            (false, false) if self.bound >= Limit::Bindings.get() => return Err(EDQUOT),
+            (false, false) if self.bound >= Limit::Bindings.get() => return Err(edquot()),
             _ => {}
         }
         let share = quota::DOMAINS.take(1)?;
@@ -551,7 +552,7 @@ impl Nesting {
             return Err(EBUSY);
         }
         if self.queues.len() >= Limit::FaultQueues.get() as usize {
-            return Err(EDQUOT);
+            return Err(edquot());
         }
         Ok(self.queues.push(queue, GFP_KERNEL_ACCOUNT)?)
     }

@@ -4,6 +4,7 @@
 //! confines stage 1.
 
 use super::capability::{Stage1Support, VTD_S1};
+use crate::ffi::errno::eopnotsupp;
 use crate::ffi::nested::{InvalidationEntries, Stage1Data};
 use crate::ffi::uapi;
 use core::mem::size_of;
@@ -27,7 +28,7 @@ const PAGE_MASK: u64 = (1 << PAGE_SHIFT) - 1;
 ///   no page's or beyond 52 bits.
 pub(crate) fn check_data(data: &Stage1Data, support: &Stage1Support) -> Result {
     if data.data_type != VTD_S1 {
-        return Err(EOPNOTSUPP);
+        return Err(eopnotsupp());
     }
     if data.len != size_of::<uapi::iommu_hwpt_vtd_s1>() {
         return Err(EINVAL);
@@ -45,10 +46,10 @@ pub(crate) fn check_data(data: &Stage1Data, support: &Stage1Support) -> Result {
     let lacking = (stage1.flags & (sre | wpe) != 0 && !support.supervisor)
         || (stage1.flags & eafe != 0 && !support.extended_accessed);
     match stage1.addr_width {
-        _ if lacking => Err(EOPNOTSUPP),
+        _ if lacking => Err(eopnotsupp()),
         48 => Ok(()),
         57 if support.five_level => Ok(()),
-        57 => Err(EOPNOTSUPP),
+        57 => Err(eopnotsupp()),
         _ => Err(EINVAL),
     }
 }
@@ -62,7 +63,7 @@ pub(crate) fn check_data(data: &Stage1Data, support: &Stage1Support) -> Result {
 /// - The error of the first bad entry, in the second place.
 pub(crate) fn check_entries(entries: &InvalidationEntries) -> Result<(u32, Result)> {
     if entries.data_type != INVALIDATE_VTD_S1 {
-        return Err(EOPNOTSUPP);
+        return Err(eopnotsupp());
     }
     if entries.count == 0 {
         return Ok((0, Ok(())));

@@ -3,6 +3,7 @@
 
 mod pool;
 
+use crate::ffi::errno::edquot;
 use crate::ffi::limits::Limit;
 use crate::quota::{self, Share};
 use kernel::prelude::*;
@@ -87,7 +88,7 @@ fn errno(error: PoolError) -> Error {
     match error {
         PoolError::Range => EINVAL,
         PoolError::Exhausted => ENOSPC,
-        PoolError::Quota => EDQUOT,
+        PoolError::Quota => edquot(),
         PoolError::NotAllocated => ENOENT,
     }
 }

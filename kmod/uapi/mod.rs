@@ -11,6 +11,7 @@ pub(crate) use info::{write_info, Info};
 use crate::ffi::attach::Site;
 use crate::ffi::device::Bdf;
 use crate::ffi::dma_fault::DmaWatch;
+use crate::ffi::errno::eopnotsupp;
 use crate::ffi::nested::{InvalidationEntries, Stage1Data};
 use crate::ffi::paging::Access;
 use crate::ffi::uapi;
@@ -179,7 +180,7 @@ impl Unmap {
             return Err(EINVAL);
         }
         if unmap.flags & vaddr != 0 {
-            return Err(EOPNOTSUPP);
+            return Err(eopnotsupp());
         }
         let bitmap = if unmap.flags & dirty != 0 {
             let fixed = size_of::<uapi::vfio_iommu_type1_dma_unmap>();
@@ -445,7 +446,7 @@ impl NewFaultQueue {
             return Err(EINVAL);
         }
         if call.flags & dma != 0 && !DmaWatch::is_offered() {
-            return Err(EOPNOTSUPP);
+            return Err(eopnotsupp());
         }
         Ok(Self {
             depth: (call.depth != 0).then_some(call.depth),
