@@ -65,11 +65,7 @@ impl Cache {
             fs::remove_dir_all(&part)
                 .with_context(|| format!("cannot remove {}", part.display()))?;
         }
-        let lock_file = cache.lock_file();
-        if lock_file.exists() {
-            fs::remove_file(&lock_file)
-                .with_context(|| format!("cannot remove {}", lock_file.display()))?;
-        }
+        cache.forget_packages()?;
         println!("removed what was in {}", cache.dir.display());
         Ok(())
     }
@@ -114,9 +110,22 @@ impl Cache {
             .join(format!("{name}-{}", key.short()))
     }
 
-    /// The versions and checksums of the packages in use.
-    pub fn lock_file(&self) -> PathBuf {
-        self.dir.join("packages.lock")
+    /// The versions and checksums of the packages in use with a kernel of that series.
+    pub fn lock_file(&self, series: &str) -> PathBuf {
+        self.dir.join(format!("packages-{series}.lock"))
+    }
+
+    /// Removes all lock files.
+    pub fn forget_packages(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.dir).context("cannot read the cache folder")? {
+            let path = entry.context("cannot read the cache folder")?.path();
+            let name = path.file_name().and_then(OsStr::to_str).unwrap_or("");
+            if name.starts_with("packages") && name.ends_with(".lock") {
+                fs::remove_file(&path)
+                    .with_context(|| format!("cannot remove {}", path.display()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes the lock of `name`; `waiting` is called if somebody else has it.

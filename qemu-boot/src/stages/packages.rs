@@ -54,20 +54,16 @@ impl Packages {
     }
 }
 
-/// Gives the packages of the lock file; resolves and records them if there is none, or if it
-/// is of another series than is wanted.
+/// Gives the packages of the series' lock file; resolves and records them if there is none.
 pub fn resolve(setup: &Setup, root: &Root) -> Result<Packages> {
     let series = wanted_series();
-    let path = setup.cache.lock_file();
+    let path = setup.cache.lock_file(&series);
     let _lock = setup.cache.lock("packages", || {
         eprintln!("packages: another run is resolving them; waiting");
     })?;
     if let Ok(text) = fs::read_to_string(&path) {
-        let packages: Packages = toml::from_str(&text)
-            .with_context(|| format!("{} is damaged: remove it", path.display()))?;
-        if packages.series == series {
-            return Ok(packages);
-        }
+        return toml::from_str(&text)
+            .with_context(|| format!("{} is damaged: remove it", path.display()));
     }
     let progress = Progress::start("packages", "the newest kernel of the series, and QEMU");
     let packages = query(setup, root, &series, &progress)?;
@@ -80,14 +76,9 @@ pub fn resolve(setup: &Setup, root: &Root) -> Result<Packages> {
     Ok(packages)
 }
 
-/// Forgets the lock file, so that the newest packages are resolved again.
+/// Forgets the lock files, so that the newest packages are resolved again.
 pub fn forget(setup: &Setup) -> Result<()> {
-    match fs::remove_file(setup.cache.lock_file()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).context("cannot remove the lock file")
-        }
-        _ => Ok(()),
-    }
+    setup.cache.forget_packages()
 }
 
 fn wanted_series() -> String {
