@@ -19,7 +19,7 @@
 //! 8. `FaultQueue::state`, a spinlock: nothing is taken inside but a wait queue's lock
 //!
 //! On their own: the mutex of a debugfs reader (ffi/debugfs.c), outside everything but vfio core's
-//! locks, with which it has nothing to do; `Container::watches`, with nothing inside; `FaultQueue::reader`, outside `mmap_lock` and `FaultQueue::state`; `CONTAINERS`
+//! locks, with which it has nothing to do; `Container::watches`, with nothing inside; `CONTAINERS`
 //! of ffi/vfio.rs, inside vfio core's locks, with nothing inside.
 //!
 //! A group's detach waits for the work item of its DMA faults with 1 alone held.

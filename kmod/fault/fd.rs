@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The fault fd: read, write, poll and the last close.
 
-use super::queue::{Cookie, Next, Refused, Slot, State, MAX_SLOTS};
+use super::queue::{Chained, Cookie, Ends, Next, Refused, Slot, State, MAX_SLOTS};
 use super::{Counters, Source};
 use crate::ffi::deadline::Deadline;
 use crate::ffi::iopf::{PageGroup, Response};
@@ -13,7 +13,7 @@ use kernel::fs::File;
 use kernel::new_poll_condvar;
 use kernel::prelude::*;
 use kernel::sync::poll::{PollCondVar, PollTable};
-use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
+use kernel::sync::{new_spinlock, Arc, SpinLock};
 use kernel::time::{Delta, Instant, Monotonic};
 
 const _: () = assert!(uapi::VFIO_IOASID_FAULT_DEPTH_MAX as usize <= MAX_SLOTS);
@@ -34,6 +34,17 @@ pub(super) struct Pending {
     pub(super) since: Instant<Monotonic>,
 }
 
+/// The groups of a source are a chain.
+impl Chained for Pending {
+    fn chain(&self) -> Ends {
+        self.source.waiting()
+    }
+
+    fn set_chain(&self, chain: Ends) {
+        self.source.set_waiting(chain);
+    }
+}
+
 /// What poll says.
 pub(crate) struct Ready {
     /// A read would not block.
@@ -52,9 +63,6 @@ pub(crate) struct FaultQueue {
     container: u64,
     dma: bool,
     counters: Arc<Counters>,
-    /// Held by a reader from the moment it takes a group until its user has it.
-    #[pin]
-    reader: Mutex<()>,
     /// A leaf: taken in the page request thread.
     #[pin]
     state: SpinLock<State<Slots>>,
@@ -89,7 +97,6 @@ impl FaultQueue {
                 container,
                 dma,
                 counters,
-                reader <- new_mutex!((), "FaultQueue::reader"),
                 state <- new_spinlock!(state, "FaultQueue::state"),
                 changed <- new_poll_condvar!("FaultQueue::changed"),
             }),
@@ -147,12 +154,14 @@ impl FaultQueue {
         let weight = records.len() as u32;
         let result = {
             let mut state = self.state.lock();
+            let first = state.oldest().is_none();
             let result = state.push(pending, weight, records, |records, cookie| {
                 for record in records.iter_mut() {
                     record.cookie = cookie;
                 }
             });
-            if result.is_ok() {
+            // Where an older one waits, the timer is armed for that, or about to be.
+            if first && result.is_ok() {
                 self.arm(Delta::ZERO);
             }
             result
@@ -167,20 +176,20 @@ impl FaultQueue {
         self.changed.notify_all();
     }
 
-    /// Takes one group out for the host's answer. The caller holds its source's responder.
-    pub(super) fn take_next(
-        &self,
-        from: &mut usize,
-        expired: bool,
-        wanted: impl Fn(&Pending) -> bool,
-    ) -> Option<Pending> {
-        let taken = self.state.lock().take_where(from, expired, wanted);
+    /// Takes the oldest group of `source` out for the host's answer, because its deadline has
+    /// passed if `expired`. The caller holds the source's responder.
+    pub(super) fn take_next(&self, source: &Source, expired: bool) -> Option<Pending> {
+        let taken = {
+            let mut state = self.state.lock();
+            let chain = source.waiting();
+            state.take_first(chain, expired, |pending| !expired || self.is_late(pending))
+        };
         self.changed.notify_all();
         taken
     }
 
     /// Whether the deadline of a group has passed.
-    pub(super) fn is_late(&self, pending: &Pending) -> bool {
+    fn is_late(&self, pending: &Pending) -> bool {
         let deadline = self.deadline.as_ref().map(Deadline::delta);
         deadline.is_some_and(|deadline: Delta| {
             pending.since.elapsed().as_nanos() >= deadline.as_nanos()
@@ -193,8 +202,8 @@ impl FaultQueue {
             let source = self
                 .state
                 .lock()
-                .waiting()
-                .find(|pending| self.is_late(pending))
+                .oldest()
+                .filter(|pending| self.is_late(pending))
                 .map(|pending| pending.source.clone());
             match source {
                 Some(source) => source.expire(),
@@ -202,9 +211,8 @@ impl FaultQueue {
             }
         }
         let state = self.state.lock();
-        let oldest = state.waiting().map(|pending| pending.since.elapsed()).max();
-        if let Some(age) = oldest.filter(|_| !state.closed()) {
-            self.arm(age);
+        if let Some(oldest) = state.oldest().filter(|_| !state.closed()) {
+            self.arm(oldest.since.elapsed());
         }
     }
 
@@ -219,15 +227,12 @@ impl FaultQueue {
     pub(crate) fn read(&self, buf: Pointer, len: usize, nonblocking: bool) -> Result<usize> {
         let mut done = 0;
         loop {
-            {
-                let _reader = self.reader.lock();
-                while let Some(bytes) = match self.read_one(buf, done, len) {
-                    Ok(read) => read,
-                    Err(_) if done != 0 => return Ok(done),
-                    Err(error) => return Err(error),
-                } {
-                    done += bytes;
-                }
+            while let Some(bytes) = match self.read_one(buf, done, len) {
+                Ok(read) => read,
+                Err(_) if done != 0 => return Ok(done),
+                Err(error) => return Err(error),
+            } {
+                done += bytes;
             }
             if done != 0 {
                 return Ok(done);
@@ -247,7 +252,7 @@ impl FaultQueue {
         }
     }
 
-    /// Copies the next group; `None` if there is none. The reader is held.
+    /// Copies the next group; `None` if there is none.
     fn read_one(&self, buf: Pointer, done: usize, len: usize) -> Result<Option<usize>> {
         let room = (len - done) / RECORD;
         let next = self
@@ -255,55 +260,68 @@ impl FaultQueue {
             .lock()
             .next(|records| records.map_or(1, |records| records.len().max(1)) <= room)
             .map_err(|()| EINVAL)?;
-        let at = buf.offset(done)?;
+        let Some(next) = next else {
+            return Ok(None);
+        };
+        let result = buf
+            .offset(done)
+            .and_then(|at| self.deliver(at, next))
+            .map(Some);
+        // Another reader may wait for what came back, or for the end of this delivery.
+        self.changed.notify_all();
+        result
+    }
+
+    /// Copies what a reader gets to `at`, and puts it back if that fails: the bytes copied.
+    fn deliver(&self, at: Pointer, next: Next<Records>) -> Result<usize> {
         match next {
-            None => Ok(None),
-            Some(Next::Overflow(lost)) => {
-                let record = uapi::vfio_ioasid_fault {
+            Next::Overflow(lost) => {
+                let copied = at.write(&uapi::vfio_ioasid_fault {
                     kind: uapi::VFIO_IOASID_FAULT_OVERFLOW,
                     addr: lost,
                     ..Default::default()
-                };
-                at.write(&record)
-                    .inspect_err(|_| self.state.lock().unlost(lost))?;
-                Ok(Some(RECORD))
+                });
+                let mut state = self.state.lock();
+                match copied {
+                    Ok(()) => state.told(),
+                    Err(_) => state.unlost(lost),
+                }
+                copied.map(|()| RECORD)
             }
-            Some(Next::Cancelled(cookie)) => self.announce(at, cookie, 0),
-            Some(Next::Expired(cookie)) => {
+            Next::Cancelled(cookie) => self.announce(at, cookie, 0),
+            Next::Expired(cookie) => {
                 self.announce(at, cookie, uapi::VFIO_IOASID_FAULT_FLAG_EXPIRED)
             }
-            Some(Next::Group { cookie, records } | Next::Note { cookie, records }) => {
+            Next::Group { cookie, records } | Next::Note { cookie, records } => {
+                let bytes = records.len() * RECORD;
                 let copied = records
                     .iter()
                     .enumerate()
                     .try_for_each(|(index, record)| at.offset(index * RECORD)?.write(record));
+                let mut state = self.state.lock();
                 match copied {
-                    Ok(()) => {
-                        self.state.lock().delivered(cookie);
-                        self.changed.notify_all();
-                        Ok(Some(records.len() * RECORD))
-                    }
-                    Err(error) => {
-                        self.state.lock().undelivered(cookie, records);
-                        Err(error)
-                    }
+                    Ok(()) => state.delivered(cookie),
+                    Err(_) => state.undelivered(cookie, records),
                 }
+                copied.map(|()| bytes)
             }
         }
     }
 
     /// Copies the record that a group needs no answer any more.
-    fn announce(&self, at: Pointer, cookie: u64, flags: u32) -> Result<Option<usize>> {
-        let record = uapi::vfio_ioasid_fault {
+    fn announce(&self, at: Pointer, cookie: u64, flags: u32) -> Result<usize> {
+        let copied = at.write(&uapi::vfio_ioasid_fault {
             kind: uapi::VFIO_IOASID_FAULT_CANCELLED,
             flags,
             cookie,
             ..Default::default()
-        };
-        at.write(&record)
-            .inspect_err(|_| self.state.lock().unannounced(cookie))?;
-        self.state.lock().delivered(cookie);
-        Ok(Some(RECORD))
+        });
+        let mut state = self.state.lock();
+        match copied {
+            Ok(()) => state.delivered(cookie),
+            Err(_) => state.unannounced(cookie),
+        }
+        copied.map(|()| RECORD)
     }
 
     /// Takes the answers in the user's `len` bytes at `buf`.
@@ -382,8 +400,7 @@ pub(crate) fn close(queue: Arc<FaultQueue>) {
         let source = queue
             .state
             .lock()
-            .waiting()
-            .next()
+            .oldest()
             .map(|pending| pending.source.clone());
         match source {
             Some(source) => source.cancel(),

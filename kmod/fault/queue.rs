@@ -4,7 +4,7 @@
 //!
 //! Needs nothing but `core`, so that the same source is tested under cargo. It
 //! allocates nothing: it is changed under a spinlock in the page request thread.
-//! Every method is O(1) but [`State::take_where`] and [`State::waiting`].
+//! Every method is O(1), but for [`State::new`].
 
 use core::ops::DerefMut;
 
@@ -15,6 +15,71 @@ const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
 
 /// End of a list of slots.
 const NIL: u32 = u32::MAX;
+
+/// The first and the last of a list of slots.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    head: u32,
+    tail: u32,
+}
+
+impl Ends {
+    /// Of no slots.
+    pub(crate) const EMPTY: Self = Self {
+        head: NIL,
+        tail: NIL,
+    };
+
+    /// As a number that fits an atomic.
+    pub(crate) fn to_bits(self) -> u64 {
+        u64::from(self.head) << 32 | u64::from(self.tail)
+    }
+
+    /// What [`Ends::to_bits`] gave.
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        // CAST: the halves.
+        Self {
+            head: (bits >> 32) as u32,
+            tail: bits as u32,
+        }
+    }
+}
+
+/// A group whose owner has all its groups of a queue in a chain, oldest first.
+///
+/// The queue alone changes the chain, and asks for it with nothing else going on. It begins
+/// [`Ends::EMPTY`].
+pub(crate) trait Chained {
+    /// The owner's chain.
+    fn chain(&self) -> Ends;
+    /// Replaces it.
+    fn set_chain(&self, chain: Ends);
+}
+
+/// The lists that a slot may be on.
+#[derive(Clone, Copy)]
+enum List {
+    /// What is to be read, in that order; or the free slots.
+    Ready,
+    /// The groups that are owed an answer, oldest first.
+    Waiting,
+    /// Those of one owner.
+    Chain,
+}
+
+/// A slot's neighbours on a list.
+#[derive(Clone, Copy)]
+struct Links {
+    prev: u32,
+    next: u32,
+}
+
+impl Links {
+    const NONE: Self = Self {
+        prev: NIL,
+        next: NIL,
+    };
+}
 
 /// Most notes that wait in a queue.
 const MAX_NOTES: u32 = 64;
@@ -49,8 +114,9 @@ enum Phase {
 pub(crate) struct Slot<G, R> {
     phase: Phase,
     generation: u64,
-    prev: u32,
-    next: u32,
+    ready: Links,
+    waiting: Links,
+    chain: Links,
     weight: u32,
     /// The host answered because the deadline passed.
     expired: bool,
@@ -64,19 +130,29 @@ impl<G, R> Slot<G, R> {
         Self {
             phase: Phase::Free,
             generation: 0,
-            prev: NIL,
-            next: NIL,
+            ready: Links::NONE,
+            waiting: Links::NONE,
+            chain: Links::NONE,
             weight: 0,
             expired: false,
             group: None,
             records: None,
         }
     }
+
+    fn links(&mut self, list: List) -> &mut Links {
+        match list {
+            List::Ready => &mut self.ready,
+            List::Waiting => &mut self.waiting,
+            List::Chain => &mut self.chain,
+        }
+    }
 }
 
 /// What a reader gets next.
 pub(crate) enum Next<R> {
-    /// That many records were answered INVALID for want of room.
+    /// That many records were answered INVALID for want of room. [`State::told`] or
+    /// [`State::unlost`] must follow.
     Overflow(u64),
     /// A group's records. [`State::delivered`] or [`State::undelivered`] must follow.
     Group {
@@ -124,8 +200,11 @@ pub(crate) enum Cookie {
 ///
 /// # Invariants
 ///
-/// - Each slot is on exactly one list: free (`Free`), or ready (`Unread`, `Cancelled` and
-///   `Note`), or none (all others).
+/// - Each slot is on exactly one of these lists: free (`Free`), or ready (`Unread`, `Cancelled`
+///   and `Note`), or none (all others).
+/// - The slots with a group are on `oldest` and on their owner's chain, in the order in which
+///   they came.
+/// - `delivering` is the number of deliveries that were begun and not ended.
 /// - `notes` is the number of slots in phases `Note` and `Noting`.
 /// - `waiting` is the sum of `weight` over all slots that are not free, at most
 ///   `depth`.
@@ -134,11 +213,12 @@ pub(crate) enum Cookie {
 pub(crate) struct State<S> {
     slots: S,
     free: u32,
-    ready_head: u32,
-    ready_tail: u32,
+    ready: Ends,
+    oldest: Ends,
     depth: u32,
     waiting: u32,
     notes: u32,
+    delivering: u32,
     lost: u64,
     closed: bool,
     ended: bool,
@@ -147,7 +227,7 @@ pub(crate) struct State<S> {
 impl<S, G, R> State<S>
 where
     S: DerefMut<Target = [Slot<G, R>]>,
-    G: 'static,
+    G: Chained + 'static,
     R: 'static,
 {
     /// A queue whose groups together have at most one record for each of `slots`,
@@ -158,7 +238,7 @@ where
             return None;
         }
         for (index, slot) in slots.iter_mut().enumerate() {
-            slot.next = if index + 1 < depth {
+            slot.ready.next = if index + 1 < depth {
                 index as u32 + 1
             } else {
                 NIL
@@ -167,25 +247,27 @@ where
         Some(Self {
             slots,
             free: 0,
-            ready_head: NIL,
-            ready_tail: NIL,
+            ready: Ends::EMPTY,
+            oldest: Ends::EMPTY,
             depth: depth as u32,
             waiting: 0,
             notes: 0,
+            delivering: 0,
             lost: 0,
             closed: false,
             ended: false,
         })
     }
 
-    /// Whether a read would not block.
+    /// Whether a read would not block. What another reader copies just now may come back, so
+    /// that the end of the file waits for it.
     pub(crate) fn readable(&self) -> bool {
-        self.has_records() || self.ended
+        self.has_records() || self.ended && self.delivering == 0
     }
 
     /// Whether there is something to read before the end.
     pub(crate) fn has_records(&self) -> bool {
-        self.ready_head != NIL || self.lost != 0
+        self.ready.head != NIL || self.lost != 0
     }
 
     /// Whether the container is gone.
@@ -238,16 +320,21 @@ where
             self.lost = self.lost.saturating_add(u64::from(weight));
             return Err((Refused::Full, group, records));
         };
-        self.free = slot.next;
+        self.free = slot.ready.next;
         slot.generation += 1;
         mark(&mut records, cookie(slot.generation, index));
         slot.phase = Phase::Unread;
         slot.weight = weight;
         slot.expired = false;
-        slot.group = Some(group);
         slot.records = Some(records);
         self.waiting += weight;
-        self.append(index);
+        self.ready = self.append(List::Ready, self.ready, index);
+        self.oldest = self.append(List::Waiting, self.oldest, index);
+        let chain = self.append(List::Chain, group.chain(), index);
+        group.set_chain(chain);
+        if let Some(slot) = self.slots.get_mut(index as usize) {
+            slot.group = Some(group);
+        }
         Ok(())
     }
 
@@ -264,14 +351,14 @@ where
         let Some(slot) = self.slots.get_mut(index as usize) else {
             return self.lose(1);
         };
-        self.free = slot.next;
+        self.free = slot.ready.next;
         slot.generation += 1;
         slot.phase = Phase::Note;
         slot.weight = 1;
         slot.records = Some(records);
         self.waiting += 1;
         self.notes += 1;
-        self.append(index);
+        self.ready = self.append(List::Ready, self.ready, index);
     }
 
     /// Counts records that were answered INVALID before they came here.
@@ -283,8 +370,6 @@ where
 
     /// What a reader gets next, if `fits` says that its records fit; `Ok(None)` if
     /// there is nothing, `Err(())` if they do not fit.
-    ///
-    /// One reader at a time may be between this and the call that ends a delivery.
     pub(crate) fn next(
         &mut self,
         fits: impl FnOnce(Option<&R>) -> bool,
@@ -293,9 +378,10 @@ where
             if !fits(None) {
                 return Err(());
             }
+            self.delivering += 1;
             return Ok(Some(Next::Overflow(core::mem::take(&mut self.lost))));
         }
-        let index = self.ready_head;
+        let index = self.ready.head;
         let Some(slot) = self.slots.get_mut(index as usize) else {
             return Ok(None);
         };
@@ -305,7 +391,8 @@ where
         let name = cookie(slot.generation, index);
         let phase = core::mem::replace(&mut slot.phase, Phase::Delivering);
         let records = slot.records.take();
-        self.unlink(index);
+        self.delivering += 1;
+        self.ready = self.unlink(List::Ready, self.ready, index);
         Ok(match (phase, records) {
             (Phase::Unread, Some(records)) => Some(Next::Group {
                 cookie: name,
@@ -336,6 +423,7 @@ where
 
     /// Ends a delivery that reached the user.
     pub(crate) fn delivered(&mut self, name: u64) {
+        self.delivering -= 1;
         let Some((index, slot)) = self.current(name) else {
             return;
         };
@@ -343,7 +431,7 @@ where
             Phase::Delivering if slot.group.is_some() => slot.phase = Phase::Read,
             Phase::Delivering => {
                 slot.phase = Phase::Cancelled;
-                self.append(index);
+                self.ready = self.append(List::Ready, self.ready, index);
             }
             Phase::Answered | Phase::Announcing => self.release(index),
             Phase::Noting => {
@@ -356,6 +444,7 @@ where
 
     /// Ends a delivery that failed: the group is again the next to be read.
     pub(crate) fn undelivered(&mut self, name: u64, records: R) {
+        self.delivering -= 1;
         let Some((index, slot)) = self.current(name) else {
             return;
         };
@@ -363,12 +452,12 @@ where
             Phase::Delivering if slot.group.is_some() => {
                 slot.phase = Phase::Unread;
                 slot.records = Some(records);
-                self.prepend(index);
+                self.ready = self.prepend(List::Ready, self.ready, index);
             }
             Phase::Noting => {
                 slot.phase = Phase::Note;
                 slot.records = Some(records);
-                self.prepend(index);
+                self.ready = self.prepend(List::Ready, self.ready, index);
             }
             // Answered meanwhile: what the user never saw need not be cancelled.
             Phase::Delivering | Phase::Answered => self.release(index),
@@ -376,17 +465,24 @@ where
         }
     }
 
+    /// Ends the delivery of an overflow count that reached the user.
+    pub(crate) fn told(&mut self) {
+        self.delivering -= 1;
+    }
+
     /// Puts an overflow count back that could not be copied to its reader.
     pub(crate) fn unlost(&mut self, records: u64) {
+        self.delivering -= 1;
         self.lost = self.lost.saturating_add(records);
     }
 
     /// Ends the delivery of a CANCELLED record that failed: it is again the next to be read.
     pub(crate) fn unannounced(&mut self, name: u64) {
+        self.delivering -= 1;
         if let Some((index, slot)) = self.current(name) {
             if slot.phase == Phase::Announcing {
                 slot.phase = Phase::Cancelled;
-                self.prepend(index);
+                self.ready = self.prepend(List::Ready, self.ready, index);
             }
         }
     }
@@ -424,55 +520,65 @@ where
             return None;
         }
         let index = slot_of(name);
-        let slot = self.slots.get_mut(index as usize)?;
-        let group = slot.group.take();
-        if slot.phase == Phase::Read {
+        let (group, phase) = self.take_group(index)?;
+        if phase == Phase::Read {
             self.release(index);
-        } else {
+        } else if let Some(slot) = self.slots.get_mut(index as usize) {
             slot.phase = Phase::Answered;
         }
-        group
+        Some(group)
     }
 
-    /// Takes one group out for which `wanted` holds, for the host's answer: because its
-    /// deadline passed if `expired`, because its binding or its reader went otherwise. If its
-    /// user has read it, a record says so, unless nobody reads any more.
-    ///
-    /// Looks at the slots from `*from` on and leaves there where to go on.
-    pub(crate) fn take_where(
+    /// Takes the first group of an owner's `chain` out if `wanted` holds for it, for the host's
+    /// answer: because its deadline passed if `expired`, because its binding or its reader went
+    /// otherwise. If its user has read it, a record says so, unless nobody reads any more.
+    pub(crate) fn take_first(
         &mut self,
-        from: &mut usize,
+        chain: Ends,
         expired: bool,
-        wanted: impl Fn(&G) -> bool,
+        wanted: impl FnOnce(&G) -> bool,
     ) -> Option<G> {
-        while let Some(slot) = self.slots.get_mut(*from) {
-            let index = *from as u32;
-            *from += 1;
-            if !slot.group.as_ref().is_some_and(&wanted) {
-                continue;
-            }
-            let group = slot.group.take();
+        let index = chain.head;
+        self.group(index).filter(|group| wanted(group))?;
+        let (group, phase) = self.take_group(index)?;
+        if let Some(slot) = self.slots.get_mut(index as usize) {
             slot.expired = expired;
-            match slot.phase {
-                Phase::Unread => {
-                    self.unlink(index);
-                    self.release(index);
-                }
-                Phase::Read if self.closed => self.release(index),
-                Phase::Read => {
-                    slot.phase = Phase::Cancelled;
-                    self.append(index);
-                }
-                _ => {}
-            }
-            return group;
         }
-        None
+        match phase {
+            Phase::Unread => {
+                self.ready = self.unlink(List::Ready, self.ready, index);
+                self.release(index);
+            }
+            Phase::Read if self.closed => self.release(index),
+            Phase::Read => {
+                if let Some(slot) = self.slots.get_mut(index as usize) {
+                    slot.phase = Phase::Cancelled;
+                }
+                self.ready = self.append(List::Ready, self.ready, index);
+            }
+            // The delivery goes on, and ends in `Cancelled` if it reaches the user.
+            _ => {}
+        }
+        Some(group)
     }
 
-    /// The groups that still wait for their answer.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = &G> {
-        self.slots.iter().filter_map(|slot| slot.group.as_ref())
+    /// The group that waits for its answer longest.
+    pub(crate) fn oldest(&self) -> Option<&G> {
+        self.group(self.oldest.head)
+    }
+
+    fn group(&self, index: u32) -> Option<&G> {
+        self.slots.get(index as usize)?.group.as_ref()
+    }
+
+    /// Takes the group of a slot out, and says where it stood.
+    fn take_group(&mut self, index: u32) -> Option<(G, Phase)> {
+        let slot = self.slots.get_mut(index as usize)?;
+        let (group, phase) = (slot.group.take()?, slot.phase);
+        self.oldest = self.unlink(List::Waiting, self.oldest, index);
+        let chain = self.unlink(List::Chain, group.chain(), index);
+        group.set_chain(chain);
+        Some((group, phase))
     }
 
     /// The slot that `name` stands in, if it is the latest there.
@@ -482,34 +588,40 @@ where
         (slot.generation == name >> SLOT_BITS).then_some((index, slot))
     }
 
-    fn append(&mut self, index: u32) {
-        let tail = core::mem::replace(&mut self.ready_tail, index);
-        self.link(tail, index);
-        self.link(index, NIL);
+    /// Puts a slot at the end of a list; the list's ends after that.
+    fn append(&mut self, list: List, mut ends: Ends, index: u32) -> Ends {
+        let tail = ends.tail;
+        self.link(list, &mut ends, tail, index);
+        self.link(list, &mut ends, index, NIL);
+        ends
     }
 
-    fn prepend(&mut self, index: u32) {
-        let head = core::mem::replace(&mut self.ready_head, index);
-        self.link(index, head);
-        self.link(NIL, index);
+    /// The same, at its start.
+    fn prepend(&mut self, list: List, mut ends: Ends, index: u32) -> Ends {
+        let head = ends.head;
+        self.link(list, &mut ends, index, head);
+        self.link(list, &mut ends, NIL, index);
+        ends
     }
 
-    fn unlink(&mut self, index: u32) {
-        if let Some(slot) = self.slots.get(index as usize) {
-            let (prev, next) = (slot.prev, slot.next);
-            self.link(prev, next);
+    /// Takes a slot from a list; the list's ends after that.
+    fn unlink(&mut self, list: List, mut ends: Ends, index: u32) -> Ends {
+        if let Some(slot) = self.slots.get_mut(index as usize) {
+            let Links { prev, next } = *slot.links(list);
+            self.link(list, &mut ends, prev, next);
         }
+        ends
     }
 
-    /// Makes `right` follow `left` in the ready list; [`NIL`] is its end.
-    fn link(&mut self, left: u32, right: u32) {
+    /// Makes `right` follow `left` in a list; [`NIL`] is its end.
+    fn link(&mut self, list: List, ends: &mut Ends, left: u32, right: u32) {
         match self.slots.get_mut(left as usize) {
-            Some(slot) => slot.next = right,
-            None => self.ready_head = right,
+            Some(slot) => slot.links(list).next = right,
+            None => ends.head = right,
         }
         match self.slots.get_mut(right as usize) {
-            Some(slot) => slot.prev = left,
-            None => self.ready_tail = left,
+            Some(slot) => slot.links(list).prev = left,
+            None => ends.tail = left,
         }
     }
 
@@ -521,7 +633,7 @@ where
         slot.phase = Phase::Free;
         slot.weight = 0;
         slot.records = None;
-        slot.next = self.free;
+        slot.ready.next = self.free;
         self.free = index;
     }
 }

@@ -2,7 +2,7 @@
 //! The fault side of a binding: where its page requests go, and who may answer.
 
 use super::fd::{FaultQueue, Pending, Records};
-use super::queue::Refused;
+use super::queue::{Ends, Refused};
 use crate::ffi::device::Bdf;
 use crate::ffi::iopf::{PageGroup, PageRequest, Response};
 use crate::ffi::trace::{self, AnsweredBy};
@@ -25,6 +25,8 @@ pub(crate) struct Source {
     user_cookie: u64,
     queue: Arc<FaultQueue>,
     stopping: Atomic<bool>,
+    /// Its groups in the queue: [`Ends`], changed with the queue's state held.
+    waiting: Atomic<u64>,
     /// Held while one of this source's groups is answered by somebody else than the page
     /// request thread.
     #[pin]
@@ -47,6 +49,7 @@ impl Source {
                 user_cookie,
                 queue,
                 stopping: Atomic::new(false),
+                waiting: Atomic::new(Ends::EMPTY.to_bits()),
                 responder <- new_mutex!((), "Source::responder"),
             }),
             GFP_KERNEL_ACCOUNT,
@@ -56,6 +59,16 @@ impl Source {
     /// The queue.
     pub(crate) fn queue(&self) -> &Arc<FaultQueue> {
         &self.queue
+    }
+
+    /// Its groups in the queue. The queue's state is held.
+    pub(super) fn waiting(&self) -> Ends {
+        Ends::from_bits(self.waiting.load(Relaxed))
+    }
+
+    /// Replaces them. The queue's state is held.
+    pub(super) fn set_waiting(&self, chain: Ends) {
+        self.waiting.store(chain.to_bits(), Relaxed);
     }
 
     /// Step 2: takes a group in, or answers it INVALID. Runs in the page request thread.
@@ -108,11 +121,7 @@ impl Source {
     /// Step 4, last half: answers all that is left INVALID, after the answer under way.
     pub(crate) fn cancel(&self) {
         let _responder = self.responder.lock();
-        let mut from = 0;
-        while let Some(pending) = self
-            .queue
-            .take_next(&mut from, false, |pending| self.asked(pending))
-        {
+        while let Some(pending) = self.queue.take_next(self, false) {
             self.queue.counters().host_invalid.add(1);
             self.respond(pending.group, Response::Invalid, AnsweredBy::Cancelled);
         }
@@ -127,18 +136,11 @@ impl Source {
     /// Step 3, for the deadline: answers what is late INVALID.
     pub(super) fn expire(&self) {
         let _responder = self.responder.lock();
-        let mut from = 0;
-        while let Some(pending) = self.queue.take_next(&mut from, true, |pending| {
-            self.asked(pending) && self.queue.is_late(pending)
-        }) {
+        while let Some(pending) = self.queue.take_next(self, true) {
             self.queue.counters().expired.add(1);
             self.queue.counters().host_invalid.add(1);
             self.respond(pending.group, Response::Invalid, AnsweredBy::Expired);
         }
-    }
-
-    fn asked(&self, pending: &Pending) -> bool {
-        core::ptr::eq(&*pending.source, self)
     }
 
     fn records(&self, group: &PageGroup) -> Result<Records> {

@@ -13,7 +13,8 @@ mod queue;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
-use queue::{Cookie, Next, Slot, State};
+use queue::{Chained, Cookie, Ends, Next, Slot, State};
+use std::sync::atomic::AtomicU64;
 
 /// Which step is left out.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,8 @@ struct Host {
     device_gone: AtomicBool,
     answers: AtomicUsize,
     iopf_lock: Mutex<()>,
+    /// The chain of the only source, changed with its state held: nothing to explore.
+    waiting: AtomicU64,
 }
 
 /// A page request group that is owed an answer.
@@ -49,6 +52,16 @@ impl Group {
         );
         let before = self.0.answers.fetch_add(1, SeqCst);
         assert_eq!(before, 0, "a group is answered twice");
+    }
+}
+
+impl Chained for Group {
+    fn chain(&self) -> Ends {
+        Ends::from_bits(self.0.waiting.load(SeqCst))
+    }
+
+    fn set_chain(&self, chain: Ends) {
+        self.0.waiting.store(chain.to_bits(), SeqCst);
     }
 }
 
@@ -123,13 +136,12 @@ impl Source {
         }
         let responder =
             (self.variant != Variant::AnswerAfterUnbind).then(|| self.responder.lock().unwrap());
-        let mut from = 0;
         loop {
-            let taken = self
-                .state
-                .lock()
-                .unwrap()
-                .take_where(&mut from, false, |_| true);
+            let taken = {
+                let mut state = self.state.lock().unwrap();
+                let chain = Ends::from_bits(self.host.waiting.load(SeqCst));
+                state.take_first(chain, false, |_| true)
+            };
             match taken {
                 Some(group) => group.respond(),
                 None => break,
@@ -152,6 +164,7 @@ fn check(variant: Variant) {
             device_gone: AtomicBool::new(false),
             answers: AtomicUsize::new(0),
             iopf_lock: Mutex::new(()),
+            waiting: AtomicU64::new(Ends::EMPTY.to_bits()),
         });
         let state = State::new(vec![Slot::free()]).expect("one slot");
         let source = Arc::new(Source {

@@ -1,22 +1,114 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The state of a fault queue: cookies, depth, order, and what an answer may do when.
 
-use crate::queue::{Cookie, Next, Refused, Slot, State};
+use crate::queue::{Chained, Cookie, Ends, Next, Refused, Slot, State};
 use proptest::prelude::*;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
 
-/// A group is its number; its records are its number, its size and its cookie.
-type Group = u32;
-type Records = (u32, u32, u64);
-type Queue = State<Vec<Slot<Group, Records>>>;
+/// Owners of groups: a group's number modulo this is its owner.
+const OWNERS: usize = 4;
 
-fn queue(depth: usize) -> Queue {
-    State::new((0..depth).map(|_| Slot::free()).collect()).expect("a good depth")
+/// A group is its number, and the chain of its owner.
+struct Group {
+    number: u32,
+    owner: Rc<Cell<Ends>>,
 }
 
-fn push(queue: &mut Queue, group: Group, weight: u32) -> Result<(), Refused> {
+impl Chained for Group {
+    fn chain(&self) -> Ends {
+        self.owner.get()
+    }
+
+    fn set_chain(&self, chain: Ends) {
+        self.owner.set(chain);
+    }
+}
+
+/// A group's number, its size and its cookie.
+type Records = (u32, u32, u64);
+
+/// Counts how often slots are reached for.
+struct Slots {
+    slots: Vec<Slot<Group, Records>>,
+    steps: Rc<Cell<u64>>,
+}
+
+impl Deref for Slots {
+    type Target = [Slot<Group, Records>];
+
+    fn deref(&self) -> &Self::Target {
+        self.steps.set(self.steps.get() + 1);
+        &self.slots
+    }
+}
+
+impl DerefMut for Slots {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        self.steps.set(self.steps.get() + 1);
+        &mut self.slots
+    }
+}
+
+struct Queue {
+    state: State<Slots>,
+    steps: Rc<Cell<u64>>,
+    owners: Vec<Rc<Cell<Ends>>>,
+}
+
+impl Deref for Queue {
+    type Target = State<Slots>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.state
+    }
+}
+
+impl DerefMut for Queue {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.state
+    }
+}
+
+impl Queue {
+    fn with_owners(depth: usize, owners: usize) -> Self {
+        let steps = Rc::new(Cell::new(0));
+        let slots = Slots {
+            slots: (0..depth).map(|_| Slot::free()).collect(),
+            steps: steps.clone(),
+        };
+        Self {
+            steps,
+            state: State::new(slots).expect("a good depth"),
+            owners: (0..owners)
+                .map(|_| Rc::new(Cell::new(Ends::EMPTY)))
+                .collect(),
+        }
+    }
+
+    fn answer(&mut self, cookie: u64) -> Option<u32> {
+        self.take(cookie).map(|group| group.number)
+    }
+
+    /// Takes the oldest group of an owner out for the host.
+    fn host(&mut self, owner: usize, expired: bool) -> Option<u32> {
+        let chain = self.owners[owner].get();
+        self.take_first(chain, expired, |_| true)
+            .map(|group| group.number)
+    }
+}
+
+fn queue(depth: usize) -> Queue {
+    Queue::with_owners(depth, OWNERS)
+}
+
+fn push(queue: &mut Queue, number: u32, weight: u32) -> Result<(), Refused> {
+    let owner = queue.owners[number as usize % queue.owners.len()].clone();
+    let group = Group { number, owner };
     queue
-        .push(group, weight, (group, weight, 0), |records, cookie| {
+        .push(group, weight, (number, weight, 0), |records, cookie| {
             records.2 = cookie
         })
         .map_err(|(reason, _, _)| reason)
@@ -53,7 +145,7 @@ fn depth_is_held_by_groups_that_were_read_until_they_are_answered() {
     assert_eq!(push(&mut queue, 1, 1), Ok(()));
     let (cookie, _) = read_group(&mut queue);
     assert_eq!(push(&mut queue, 2, 1), Err(Refused::Full));
-    assert_eq!(queue.take(cookie), Some(1));
+    assert_eq!(queue.answer(cookie), Some(1));
     assert_eq!(push(&mut queue, 3, 1), Ok(()));
 }
 
@@ -62,13 +154,13 @@ fn cookie_is_unknown_until_read_then_pending_then_late() {
     let mut queue = queue(2);
     assert_eq!(queue.look_up(0), Cookie::Unknown);
     push(&mut queue, 1, 1).expect("room");
-    assert_eq!(queue.take(1 << 16), None);
+    assert_eq!(queue.answer(1 << 16), None);
     let (cookie, records) = read_group(&mut queue);
     assert_eq!(cookie, records.2);
     assert_eq!(queue.look_up(cookie), Cookie::Pending);
-    assert_eq!(queue.take(cookie), Some(1));
+    assert_eq!(queue.answer(cookie), Some(1));
     assert_eq!(queue.look_up(cookie), Cookie::Late);
-    assert_eq!(queue.take(cookie), None);
+    assert_eq!(queue.answer(cookie), None);
     assert_eq!(queue.look_up(cookie + (1 << 16)), Cookie::Unknown);
     assert_eq!(queue.look_up(u64::MAX), Cookie::Unknown);
 }
@@ -102,12 +194,14 @@ fn cancel_of_unread_leaves_no_trace_and_of_read_one_record() {
     push(&mut queue, 1, 1).expect("room");
     push(&mut queue, 2, 1).expect("room");
     let (cookie, _) = read_group(&mut queue);
-    let mut from = 0;
-    let mut taken = BTreeSet::new();
-    while let Some(group) = queue.take_where(&mut from, false, |_| true) {
-        taken.insert(group);
-    }
-    assert_eq!(taken, BTreeSet::from([1, 2]));
+    assert_eq!(
+        (queue.host(1, false), queue.host(1, false)),
+        (Some(1), None)
+    );
+    assert_eq!(
+        (queue.host(2, false), queue.host(2, false)),
+        (Some(2), None)
+    );
     assert_eq!(queue.look_up(cookie), Cookie::Late);
     assert!(matches!(read(&mut queue), Some(Next::Cancelled(c)) if c == cookie));
     assert!(read(&mut queue).is_none());
@@ -121,7 +215,7 @@ fn cancel_during_delivery_is_told_if_the_user_got_it_and_not_if_not() {
         let Some(Next::Group { cookie, records }) = read(&mut queue) else {
             panic!("no group");
         };
-        assert_eq!(queue.take_where(&mut 0, false, |_| true), Some(1));
+        assert_eq!(queue.host(1, false), Some(1));
         if delivered {
             queue.delivered(cookie);
             assert!(matches!(read(&mut queue), Some(Next::Cancelled(c)) if c == cookie));
@@ -141,7 +235,7 @@ fn answer_during_delivery_is_late_for_the_second_and_frees_the_slot() {
     let Some(Next::Group { cookie, .. }) = read(&mut queue) else {
         panic!("no group");
     };
-    assert_eq!(queue.take(cookie), Some(1));
+    assert_eq!(queue.answer(cookie), Some(1));
     queue.delivered(cookie);
     assert_eq!(queue.look_up(cookie), Cookie::Late);
     assert!(
@@ -156,7 +250,7 @@ fn group_that_expires_is_said_to_have() {
     let mut queue = queue(2);
     push(&mut queue, 1, 1).expect("room");
     let (cookie, _) = read_group(&mut queue);
-    assert_eq!(queue.take_where(&mut 0, true, |_| true), Some(1));
+    assert_eq!(queue.host(1, true), Some(1));
     assert_eq!(queue.look_up(cookie), Cookie::Late);
     assert!(matches!(read(&mut queue), Some(Next::Expired(c)) if c == cookie));
     queue.unannounced(cookie);
@@ -165,7 +259,7 @@ fn group_that_expires_is_said_to_have() {
     // The slot's next group is not late for that.
     push(&mut queue, 2, 1).expect("room");
     let (cookie, _) = read_group(&mut queue);
-    assert_eq!(queue.take_where(&mut 0, false, |_| true), Some(2));
+    assert_eq!(queue.host(2, false), Some(2));
     assert!(matches!(read(&mut queue), Some(Next::Cancelled(c)) if c == cookie));
 }
 
@@ -174,7 +268,7 @@ fn cancelled_record_that_fails_to_copy_is_read_again() {
     let mut queue = queue(2);
     push(&mut queue, 1, 1).expect("room");
     let (cookie, _) = read_group(&mut queue);
-    assert_eq!(queue.take_where(&mut 0, false, |_| true), Some(1));
+    assert_eq!(queue.host(1, false), Some(1));
     assert!(matches!(read(&mut queue), Some(Next::Cancelled(c)) if c == cookie));
     push(&mut queue, 2, 1).expect("room");
     queue.unannounced(cookie);
@@ -242,6 +336,89 @@ fn notes_leave_half_of_the_queue_to_groups() {
     assert!(matches!(read(&mut queue), Some(Next::Overflow(3))));
 }
 
+#[test]
+fn end_of_the_file_waits_for_what_another_reader_copies() {
+    for delivered in [true, false] {
+        let mut queue = queue(2);
+        push(&mut queue, 1, 1).expect("room");
+        let (cookie, _) = read_group(&mut queue);
+        assert_eq!(queue.host(1, false), Some(1));
+        assert!(matches!(read(&mut queue), Some(Next::Cancelled(c)) if c == cookie));
+        queue.end();
+        assert!(!queue.readable(), "the record may come back");
+        if delivered {
+            queue.delivered(cookie);
+            assert!(!queue.has_records());
+        } else {
+            queue.unannounced(cookie);
+            assert!(queue.has_records());
+        }
+        assert!(queue.readable());
+    }
+}
+
+#[test]
+fn groups_copied_by_two_readers_at_once_are_both_kept() {
+    let mut queue = queue(4);
+    push(&mut queue, 1, 1).expect("room");
+    push(&mut queue, 2, 1).expect("room");
+    let (first, second) = (read(&mut queue), read(&mut queue));
+    let (Some(Next::Group { cookie: a, records }), Some(Next::Group { cookie: b, .. })) =
+        (first, second)
+    else {
+        panic!("no two groups");
+    };
+    queue.delivered(b);
+    queue.undelivered(a, records);
+    assert_eq!(queue.look_up(a), Cookie::Unknown);
+    assert_eq!(queue.answer(b), Some(2));
+    assert_eq!(read_group(&mut queue).0, a);
+    assert_eq!(queue.answer(a), Some(1));
+}
+
+/// Steps to fill a queue of `depth`, each group another owner's if `owners` is the depth, and to
+/// take all of it out: by the answers of its user, in an order that is not its own, or owner by
+/// owner.
+fn steps_of_a_full_queue(depth: u32, owners: u32, by_user: bool) -> u64 {
+    let mut queue = Queue::with_owners(depth as usize, owners as usize);
+    for number in 0..depth {
+        push(&mut queue, number, 1).expect("room");
+    }
+    let mut cookies: Vec<u64> = (0..depth).map(|_| read_group(&mut queue).0).collect();
+    if by_user {
+        cookies.sort_unstable_by_key(|cookie| cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        for cookie in cookies {
+            assert!(queue.answer(cookie).is_some());
+        }
+    } else {
+        for owner in 0..owners as usize {
+            while queue.host(owner, false).is_some() {}
+        }
+        while let Some(Next::Cancelled(cookie)) = read(&mut queue) {
+            queue.delivered(cookie);
+        }
+    }
+    assert!(queue.oldest().is_none());
+    assert_eq!(queue.levels(), (depth, 0, 0));
+    queue.steps.get()
+}
+
+#[test]
+fn full_queue_is_emptied_in_time_proportional_to_its_depth() {
+    // The greatest depth of a fault queue.
+    const DEPTH: u32 = 16384;
+    for by_user in [true, false] {
+        for owners in [1, DEPTH] {
+            let steps = steps_of_a_full_queue(DEPTH, owners, by_user);
+            let each = steps / u64::from(DEPTH);
+            assert!(
+                each < 64,
+                "{each} steps a group: {owners} owners, {by_user}"
+            );
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Push(u32),
@@ -258,7 +435,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Note),
         3 => any::<bool>().prop_map(Step::Read),
         3 => (0usize..40).prop_map(Step::Answer),
-        1 => (0usize..4).prop_map(Step::Cancel),
+        1 => (0..OWNERS).prop_map(Step::Cancel),
         1 => any::<u64>().prop_map(Step::Forge),
     ]
 }
@@ -306,7 +483,12 @@ proptest! {
                     None => prop_assert!(unread.is_empty() && cancelled.is_empty() && lost == 0),
                     Some(Next::Overflow(count)) => {
                         prop_assert_eq!(count, lost);
-                        lost = 0;
+                        if works {
+                            queue.told();
+                            lost = 0;
+                        } else {
+                            queue.unlost(count);
+                        }
                     }
                     Some(Next::Expired(cookie)) => {
                         prop_assert!(false, "{:#x} expired without a deadline", cookie);
@@ -346,16 +528,16 @@ proptest! {
                     let all: Vec<u64> = pending.keys().chain(late.iter()).copied().collect();
                     if let Some(&cookie) = all.get(nth) {
                         let want = pending.remove(&cookie).map(|g| g.0);
-                        prop_assert_eq!(queue.take(cookie), want);
+                        prop_assert_eq!(queue.answer(cookie), want);
                         late.insert(cookie);
                     }
                 }
                 Step::Cancel(residue) => {
-                    let wanted = |group: u32| group as usize % 4 == residue;
-                    let mut from = 0;
+                    let wanted = |group: u32| group as usize % OWNERS == residue;
                     let mut taken = BTreeSet::new();
-                    while let Some(group) = queue.take_where(&mut from, false, |&g| wanted(g)) {
-                        prop_assert!(taken.insert(group));
+                    while let Some(group) = queue.host(residue, false) {
+                        prop_assert!(taken.last().is_none_or(|&before| before < group));
+                        taken.insert(group);
                     }
                     let mut want: BTreeSet<u32> =
                         unread.iter().filter(|g| !g.2 && wanted(g.0)).map(|g| g.0).collect();
@@ -372,7 +554,7 @@ proptest! {
                 }
                 Step::Forge(cookie) => {
                     if !pending.contains_key(&cookie) {
-                        prop_assert_eq!(queue.take(cookie), None);
+                        prop_assert_eq!(queue.answer(cookie), None);
                         if !late.contains(&cookie) {
                             prop_assert_eq!(queue.look_up(cookie), Cookie::Unknown);
                         }
@@ -381,6 +563,9 @@ proptest! {
             }
             let readable = !unread.is_empty() || !cancelled.is_empty() || lost != 0;
             prop_assert_eq!(queue.readable(), readable);
+            let waiting = unread.iter().filter(|g| !g.2).map(|g| g.0);
+            let oldest = waiting.chain(pending.values().map(|g| g.0)).min();
+            prop_assert_eq!(queue.oldest().map(|group| group.number), oldest);
         }
     }
 }
