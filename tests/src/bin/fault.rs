@@ -7,7 +7,7 @@ use std::time::Duration;
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
     bdf, bytes_of, entry, expect_errno, expect_ok, expect_status, program, response, status, Errno,
-    FaultBench, Order, Outcome, Slot, PAGE, PAGE_LEN,
+    FaultBench, Order, Outcome, Slot, Space, PAGE, PAGE_LEN,
 };
 
 const GVA: u64 = FaultBench::GVA;
@@ -169,21 +169,17 @@ fn write_stops_at_the_first_bad_answer_and_reports_what_was_taken() -> Outcome {
     Ok(())
 }
 
-fn write_with_a_torn_last_record_takes_the_whole_ones() -> Outcome {
+fn write_that_ends_in_a_torn_record_is_einval_and_takes_nothing() -> Outcome {
     let bench = FaultBench::open()?;
     let (slot, record) = bench.pending()?;
     let mut bytes = bytes_of(&response(record.cookie, INVALID));
     bytes.extend([0; 7]);
-    let taken = bench.queue.write_bytes(&bytes);
-    match taken {
-        Ok(count) => assert_eq!(count, 16),
-        // Refusing the whole write is as good, but then nothing was answered.
-        Err(error) => {
-            assert_eq!(error.errno, Errno::EINVAL);
-            assert_eq!(bench.rig.dma().status(slot), status::WAITING);
-            bench.queue.respond(record.cookie, INVALID)?;
-        }
-    }
+    let written = bench.queue.write_bytes(&bytes);
+    expect_errno(written, Errno::EINVAL, "23 bytes");
+    let stats = bench.rig.container.stats()?;
+    assert_eq!((stats.responses, stats.late_responses), (0, 0));
+    assert_eq!(bench.rig.dma().status(slot), status::WAITING);
+    bench.queue.respond(record.cookie, INVALID)?;
     expect_status(bench.rig.dma().wait(slot)?, status::INVALID, "answered");
     Ok(())
 }
@@ -248,6 +244,47 @@ fn cookie_of_another_queue_is_unknown_here() -> Outcome {
     assert_eq!(bench.rig.dma().status(slot), status::WAITING);
     bench.queue.respond(record.cookie, INVALID)?;
     expect_status(bench.rig.dma().wait(slot)?, status::INVALID, "its own");
+    Ok(())
+}
+
+fn each_of_two_queues_gets_the_requests_of_its_bindings() -> Outcome {
+    let bench = FaultBench::open()?;
+    let other = bench.rig.container.fault_queue(NONBLOCK, 0)?;
+    let spaces = [Space::new(&bench.rig)?, Space::new(&bench.rig)?];
+    spaces[0].bind_with(&bench.rig, &other, 7, 70)?;
+    spaces[1].bind_with(&bench.rig, &bench.queue, 8, 80)?;
+    let order = |space: &Space| Order::fill(GVA, 8, 1).at(space.pasid);
+    let slots = [
+        bench.rig.dma().submit(&order(&spaces[0]))?,
+        bench.rig.dma().submit(&order(&spaces[1]))?,
+        bench.touch(GVA)?,
+    ];
+    bench.rig.wait_for_page_requests(3)?;
+    let theirs = other.read_all()?;
+    let ours = bench.queue.read_all()?;
+    let names = |records: &[vfio_ioasid_fault]| {
+        let mut names: Vec<_> = records
+            .iter()
+            .map(|record| (record.guest_pasid, record.user_cookie, record.pasid))
+            .collect();
+        names.sort_unstable();
+        names
+    };
+    assert_eq!(names(&theirs), [(7, 70, spaces[0].pasid)]);
+    let first = (
+        FaultBench::GUEST_PASID,
+        FaultBench::COOKIE,
+        bench.space.pasid,
+    );
+    assert_eq!(names(&ours), [(8, 80, spaces[1].pasid), first]);
+    for (queue, records) in [(&other, theirs), (&bench.queue, ours)] {
+        for record in records {
+            queue.respond(record.cookie, INVALID)?;
+        }
+    }
+    for slot in slots {
+        expect_status(bench.rig.dma().wait(slot)?, status::INVALID, "answered");
+    }
     Ok(())
 }
 
@@ -334,11 +371,12 @@ program![
     several_requests_are_answered_in_any_order,
     several_answers_in_one_write_are_all_taken,
     write_stops_at_the_first_bad_answer_and_reports_what_was_taken,
-    write_with_a_torn_last_record_takes_the_whole_ones,
+    write_that_ends_in_a_torn_record_is_einval_and_takes_nothing,
     second_answer_is_taken_as_late_and_reaches_nobody,
     late_answer_of_an_old_cookie_does_not_answer_a_new_request,
     cookies_are_never_reused,
     cookie_of_another_queue_is_unknown_here,
+    each_of_two_queues_gets_the_requests_of_its_bindings,
     cookie_not_read_yet_cannot_be_answered,
     group_of_several_pages_is_read_whole_and_answered_once,
     two_writers_of_the_same_answer_count_one_as_late,

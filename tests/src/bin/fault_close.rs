@@ -193,6 +193,37 @@ fn child_killed_with_the_last_fd_answers_everything() -> Outcome {
     Ok(())
 }
 
+fn child_killed_asleep_in_a_read_answers_everything() -> Outcome {
+    let rig = Rig::faulting()?;
+    let space = Space::new(&rig)?;
+    let queue = rig.container.fault_queue(CLOEXEC, 0)?;
+    space.bind_with(&rig, &queue, 0, 0)?;
+    let mut process = child(&["read_for_ever"])?
+        .stdin(Stdio::from(queue.duplicate()?.into_fd()))
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let slot = touch(&rig, &space, 0)?;
+    drop(queue);
+    wait_for_ready(&mut process)?;
+    assert_eq!(rig.dma().status(slot), status::WAITING, "the child has it");
+    process.kill()?;
+    process.wait()?;
+    expect_status(rig.dma().wait(slot)?, status::INVALID, "killed");
+    assert_eq!(rig.container.stats()?.fault_queues, 0);
+    Ok(())
+}
+
+/// Reads a request from the fault fd on stdin, and says so once a second read is asleep.
+fn read_for_ever() -> Outcome {
+    let queue = FaultQueue::from_stdin()?;
+    queue.wait_readable()?;
+    queue.read_one()?;
+    let reader = queue.read_in_a_thread(RECORD)?;
+    reader.wait_until_asleep()?;
+    host_iommu_tests::rig::say_ready()?;
+    reader.join().map(drop)
+}
+
 fn wait_for_ready(process: &mut std::process::Child) -> Outcome {
     let Some(stdout) = process.stdout.as_mut() else {
         return fail("the child has no stdout");
@@ -343,6 +374,7 @@ fn child_main(arguments: &[String]) -> Outcome {
     match arguments.first().map(String::as_str) {
         Some("answer_invalid") => answer_invalid(),
         Some("hold") => hold(),
+        Some("read_for_ever") => read_for_ever(),
         Some("receive_and_answer") => receive_and_answer(),
         other => fail(format!("no case {other:?}")),
     }
@@ -360,6 +392,7 @@ program![
     reader_asleep_keeps_the_queue_until_it_returns,
     child_that_inherited_the_fd_reads_and_answers,
     child_killed_with_the_last_fd_answers_everything,
+    child_killed_asleep_in_a_read_answers_everything,
     fd_passed_over_a_socket_works_for_the_receiver,
     fd_in_flight_on_a_socket_keeps_the_queue_until_the_socket_goes,
     close_races_requests_and_every_one_is_answered,

@@ -94,6 +94,34 @@ fn later_requests_expire_later() -> Outcome {
     Ok(())
 }
 
+fn requests_of_several_bindings_expire() -> Outcome {
+    const DEADLINE_MS: u32 = 150;
+    let bench = open(DEADLINE_MS)?;
+    let others = [Space::new(&bench.rig)?, Space::new(&bench.rig)?];
+    for space in &others {
+        space.bind_with(&bench.rig, &bench.queue, 0, 0)?;
+    }
+    // In turns, so that the oldest is another binding's each time.
+    let mut slots = Vec::new();
+    for round in 0..4 {
+        for space in [&bench.space, &others[0], &others[1]] {
+            let order = Order::fill(GVA + round * PAGE, 8, 1).at(space.pasid);
+            slots.push((bench.rig.dma().submit(&order)?, Instant::now()));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    for (slot, since) in slots {
+        expect_status(bench.rig.dma().wait(slot)?, status::INVALID, "expired");
+        // The request came after it was told to, and the endpoint knows of the answer at once.
+        let least = Duration::from_millis(u64::from(DEADLINE_MS) - 10);
+        assert!(since.elapsed() >= least, "{:?}", since.elapsed());
+    }
+    let stats = bench.rig.container.stats()?;
+    assert_eq!((stats.page_requests, stats.expired), (12, 12));
+    assert_eq!(bench.rig.dma().counters().stray_responses, 0);
+    Ok(())
+}
+
 fn without_a_deadline_nothing_expires() -> Outcome {
     let bench = FaultBench::open()?;
     let (slot, record) = bench.pending()?;
@@ -165,6 +193,7 @@ program![
     request_that_was_read_expires_with_a_record,
     answer_in_time_is_the_only_one,
     later_requests_expire_later,
+    requests_of_several_bindings_expire,
     without_a_deadline_nothing_expires,
     unbind_and_close_before_the_deadline_answer_at_once,
     answers_that_race_the_deadline_are_one_each,

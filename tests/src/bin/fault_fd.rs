@@ -164,7 +164,7 @@ fn write_of_a_wrong_length_returns_einval() -> Outcome {
     let rig = Rig::open_unmapped()?;
     let queue = rig.container.fault_queue(NONBLOCK, 0)?;
     let record = bytes_of(&response(1, VFIO_IOASID_RESPONSE_SUCCESS));
-    for length in [1, 8, 15] {
+    for length in [0, 1, 8, 15] {
         expect_errno(
             queue.write_bytes(&record[..length]),
             Errno::EINVAL,

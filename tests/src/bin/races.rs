@@ -6,12 +6,15 @@
 
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
-    bind_at_rid, expect_errno, fail, pin_page_request_threads, pin_to_cpu, program, Delay, Delays,
-    Errno, FaultBench, KernelLog, Outcome, Rig,
+    bind_at_rid, expect_errno, expect_status, fail, pin_page_request_threads, pin_to_cpu, poll,
+    program, status, Delay, Delays, Errno, FaultBench, FaultQueue, KernelLog, Order, Outcome,
+    PollFlags, Rig, Space, DEADLINE, RECORD,
 };
 use host_iommu_tests::testdev::raw;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+const INVALID: u32 = VFIO_IOASID_RESPONSE_INVALID;
 
 /// Two CPUs that take turns of a tenth of a second reach each other's delays.
 const LONG: Duration = Duration::from_millis(400);
@@ -122,6 +125,98 @@ fn unbind_of_all_waits_for_a_request_that_found_its_handle() -> Outcome {
     })
 }
 
+/// A reader's copy to its user meets memory that is not there.
+const COPY: Delay = Delay {
+    function: "lock_mm_and_find_vma",
+    at_return: false,
+    time: LONGER,
+};
+
+/// Runs `body` while a reader of `queue` has the only group in its hands, which it will give
+/// back. Nothing if the reader was never seen with it.
+fn while_a_reader_fails<T>(
+    queue: &FaultQueue,
+    body: impl FnOnce() -> Outcome<T>,
+) -> Outcome<Option<T>> {
+    pin_to_cpu(0)?;
+    let _delays = Delays::start(&[COPY])?;
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| -> Outcome {
+            pin_to_cpu(1)?;
+            let read = queue.read_past_an_edge(0, RECORD);
+            expect_errno(read, Errno::EFAULT, "nowhere to copy to");
+            Ok(())
+        });
+        while !reader.is_finished() && queue.readable_within(Duration::ZERO)? {
+            thread::yield_now();
+        }
+        let value = match reader.is_finished() {
+            true => None,
+            false => Some(body()?),
+        };
+        match reader.join() {
+            Ok(outcome) => outcome.map(|()| value),
+            Err(_) => fail("the reader panicked"),
+        }
+    })
+}
+
+fn poll_wakes_for_a_group_that_its_reader_gave_back() -> Outcome {
+    let bench = FaultBench::open()?;
+    let slot = bench.touch(FaultBench::GVA)?;
+    bench.queue.wait_readable()?;
+    for _ in 0..8 {
+        let polled = while_a_reader_fails(&bench.queue, || {
+            let since = Instant::now();
+            let events = poll(&bench.queue, PollFlags::POLLIN, DEADLINE)?;
+            Ok((events, since.elapsed()))
+        })?;
+        let Some((events, time)) = polled else {
+            continue;
+        };
+        assert_eq!(events, PollFlags::POLLIN, "it came back");
+        // A poll that runs out of time looks once more.
+        assert!(time < DEADLINE / 2, "nobody woke it");
+        let record = bench.requests(1)?[0];
+        bench.queue.respond(record.cookie, INVALID)?;
+        expect_status(bench.rig.dma().wait(slot)?, status::INVALID, "answered");
+        return Ok(());
+    }
+    fail("the reader was never seen with the group")
+}
+
+fn reader_beside_one_that_is_held_up_sleeps_and_gets_what_came_back() -> Outcome {
+    let rig = Rig::faulting()?;
+    let space = Space::new(&rig)?;
+    let queue = rig.container.fault_queue(0, 0)?;
+    space.bind_with(&rig, &queue, 0, 0)?;
+    for _ in 0..8 {
+        let order = Order::fill(FaultBench::GVA, 8, 1).at(space.pasid);
+        let slot = rig.dma().submit(&order)?;
+        queue.wait_readable()?;
+        let read = while_a_reader_fails(&queue, || {
+            let reader = queue.read_in_a_thread(RECORD)?;
+            // Not behind a lock that the other holds, where no signal would reach it. One that
+            // came so late that the group was back does not sleep.
+            let asleep = reader.wait_until_asleep().is_ok();
+            Ok((asleep, reader.join()?))
+        })?;
+        let (asleep, bytes) = match read {
+            Some((asleep, Ok(bytes))) => (asleep, bytes),
+            Some((_, Err(errno))) => return fail(format!("the second read: {errno}")),
+            None => (false, queue.read_bytes(RECORD)?),
+        };
+        let records = FaultQueue::decode(&bytes);
+        assert_eq!(records.len(), 1);
+        queue.respond(records[0].cookie, INVALID)?;
+        expect_status(rig.dma().wait(slot)?, status::INVALID, "answered");
+        if asleep {
+            return Ok(());
+        }
+    }
+    fail("the second reader never slept where a signal reaches it")
+}
+
 fn call_that_meets_the_end_of_its_container_is_refused() -> Outcome {
     let rig = Rig::open_unmapped()?;
     let entry = Delay {
@@ -160,5 +255,7 @@ program![
     unbind_waits_for_a_request_that_found_its_handle,
     unbind_of_the_rid_waits_for_a_request_that_found_its_handle,
     unbind_of_all_waits_for_a_request_that_found_its_handle,
+    poll_wakes_for_a_group_that_its_reader_gave_back,
+    reader_beside_one_that_is_held_up_sleeps_and_gets_what_came_back,
     call_that_meets_the_end_of_its_container_is_refused,
 ];

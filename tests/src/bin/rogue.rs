@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
-    bind_at_rid, expect_errno, expect_status, fail, program, status, Errno, FaultBench, Order,
-    Outcome, Rig, DEADLINE, PAGE, RECORD,
+    bind_at_rid, bytes_of, expect_errno, expect_status, fail, program, response, status, Errno,
+    FaultBench, Order, Outcome, Rig, DEADLINE, PAGE, RECORD,
 };
 use host_iommu_tests::testdev::{raw, Counter};
 
@@ -67,9 +67,71 @@ fn group_over_the_maximum_is_answered_invalid() -> Outcome {
     wait_for_answers(&bench.rig, 1)?;
     assert_eq!(bench.rig.container.stats()?.host_invalid, 1);
     assert_eq!(bench.rig.container.stats()?.page_requests, 0);
-    for record in bench.queue.read_all_or_nothing()? {
-        assert_ne!(record.kind, VFIO_IOASID_FAULT_PAGE_REQUEST, "{record:?}");
+    let records = bench.records()?;
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert_eq!(records[0].kind, VFIO_IOASID_FAULT_OVERFLOW);
+    assert_eq!(records[0].addr, u64::from(VFIO_IOASID_FAULT_GROUP_MAX) + 1);
+    Ok(())
+}
+
+/// Fills a queue with `depth` requests of the bench's binding.
+fn fill(bench: &FaultBench, depth: u64) -> Outcome {
+    // As many at a time as the IOMMU's page request queue has room for.
+    const STEP: u64 = 1024;
+    let before = bench.rig.container.stats()?.page_requests;
+    for index in 0..depth {
+        let (address, group) = (GVA + index * PAGE, (index % 512) as u32);
+        send(
+            &bench.rig,
+            address,
+            READ | raw::LAST,
+            bench.space.pasid,
+            group,
+        )?;
+        if index % STEP == STEP - 1 {
+            bench.rig.wait_for_page_requests(before + index + 1)?;
+        }
     }
+    bench.rig.wait_for_page_requests(before + depth)
+}
+
+fn default_depth_has_room_for_all_that_a_device_may_ask() -> Outcome {
+    // Linux lets a device have that many requests outstanding (intel/iommu.h, PRQ_DEPTH).
+    const CREDITS: u64 = 2048;
+    let bench = FaultBench::open()?;
+    fill(&bench, CREDITS)?;
+    assert_eq!(bench.rig.container.stats()?.overflows, 0);
+    send(&bench.rig, GVA, READ | raw::LAST, bench.space.pasid, 1)?;
+    wait_for_answers(&bench.rig, 1)?;
+    assert_eq!(bench.rig.container.stats()?.overflows, 1);
+    let FaultBench { rig, queue, .. } = bench;
+    drop(queue);
+    wait_for_answers(&rig, CREDITS + 1)?;
+    assert_eq!(rig.container.stats()?.host_invalid, CREDITS + 1);
+    Ok(())
+}
+
+fn queue_of_the_greatest_depth_is_filled_answered_and_closed() -> Outcome {
+    const DEPTH: u64 = VFIO_IOASID_FAULT_DEPTH_MAX as u64;
+    let bench = FaultBench::with_depth(VFIO_IOASID_FAULT_DEPTH_MAX)?;
+    fill(&bench, DEPTH)?;
+    let mut records = bench.queue.read_all()?;
+    assert_eq!(records.len() as u64, DEPTH);
+    // The last one first.
+    records.reverse();
+    let answers: Vec<u8> = records
+        .iter()
+        .flat_map(|record| bytes_of(&response(record.cookie, INVALID)))
+        .collect();
+    assert_eq!(bench.queue.write_bytes(&answers)?, answers.len());
+    wait_for_answers(&bench.rig, DEPTH)?;
+    fill(&bench, DEPTH)?;
+    let FaultBench { rig, queue, .. } = bench;
+    drop(queue);
+    wait_for_answers(&rig, 2 * DEPTH)?;
+    let stats = rig.container.stats()?;
+    assert_eq!((stats.responses, stats.host_invalid), (DEPTH, DEPTH));
+    assert_eq!((stats.overflows, stats.late_responses), (0, 0));
     Ok(())
 }
 
@@ -270,6 +332,8 @@ fn flood_while_the_rid_is_bound_and_unbound_ends_in_order() -> Outcome {
 program![
     group_of_the_maximum_is_delivered_whole,
     group_over_the_maximum_is_answered_invalid,
+    default_depth_has_room_for_all_that_a_device_may_ask,
+    queue_of_the_greatest_depth_is_filled_answered_and_closed,
     requests_without_end_are_forgotten_with_the_binding,
     request_for_a_pasid_that_is_not_bound_reaches_nobody,
     request_without_pasid_reaches_nobody,

@@ -38,18 +38,27 @@ impl<T: Send + 'static> Asleep<T> {
         })
     }
 
-    /// Waits until the kernel has the thread asleep in the system call.
+    /// Waits until the kernel has the thread asleep in the system call, so that a signal would
+    /// wake it.
     ///
     /// # Errors
     ///
     /// If it is not within the deadline.
     pub fn wait_until_asleep(&self) -> Outcome {
         let path = format!("/proc/self/task/{}/syscall", self.id);
+        let stat = format!("/proc/self/task/{}/stat", self.id);
         let wanted = self.call.to_string();
         wait_until("a thread asleep in its call", || {
             // "running", or the number of the call and its arguments.
             let text = std::fs::read_to_string(&path)?;
-            Ok(text.split_whitespace().next() == Some(wanted.as_str()))
+            let in_call = text.split_whitespace().next() == Some(wanted.as_str());
+            // Behind the name, which is in parentheses: S can be woken, D cannot.
+            let text = std::fs::read_to_string(&stat)?;
+            Ok(in_call
+                && text
+                    .rsplit(')')
+                    .next()
+                    .is_some_and(|rest| rest.starts_with(" S")))
         })
     }
 
