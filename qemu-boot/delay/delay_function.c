@@ -13,7 +13,7 @@
 #include <linux/kprobes.h>
 #include <linux/module.h>
 
-#define FUNCTIONS 2
+#define FUNCTIONS 3
 
 static char *function[FUNCTIONS];
 static unsigned int functions;

@@ -27,7 +27,7 @@ pub struct Delay {
 pub struct Delays(());
 
 impl Delays {
-    /// Delays two functions at most.
+    /// Delays three functions at most.
     ///
     /// # Errors
     ///
