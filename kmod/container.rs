@@ -7,8 +7,9 @@
 //! From the outermost in; a lock may be taken while those above it are held.
 //!
 //! 1. `vfio_container::group_lock` and, in SET_IOMMU, `vfio.iommu_drivers_lock` (vfio core,
-//!    around attach_group, detach_group and release)
-//! 2. [`Container::nesting`] (with it the work item of DMA faults begins): devices, PASIDs, bindings, the list of fault queues
+//!    around attach_group, detach_group and release; with our patch also around every call)
+//! 2. [`Container::nesting`]: devices, PASIDs, bindings, the list of fault queues. The work item
+//!    of DMA faults begins with it.
 //! 3. [`Container::ioas`]: stage 2
 //! 4. `mmap_lock` (pinning, and copies from and to the user); `iommu_group::mutex` (attach and
 //!    detach)
@@ -19,8 +20,8 @@
 //! 8. `FaultQueue::state`, a spinlock: nothing is taken inside but a wait queue's lock
 //!
 //! On their own: the mutex of a debugfs reader (ffi/debugfs.c), outside everything but vfio core's
-//! locks, with which it has nothing to do; `Container::watches`, with nothing inside; `CONTAINERS`
-//! of ffi/vfio.rs, inside vfio core's locks, with nothing inside.
+//! locks, with which it has nothing to do; [`Container::watches`] and `CONTAINERS` of ffi/vfio.rs,
+//! inside vfio core's locks, with nothing inside.
 //!
 //! A group's detach waits for the work item of its DMA faults with 1 alone held.
 //!
