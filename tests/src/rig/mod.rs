@@ -189,12 +189,33 @@ impl Rig {
             return Ok(None);
         }
         let mut rig = Self::nesting_device()?;
-        let endpoint = endpoint(1)?;
-        let group = Group::open(&endpoint)?;
-        group.set_container(&rig.container)?;
-        let open = Open::new(&group, &endpoint)?;
-        rig.second = Some((group, open));
+        rig.add_second(&endpoint(1)?)?;
         Ok(Some(rig))
+    }
+
+    /// Brings another endpoint into the container, and opens it.
+    pub fn add_second(&mut self, endpoint: &Endpoint) -> Outcome {
+        let group = Group::open(endpoint)?;
+        group.set_container(&self.container)?;
+        let open = Open::new(&group, endpoint)?;
+        self.second = Some((group, open));
+        Ok(())
+    }
+
+    /// Lets go of the second endpoint: closes the device, then its group.
+    pub fn close_second(&mut self) {
+        if let Some((group, open)) = self.second.take() {
+            drop(open);
+            drop(group);
+        }
+    }
+
+    /// [`Rig::set_request_event`] of the second endpoint.
+    pub fn set_second_request_event(&self, eventfd: BorrowedFd<'_>) -> Outcome {
+        let Some((_, open)) = &self.second else {
+            return fail("the rig was opened without the second device");
+        };
+        Ok(open.device.set_request_event(eventfd)?)
     }
 
     fn if_nesting(self) -> Outcome<Self> {

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! An endpoint behind a root port: it works there, it leaves its slot while it is bound and has
+//! page requests pending, and it comes back.
+//!
+//! Plugging is done by QEMU's monitor, which the machine has on a virtio port.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use host_iommu_bindings::uapi::*;
+use host_iommu_tests::rig::{
+    bind_at, endpoint, endpoint_count, expect_ok, expect_status, fail, program, skip, status,
+    Endpoint, FaultQueue, Order, Outcome, Rig, Slot, Space,
+};
+use host_iommu_tests::vfio::Bdf;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+const GVA: u64 = 0x2718_2818_2000;
+/// Linux waits 5 s after the slot's button before it takes the device.
+const PLUG_LIMIT: Duration = Duration::from_secs(30);
+/// The endpoint's id on QEMU's command line.
+const DEVICE: &str = r#""id":"endpoint4""#;
+
+/// QEMU's monitor.
+struct Monitor {
+    reader: BufReader<File>,
+    writer: File,
+}
+
+impl Monitor {
+    fn open() -> Outcome<Self> {
+        for entry in fs::read_dir("/sys/class/virtio-ports")?.flatten() {
+            if fs::read_to_string(entry.path().join("name"))
+                .is_ok_and(|name| name.trim() == "monitor")
+            {
+                let path = PathBuf::from("/dev").join(entry.file_name());
+                let writer = OpenOptions::new().read(true).write(true).open(path)?;
+                let reader = BufReader::new(writer.try_clone()?);
+                let mut monitor = Self { reader, writer };
+                monitor.execute(r#"{"execute":"qmp_capabilities"}"#)?;
+                return Ok(monitor);
+            }
+        }
+        skip("the machine has no monitor port")
+    }
+
+    /// Sends a command and waits for its reply; events and the greeting are passed over.
+    fn execute(&mut self, command: &str) -> Outcome {
+        self.writer.write_all(format!("{command}\n").as_bytes())?;
+        loop {
+            let mut line = String::new();
+            if self.reader.read_line(&mut line)? == 0 {
+                return fail("the monitor is closed");
+            }
+            if line.starts_with(r#"{"return""#) {
+                return Ok(());
+            }
+            if line.starts_with(r#"{"error""#) {
+                return fail(format!("{command}: {}", line.trim()));
+            }
+        }
+    }
+
+    fn unplug(&mut self) -> Outcome {
+        self.execute(&format!(
+            r#"{{"execute":"device_del","arguments":{{{DEVICE}}}}}"#
+        ))
+    }
+
+    fn plug(&mut self) -> Outcome {
+        self.execute(&format!(
+            r#"{{"execute":"device_add","arguments":{{"driver":"pasid-dma-testdev","bus":"port0",{DEVICE}}}}}"#
+        ))
+    }
+}
+
+fn wait_until(what: &str, mut reached: impl FnMut() -> bool) -> Outcome {
+    let end = Instant::now() + PLUG_LIMIT;
+    while !reached() {
+        if Instant::now() > end {
+            return fail(format!("{what}: not within {} s", PLUG_LIMIT.as_secs()));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// The endpoint that is not on the root bus.
+fn behind_port() -> Outcome<(Endpoint, Bdf)> {
+    for index in 0..endpoint_count() {
+        let endpoint = endpoint(index)?;
+        if let Some(bdf) = Bdf::parse(&endpoint.to_string()).filter(|bdf| bdf.bus != 0) {
+            return Ok((endpoint, bdf));
+        }
+    }
+    skip("no endpoint behind a root port, alone in its group")
+}
+
+/// Gives a device that came to vfio-pci.
+fn give_to_vfio(bdf: Bdf) -> Outcome {
+    fs::write(bdf.sysfs().join("driver_override"), "vfio-pci")?;
+    fs::write("/sys/bus/pci/drivers_probe", bdf.to_string())?;
+    Ok(())
+}
+
+/// Both devices bound; the one behind the port has asked for a page and waits.
+struct Fire {
+    rig: Rig,
+    first: Space,
+    second: Space,
+    queue: FaultQueue,
+    slot: Slot,
+}
+
+fn under_fire(endpoint: &Endpoint) -> Outcome<Fire> {
+    let mut rig = Rig::faulting()?;
+    rig.add_second(endpoint)?;
+    let (first, second) = (Space::new(&rig)?, Space::new(&rig)?);
+    first.bind(&rig)?;
+    let queue = rig
+        .container
+        .fault_queue(VFIO_IOASID_FAULT_QUEUE_NONBLOCK, 0)?;
+    let data = second.stage1_data();
+    let mut bind = bind_at(endpoint.id(), second.pasid, &data);
+    bind.fault_fd = queue.raw_fd();
+    expect_ok(rig.container.bind(&bind), "bind behind the port");
+    let slot = rig
+        .second_dma()
+        .submit(&Order::fill(GVA, 8, 0x55).at(second.pasid))?;
+    rig.wait_for_page_requests(1)?;
+    Ok(Fire {
+        rig,
+        first,
+        second,
+        queue,
+        slot,
+    })
+}
+
+/// A page request of the endpoint is answered, and its DMA reaches the page.
+fn expect_works(endpoint: &Endpoint) -> Outcome {
+    let fire = under_fire(endpoint)?;
+    let records = fire.queue.read_all()?;
+    assert_eq!(records.len(), 1, "{records:?}");
+    let page = fire.second.new_page(&fire.rig, GVA)?;
+    fire.queue
+        .respond(records[0].cookie, VFIO_IOASID_RESPONSE_SUCCESS)?;
+    let done = fire.rig.second_dma().wait(fire.slot)?;
+    expect_status(done, status::OK, "after SUCCESS");
+    assert_eq!(fire.rig.mem.read_u64(page), 0x55);
+    Ok(())
+}
+
+fn endpoint_behind_a_root_port_is_bound_and_faults() -> Outcome {
+    expect_works(&behind_port()?.0)
+}
+
+fn unplugged_while_faulting_leaves_the_other_device_and_comes_back() -> Outcome {
+    let (endpoint, bdf) = behind_port()?;
+    let mut monitor = Monitor::open()?;
+    let mut fire = under_fire(&endpoint)?;
+    let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK)?;
+    fire.rig.set_second_request_event(event.as_fd())?;
+
+    monitor.unplug()?;
+    wait_until("the device is asked for", || event.read().is_ok())?;
+    assert!(bdf.sysfs().exists(), "the slot waits for the close");
+    fire.rig.close_second();
+    wait_until("the device leaves", || !bdf.sysfs().exists())?;
+
+    assert_eq!(fire.rig.container.stats()?.bindings, 1, "the other's");
+    let page = fire.first.new_page(&fire.rig, GVA)?;
+    let order = Order::fill(GVA, 8, 7).no_pri().at(fire.first.pasid);
+    expect_status(fire.rig.dma().run(&order)?, status::OK, "the other device");
+    assert_eq!(fire.rig.mem.read_u64(page), 7);
+    expect_ok(
+        fire.rig.container.pasid_free(fire.second.pasid, 1),
+        "no longer bound",
+    );
+    drop(fire);
+
+    monitor.plug()?;
+    wait_until("the device comes", || {
+        bdf.sysfs().join("iommu_group").exists()
+    })?;
+    give_to_vfio(bdf)?;
+    expect_works(&behind_port()?.0)
+}
+
+program![
+    endpoint_behind_a_root_port_is_bound_and_faults,
+    unplugged_while_faulting_leaves_the_other_device_and_comes_back,
+];
