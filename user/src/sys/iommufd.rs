@@ -6,7 +6,8 @@ use super::{call, take_fd, Call, Result};
 use host_iommu_bindings::ioctl;
 use host_iommu_bindings::uapi::{
     iommu_destroy, iommu_fault_alloc, iommu_hwpt_alloc, iommu_hwpt_invalidate, iommu_hwpt_vtd_s1,
-    iommu_hwpt_vtd_s1_invalidate, iommu_ioas_alloc, iommu_ioas_map_file,
+    iommu_hwpt_vtd_s1_invalidate, iommu_ioas_alloc, iommu_ioas_copy, iommu_ioas_map,
+    iommu_ioas_map_file, iommu_ioas_unmap,
     iommufd_hwpt_alloc_flags_IOMMU_HWPT_FAULT_ID_VALID as FAULT_ID_VALID,
     iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA as FIXED_IOVA,
     iommufd_ioas_map_flags_IOMMU_IOAS_MAP_READABLE as READABLE,
@@ -42,7 +43,10 @@ macro_rules! sized_calls {
 sized_calls! {
     iommu_destroy => ioctl::IOMMU_DESTROY, size;
     iommu_ioas_alloc => ioctl::IOMMU_IOAS_ALLOC, size;
+    iommu_ioas_map => ioctl::IOMMU_IOAS_MAP, size;
     iommu_ioas_map_file => ioctl::IOMMU_IOAS_MAP_FILE, size;
+    iommu_ioas_copy => ioctl::IOMMU_IOAS_COPY, size;
+    iommu_ioas_unmap => ioctl::IOMMU_IOAS_UNMAP, size;
     iommu_hwpt_alloc => ioctl::IOMMU_HWPT_ALLOC, size;
     iommu_hwpt_invalidate => ioctl::IOMMU_HWPT_INVALIDATE, size;
     iommu_fault_alloc => ioctl::IOMMU_FAULT_QUEUE_ALLOC, size;
@@ -88,6 +92,69 @@ pub fn ioas_map(
     // SAFETY: the structure has no pointers; the kernel pins the pages of the file.
     unsafe { call(iommufd, &mut map) }?;
     Ok(())
+}
+
+/// `IOMMU_IOAS_MAP` of `size` bytes at `offset` of `memory` at `iova`, for reading and writing.
+///
+/// # Errors
+///
+/// The call's own, and EINVAL for what is not all in `memory`.
+pub fn ioas_map_part(
+    iommufd: BorrowedFd<'_>,
+    ioas: u32,
+    memory: &(impl DmaMemory + ?Sized),
+    offset: u64,
+    iova: u64,
+    size: u64,
+) -> Result<()> {
+    let vaddr = super::memory::part(memory, offset, size)?;
+    let mut map = iommu_ioas_map {
+        flags: FIXED_IOVA | READABLE | WRITEABLE,
+        ioas_id: ioas,
+        user_va: vaddr.expose_provenance() as u64,
+        length: size,
+        iova,
+        ..Default::default()
+    };
+    // SAFETY: the kernel pins the pages of the range, which is part of `memory`; `DmaMemory` is
+    // the promise that devices may have them.
+    unsafe { call(iommufd, &mut map) }?;
+    Ok(())
+}
+
+/// `IOMMU_IOAS_COPY` of `size` bytes at `from_iova` of `from`, mapped there in whole, to `to_iova`
+/// of `to`, for reading and writing; the pages are not pinned again.
+pub fn ioas_copy(
+    iommufd: BorrowedFd<'_>,
+    (from, from_iova): (u32, u64),
+    (to, to_iova): (u32, u64),
+    size: u64,
+) -> Result<()> {
+    let mut copy = iommu_ioas_copy {
+        flags: FIXED_IOVA | READABLE | WRITEABLE,
+        dst_ioas_id: to,
+        src_ioas_id: from,
+        length: size,
+        dst_iova: to_iova,
+        src_iova: from_iova,
+        ..Default::default()
+    };
+    // SAFETY: the structure has no pointers.
+    unsafe { call(iommufd, &mut copy) }?;
+    Ok(())
+}
+
+/// `IOMMU_IOAS_UNMAP`: the number of bytes unmapped.
+pub fn ioas_unmap(iommufd: BorrowedFd<'_>, ioas: u32, iova: u64, size: u64) -> Result<u64> {
+    let mut unmap = iommu_ioas_unmap {
+        ioas_id: ioas,
+        iova,
+        length: size,
+        ..Default::default()
+    };
+    // SAFETY: the structure has no pointers.
+    unsafe { call(iommufd, &mut unmap) }?;
+    Ok(unmap.length)
 }
 
 /// `IOMMU_HWPT_ALLOC`: the id of a new page table for device `device` on `parent`, an I/O address

@@ -36,6 +36,16 @@ pub unsafe trait DmaMemory {
     }
 }
 
+/// The first of `size` bytes at `offset` of `memory`; EINVAL for what is not all in it.
+pub(super) fn part(memory: &(impl DmaMemory + ?Sized), offset: u64, size: u64) -> Result<*mut u8> {
+    let end = offset.checked_add(size).ok_or(Errno::EINVAL)?;
+    if usize::try_from(end).map_err(|_| Errno::EINVAL)? > memory.len() {
+        return Err(Errno::EINVAL);
+    }
+    // CAST: below `memory.len()`.
+    Ok(memory.as_ptr().wrapping_add(offset as usize))
+}
+
 /// `VFIO_IOMMU_MAP_DMA` of `size` bytes at `offset` of `memory` under `iova`.
 ///
 /// # Errors
@@ -49,12 +59,7 @@ pub fn map_dma_part(
     iova: u64,
     size: u64,
 ) -> Result<()> {
-    let end = offset.checked_add(size).ok_or(Errno::EINVAL)?;
-    if usize::try_from(end).map_err(|_| Errno::EINVAL)? > memory.len() {
-        return Err(Errno::EINVAL);
-    }
-    // CAST: below `memory.len()`.
-    let vaddr = memory.as_ptr().wrapping_add(offset as usize);
+    let vaddr = part(memory, offset, size)?;
     // SAFETY: the range is part of `memory`, and `DmaMemory` is the promise that `map_dma` asks
     // for.
     unsafe { super::vfio::map_dma(container, flags, vaddr, iova, size) }
