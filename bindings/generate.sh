@@ -12,8 +12,8 @@ out=${2:-src/uapi.rs}
 	bindgen --use-core --rust-target 1.85 --no-doc-comments --with-derive-default \
 		--disable-header-comment \
 		--allowlist-type 'vfio_ioasid_.*' --allowlist-var 'VFIO_IOASID_.*' \
-		--allowlist-type 'iommu_(destroy|ioas_(alloc|map|unmap|copy|map_file)|hwpt_(alloc|invalidate|pgfault|page_response|vtd_s1.*|set_dirty_tracking|get_dirty_bitmap)|fault_alloc|hw_info.*)' \
-		--allowlist-type 'iommufd_hwpt_alloc_flags|iommufd_ioas_map_flags' \
+		--allowlist-type 'iommu_(destroy|iova_range|ioas_(alloc|iova_ranges|map|unmap|copy|map_file)|hwpt_(alloc|invalidate|pgfault|pgfault_flags|page_response|vtd_s1.*|set_dirty_tracking|get_dirty_bitmap)|fault_alloc|hw_info.*)' \
+		--allowlist-type 'iommufd_hwpt_alloc_flags|iommufd_ioas_map_flags|iommufd_hw_capabilities|iommufd_hwpt_set_dirty_tracking_flags|iommufd_page_response_code' \
 		--allowlist-var 'IOMMUFD_CMD_.*|IOMMUFD_TYPE' \
 		--allowlist-type 'vfio_device_(bind|attach|detach)_iommufd.*' \
 		--allowlist-type 'vfio_iommu_type1_(info|dma_map|dma_unmap|dirty_bitmap).*|vfio_bitmap|vfio_info_cap_header' \

@@ -166,6 +166,49 @@ const _: () = {
     ["Offset of field: iommu_ioas_alloc::out_ioas_id"]
         [::core::mem::offset_of!(iommu_ioas_alloc, out_ioas_id) - 8usize];
 };
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_iova_range {
+    pub start: __u64,
+    pub last: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_iova_range"][::core::mem::size_of::<iommu_iova_range>() - 16usize];
+    ["Alignment of iommu_iova_range"][::core::mem::align_of::<iommu_iova_range>() - 8usize];
+    ["Offset of field: iommu_iova_range::start"]
+        [::core::mem::offset_of!(iommu_iova_range, start) - 0usize];
+    ["Offset of field: iommu_iova_range::last"]
+        [::core::mem::offset_of!(iommu_iova_range, last) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct iommu_ioas_iova_ranges {
+    pub size: __u32,
+    pub ioas_id: __u32,
+    pub num_iovas: __u32,
+    pub __reserved: __u32,
+    pub allowed_iovas: __u64,
+    pub out_iova_alignment: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of iommu_ioas_iova_ranges"][::core::mem::size_of::<iommu_ioas_iova_ranges>() - 32usize];
+    ["Alignment of iommu_ioas_iova_ranges"]
+        [::core::mem::align_of::<iommu_ioas_iova_ranges>() - 8usize];
+    ["Offset of field: iommu_ioas_iova_ranges::size"]
+        [::core::mem::offset_of!(iommu_ioas_iova_ranges, size) - 0usize];
+    ["Offset of field: iommu_ioas_iova_ranges::ioas_id"]
+        [::core::mem::offset_of!(iommu_ioas_iova_ranges, ioas_id) - 4usize];
+    ["Offset of field: iommu_ioas_iova_ranges::num_iovas"]
+        [::core::mem::offset_of!(iommu_ioas_iova_ranges, num_iovas) - 8usize];
+    ["Offset of field: iommu_ioas_iova_ranges::__reserved"]
+        [::core::mem::offset_of!(iommu_ioas_iova_ranges, __reserved) - 12usize];
+    ["Offset of field: iommu_ioas_iova_ranges::allowed_iovas"]
+        [::core::mem::offset_of!(iommu_ioas_iova_ranges, allowed_iovas) - 16usize];
+    ["Offset of field: iommu_ioas_iova_ranges::out_iova_alignment"]
+        [::core::mem::offset_of!(iommu_ioas_iova_ranges, out_iova_alignment) - 24usize];
+};
 pub const iommufd_ioas_map_flags_IOMMU_IOAS_MAP_FIXED_IOVA: iommufd_ioas_map_flags = 1;
 pub const iommufd_ioas_map_flags_IOMMU_IOAS_MAP_WRITEABLE: iommufd_ioas_map_flags = 2;
 pub const iommufd_ioas_map_flags_IOMMU_IOAS_MAP_READABLE: iommufd_ioas_map_flags = 4;
@@ -454,6 +497,11 @@ pub const iommu_hw_info_type_IOMMU_HW_INFO_TYPE_ARM_SMMUV3: iommu_hw_info_type =
 pub const iommu_hw_info_type_IOMMU_HW_INFO_TYPE_TEGRA241_CMDQV: iommu_hw_info_type = 3;
 pub const iommu_hw_info_type_IOMMU_HW_INFO_TYPE_AMD: iommu_hw_info_type = 4;
 pub type iommu_hw_info_type = ::core::ffi::c_uint;
+pub const iommufd_hw_capabilities_IOMMU_HW_CAP_DIRTY_TRACKING: iommufd_hw_capabilities = 1;
+pub const iommufd_hw_capabilities_IOMMU_HW_CAP_PCI_PASID_EXEC: iommufd_hw_capabilities = 2;
+pub const iommufd_hw_capabilities_IOMMU_HW_CAP_PCI_PASID_PRIV: iommufd_hw_capabilities = 4;
+pub const iommufd_hw_capabilities_IOMMU_HW_CAP_PCI_ATS_NOT_SUPPORTED: iommufd_hw_capabilities = 8;
+pub type iommufd_hw_capabilities = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Copy, Clone)]
 pub struct iommu_hw_info {
@@ -522,6 +570,9 @@ impl Default for iommu_hw_info {
         }
     }
 }
+pub const iommufd_hwpt_set_dirty_tracking_flags_IOMMU_HWPT_DIRTY_TRACKING_ENABLE:
+    iommufd_hwpt_set_dirty_tracking_flags = 1;
+pub type iommufd_hwpt_set_dirty_tracking_flags = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct iommu_hwpt_set_dirty_tracking {
@@ -637,6 +688,9 @@ const _: () = {
     ["Offset of field: iommu_hwpt_invalidate::__reserved"]
         [::core::mem::offset_of!(iommu_hwpt_invalidate, __reserved) - 28usize];
 };
+pub const iommu_hwpt_pgfault_flags_IOMMU_PGFAULT_FLAGS_PASID_VALID: iommu_hwpt_pgfault_flags = 1;
+pub const iommu_hwpt_pgfault_flags_IOMMU_PGFAULT_FLAGS_LAST_PAGE: iommu_hwpt_pgfault_flags = 2;
+pub type iommu_hwpt_pgfault_flags = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct iommu_hwpt_pgfault {
@@ -673,6 +727,9 @@ const _: () = {
     ["Offset of field: iommu_hwpt_pgfault::cookie"]
         [::core::mem::offset_of!(iommu_hwpt_pgfault, cookie) - 36usize];
 };
+pub const iommufd_page_response_code_IOMMUFD_PAGE_RESP_SUCCESS: iommufd_page_response_code = 0;
+pub const iommufd_page_response_code_IOMMUFD_PAGE_RESP_INVALID: iommufd_page_response_code = 1;
+pub type iommufd_page_response_code = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct iommu_hwpt_page_response {

@@ -55,8 +55,8 @@ macro_rules! plain {
     ($($structure:ty: [$($field:ty),+]),+ $(,)?) => { $(
         const _: () = assert!(size_of::<$structure>() == 0 $(+ size_of::<$field>())+);
 
-        // SAFETY: the fields are integers and structures of integers, and the assertion above
-        // shows that they leave no room for padding.
+        // SAFETY: the fields are integers, arrays, structures and unions of integers of one
+        // size, and the assertion above shows that they leave no room for padding.
         unsafe impl Plain for $structure {}
     )+ };
 }
@@ -73,6 +73,12 @@ plain! {
     uapi::iommu_hwpt_vtd_s1_invalidate: [u64, u64, u32, u32],
     uapi::iommu_destroy: [u32, u32],
     uapi::iommu_ioas_alloc: [u32, u32, u32],
+    uapi::iommu_iova_range: [u64, u64],
+    uapi::iommu_ioas_iova_ranges: [u32, u32, u32, u32, u64, u64],
+    uapi::iommu_hw_info: [u32, u32, u32, u32, u64, u32, [u8; 4], u64],
+    uapi::iommu_hw_info_vtd: [u32, u32, u64, u64],
+    uapi::iommu_hwpt_set_dirty_tracking: [u32, u32, u32, u32],
+    uapi::iommu_hwpt_get_dirty_bitmap: [u32, u32, u32, u32, u64, u64, u64, u64],
     uapi::iommu_ioas_map: [u32, u32, u32, u32, u64, u64, u64],
     uapi::iommu_ioas_copy: [u32, u32, u32, u32, u64, u64, u64],
     uapi::iommu_ioas_unmap: [u32, u32, u64, u64],

@@ -33,6 +33,9 @@ pub const ATTACH: [u32; 4] = [
     GROUP_GET_DEVICE_FD,
 ];
 
+/// What attaching a device to an iommufd asks of it.
+pub const GET_REGION_INFO: u32 = DEVICE_GET_REGION_INFO;
+
 /// `VFIO_GROUP_FLAGS_VIABLE`: every device of the group is bound to a VFIO driver, or to none.
 pub const GROUP_VIABLE: u32 = 1 << 0;
 /// `VFIO_GROUP_FLAGS_CONTAINER_SET`.
