@@ -122,6 +122,11 @@ impl Error {
 pub enum Operation {
     Open(PathBuf),
     FindGroup(Bdf),
+    FindDeviceFile(Bdf),
+    OpenIommufd,
+    AttachDevice(Bdf),
+    AttachFile,
+    DetachDevice,
     AttachGroup,
     DetachGroup,
     SelectBackend,
@@ -153,6 +158,14 @@ impl fmt::Display for Operation {
         match self {
             Self::Open(path) => write!(f, "open {}", path.display()),
             Self::FindGroup(device) => write!(f, "find the IOMMU group of {device}"),
+            Self::FindDeviceFile(device) => write!(
+                f,
+                "find the VFIO file of {device} (is it bound to vfio-pci, and CONFIG_VFIO_DEVICE_CDEV on?)"
+            ),
+            Self::OpenIommufd => f.write_str("make an address space of an iommufd"),
+            Self::AttachDevice(device) => write!(f, "attach {device} to the iommufd"),
+            Self::AttachFile => f.write_str("attach a device's file to the iommufd"),
+            Self::DetachDevice => f.write_str("detach a device from the iommufd"),
             Self::AttachGroup => f.write_str("attach a group to the container"),
             Self::DetachGroup => f.write_str("detach a group from the container"),
             Self::SelectBackend => {

@@ -5,13 +5,13 @@
 //! page tables (stage 1) translate the device's DMA on top of its own (stage 2), which map guest
 //! memory. This crate is the VMM's side of that: [`HostIommu`] is what one VFIO container can do,
 //! over a backend that implements [`HostIommuContext`]: [`backend::kmod`] drives the kernel module
-//! `vfio_iommu_ioasid`, and with the feature `soft` there is an IOMMU in the process, to try the
+//! `vfio_iommu_ioasid`, [`backend::iommufd`] the kernel's own interface where there is one, and with the feature `soft` there is an IOMMU in the process, to try the
 //! crate and to test a VMM without hardware or privilege. [`PciIommuOps`] is what a virtual IOMMU
 //! implements to be told of contexts and of its guest's faults.
 //!
 //! | to | use |
 //! |---|---|
-//! | open | [`backend::kmod::Kmod`], then [`HostIommu::new`] |
+//! | open | [`backend::kmod::Kmod`] or [`backend::iommufd::Iommufd`], then [`HostIommu::new`] |
 //! | give devices guest memory | [`HostIommu::map`], with memory that is [`DmaMemory`] |
 //! | get PASIDs | [`HostIommu::alloc_pasids`], an owned [`PasidAllocation`] |
 //! | bind a guest's table | [`HostIommu::bind`], an owned [`Stage1Binding`] |
@@ -21,25 +21,27 @@
 //! | shadow, or isolate a queue | [`HostIommu::address_space`], an owned [`AddressSpace`] |
 //! | reset or move a guest | [`HostIommu::unbind`], [`HostIommu::export`], [`HostIommu::import`] |
 //! | show the guest PASID, ATS and PRI | [`pci::extended_capabilities`] |
-//! | run in a jail | [`backend::kmod::Kmod::from_fds`], [`seccomp`] |
+//! | run in a jail | `from_fds` of the backends, [`seccomp`] |
 //! | follow guest memory of vm-memory | `RegionListener`, with the feature `vm-memory` |
 //!
 //! # What each backend can do
 //!
-//! Both pass one suite of tests, `tests/src/conformance`, whose table of differences is checked
+//! All pass one suite of tests, `tests/src/conformance`, whose table of differences is checked
 //! both ways.
 //!
-//! | | `kmod` | `soft` |
-//! |---|---|---|
-//! | needs | the module, VFIO, an IOMMU that nests | nothing |
-//! | memory that can be mapped | any, pinned and charged | shared mappings of files |
-//! | read-only mappings | refused where the host nests | yes |
-//! | tables | as the hardware: four levels, five | four and five levels |
-//! | page requests | as device and kernel | yes |
-//! | DMA faults | kernels with our patch | no |
-//! | dirty pages | hardware, or every mapped page | every mapped page |
-//! | fault queue at its end | `POLLHUP` | readable |
-//! | attach by fd | groups | no: devices are plugged into a `SoftBus` |
+//! | | `kmod` | `iommufd` | `soft` |
+//! |---|---|---|---|
+//! | needs | the module, VFIO, an IOMMU that nests | `CONFIG_IOMMUFD`, `CONFIG_VFIO_DEVICE_CDEV`, such an IOMMU | nothing |
+//! | on the kernels of distributions | those with Rust modules | few | all |
+//! | memory that can be mapped | any, pinned and charged | any, pinned and charged | shared mappings of files |
+//! | read-only mappings | refused where the host nests | refused where the host nests | yes |
+//! | tables | as the hardware: four levels, five | as the hardware | four and five levels |
+//! | PASIDs, quotas | the kernel's | the crate's own, of each context | the crate's own |
+//! | page requests | as device and kernel | as device and kernel, by a thread for each queue | yes |
+//! | DMA faults | kernels with our patch | no | no |
+//! | dirty pages | hardware, or every mapped page | hardware, or every mapped page | every mapped page |
+//! | fault queue at its end | `POLLHUP` | readable | readable |
+//! | attach by fd | groups | devices' own files | no: devices are plugged into a `SoftBus` |
 //!
 //! With the feature `soft` there is a guide, `guide`: six steps, each compiled and run.
 //!

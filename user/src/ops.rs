@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// 1. The device needs a page that its stage-1 table does not give, and asks the host's IOMMU for
 ///    a group of them.
 /// 2. The host puts the group into the fault queue of the binding, under a cookie that is never
-///    used again, and the queue's fd becomes readable. Over the queue's depth it answers INVALID
+///    used again there, and the queue's fd becomes readable. Over the queue's depth it answers INVALID
 ///    instead, and [`PciIommuOps::overflow`] tells how many.
 /// 3. The VMM calls [`FaultQueue::deliver`]; the group comes to [`PciIommuOps::page_request`] with
 ///    the guest's number for the PASID.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a jailed VMM's seccomp filter has to let through, for a context on [`kmod`](crate::backend::kmod)
-//! that was built from fds handed in.
+//! or [`iommufd`](crate::backend::iommufd) that was built from fds handed in.
 //!
 //! Beside these a VMM needs what its memory, its threads and its Rust runtime do. The lists are
-//! those of x86-64 and of this version of the crate; a guest program of the project runs under them.
+//! those of x86-64 and of this version of the crate; guest programs of the project run under them.
 
 use host_iommu_bindings::ioctl;
 use libc::c_long;
@@ -42,3 +42,41 @@ pub const IOCTLS: [u32; 16] = [
 /// detaching a group, and of opening a device: VFIO_GROUP_SET_CONTAINER, VFIO_SET_IOMMU,
 /// VFIO_GROUP_UNSET_CONTAINER, VFIO_GROUP_GET_DEVICE_FD.
 pub const ATTACH_IOCTLS: [u32; 4] = crate::sys::vfio::ATTACH;
+
+/// System calls of a context on [`iommufd`](crate::backend::iommufd), once it is built. Each fault
+/// queue has a thread, so those by which a thread begins are needed too, unless the queues are made
+/// before the filter.
+pub const IOMMUFD_SYSCALLS: [c_long; 6] = [
+    libc::SYS_eventfd2,
+    libc::SYS_ioctl,
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_close,
+    libc::SYS_poll,
+];
+
+/// Requests of `ioctl` of a context on iommufd that is built.
+pub const IOMMUFD_IOCTLS: [u32; 13] = [
+    ioctl::IOMMU_DESTROY,
+    ioctl::IOMMU_IOAS_ALLOC,
+    ioctl::IOMMU_IOAS_IOVA_RANGES,
+    ioctl::IOMMU_IOAS_MAP,
+    ioctl::IOMMU_IOAS_COPY,
+    ioctl::IOMMU_IOAS_UNMAP,
+    ioctl::IOMMU_HWPT_ALLOC,
+    ioctl::IOMMU_HWPT_SET_DIRTY_TRACKING,
+    ioctl::IOMMU_HWPT_GET_DIRTY_BITMAP,
+    ioctl::IOMMU_HWPT_INVALIDATE,
+    ioctl::IOMMU_FAULT_QUEUE_ALLOC,
+    ioctl::VFIO_DEVICE_ATTACH_IOMMUFD_PT,
+    ioctl::VFIO_DEVICE_DETACH_IOMMUFD_PT,
+];
+
+/// Further requests of [`Iommufd::from_fds`](crate::backend::iommufd::Iommufd::from_fds) and of
+/// attaching a device, which reads its configuration space by `pread64`: VFIO_DEVICE_BIND_IOMMUFD,
+/// IOMMU_GET_HW_INFO, VFIO_DEVICE_GET_REGION_INFO.
+pub const IOMMUFD_ATTACH_IOCTLS: [u32; 3] = [
+    ioctl::VFIO_DEVICE_BIND_IOMMUFD,
+    ioctl::IOMMU_GET_HW_INFO,
+    crate::sys::vfio::GET_REGION_INFO,
+];

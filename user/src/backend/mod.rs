@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Implementations of [`HostIommuContext`](crate::HostIommuContext).
 
+pub mod iommufd;
 pub mod kmod;
+mod pasid;
+mod queue;
 #[cfg(feature = "soft")]
 pub mod soft;

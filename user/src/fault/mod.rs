@@ -124,7 +124,7 @@ pub struct FaultGroup {
 }
 
 impl FaultGroup {
-    /// The group's name: unique for the life of its context, as in
+    /// The group's name: unique for the life of its queue, as in
     /// [`FaultEvent::Cancelled`].
     pub fn cookie(&self) -> u64 {
         self.cookie

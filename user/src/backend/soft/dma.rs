@@ -233,7 +233,7 @@ impl State {
         found.invalidate_all();
         for number in found.abort() {
             for queue in self.queues.values_mut() {
-                queue.cancel_dma(device, number);
+                queue.drop_asker(|asker| (asker.device, asker.dma) == (device, number));
             }
         }
     }

@@ -44,7 +44,6 @@
 mod client;
 mod dma;
 mod memory;
-mod pasid;
 mod queue;
 mod spaces;
 mod state;
@@ -75,7 +74,7 @@ pub const MAX_DEVICES: usize = 256;
 /// Most mappings of stage 2.
 pub const MAX_MAPPINGS: usize = 65_535;
 /// Most PASIDs of a context.
-pub const MAX_PASIDS: usize = 65_536;
+pub const MAX_PASIDS: usize = super::pasid::MAX_PASIDS;
 /// Most bindings of a context.
 pub const MAX_BINDINGS: usize = 8192;
 /// Most fault queues of a context.

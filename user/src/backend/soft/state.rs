@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a soft context holds, under one lock.
 
+use super::super::pasid::Pool;
+use super::super::queue::{Answered, Queue};
 use super::dma::Device;
 use super::memory::Stage2;
-use super::pasid::Pool;
-use super::queue::{Answered, Asker, Queue};
+use super::queue::Asker;
 use super::spaces::Spaces;
 use super::MAX_BINDINGS;
 use crate::capabilities::Stats;
@@ -122,7 +123,7 @@ pub(super) struct State {
     pub(super) pasids: Pool,
     pub(super) devices: BTreeMap<Bdf, Device>,
     pub(super) bindings: BTreeMap<(Bdf, Pasid), Bound>,
-    pub(super) queues: BTreeMap<u64, Queue>,
+    pub(super) queues: BTreeMap<u64, Queue<Asker>>,
     pub(super) next_queue: u64,
     pub(super) counters: Counters,
 }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which PASIDs are allocated.
 
-use super::MAX_PASIDS;
 use crate::sys::Errno;
 use crate::types::Pasid;
 use std::collections::BTreeSet;
+
+/// Most PASIDs of a context.
+pub(super) const MAX_PASIDS: usize = 65_536;
 
 #[derive(Debug, Default)]
 pub(super) struct Pool(BTreeSet<u32>);
