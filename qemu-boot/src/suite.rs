@@ -38,8 +38,13 @@ const WITHOUT_NESTING: [&str; 1] = ["no_nesting"];
 const NOT_ON_DEBUG: [&str; 1] = ["hw_bringup"];
 /// Programs that need what only the debug kernel has.
 const DEBUG_ONLY: [&str; 1] = ["fail_nth"];
-/// Programs that need our patches in the kernel.
-const PATCHED_ONLY: [&str; 2] = ["kernel_patches", "dma_fault"];
+/// Programs that need our patches in the kernel, or its iommufd.
+const PATCHED_ONLY: [&str; 4] = [
+    "kernel_patches",
+    "dma_fault",
+    "conformance_iommufd",
+    "iommufd",
+];
 /// Programs that fail on a kernel without our patches, and are to show it.
 const REPRODUCERS: [&str; 1] = ["kernel_patches"];
 

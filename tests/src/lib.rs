@@ -8,6 +8,7 @@
 //! - [`iommufd`]: the kernel's other way to the same hardware;
 //! - [`ktap`]: tests, run one by one and reported as KTAP;
 //! - [`conformance`]: what every backend of the crate does alike;
+//! - [`jail`] and [`vsva`]: that suite under a seccomp filter, and the crate's example;
 //! - [`rig`]: what the programs in `bin` stand on.
 //!
 //! A test program is a list of functions:
@@ -28,11 +29,13 @@
 
 pub mod conformance;
 pub mod iommufd;
+pub mod jail;
 pub mod ktap;
 pub mod memory;
 pub mod rig;
 pub mod stage1;
 pub mod testdev;
 pub mod vfio;
+pub mod vsva;
 
 pub use host_iommu::sys::Errno;

@@ -81,7 +81,9 @@ pub fn make(setup: &Setup, root: &Root, dir: &Path, contents: &Contents<'_>) -> 
         copy_into(test, &tree.join("selftests"))?;
     }
     copy_into(&contents.programs.hostiommu(), &tree.join("bin"))?;
-    copy_into(&contents.programs.demo(), &tree.join("demo"))?;
+    for example in contents.programs.examples() {
+        copy_into(&example, &tree.join("demo"))?;
+    }
     for name in GUEST {
         let from = setup.repo.join("qemu-boot/guest").join(name);
         copy_into(&from, &tree)?;

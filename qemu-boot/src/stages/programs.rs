@@ -38,9 +38,9 @@ impl Programs {
         self.release.join("hostiommu")
     }
 
-    /// The demo.
-    pub fn demo(&self) -> PathBuf {
-        self.release.join("examples/demo")
+    /// The demo, and the crate's example.
+    pub fn examples(&self) -> [PathBuf; 2] {
+        ["demo", "vsva"].map(|name| self.release.join("examples").join(name))
     }
 }
 

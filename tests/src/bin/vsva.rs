@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The example `vsva` of the crate, on the module.
+//! The example `vsva` of the crate, on the module and without it.
 
-#[path = "../../../user/examples/vsva/story.rs"]
-mod story;
-
-use host_iommu_tests::conformance::kmod::KmodMachine;
 use host_iommu_tests::ktap::Outcome;
-use host_iommu_tests::suite;
+use host_iommu_tests::{suite, vsva};
 
 fn vsva_runs_on_kmod() -> Outcome {
-    story::run(&KmodMachine, &mut |line| println!("# {line}"))
+    vsva::run("kmod")
 }
 
-suite![vsva_runs_on_kmod];
+fn vsva_runs_on_soft() -> Outcome {
+    vsva::run("soft")
+}
+
+suite![vsva_runs_on_kmod, vsva_runs_on_soft];

@@ -15,7 +15,7 @@ use crate::memory::PAGE;
 use crate::stage1::entry;
 use host_iommu::{
     Error, FaultChannel, FaultEvent, FaultQueue, FaultQueueOptions, FaultRead, Iova, Response,
-    ResponseRecord,
+    ResponseRecord, Stage1Binding,
 };
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
@@ -156,6 +156,66 @@ pub fn group_of_an_unbound_table_is_cancelled(machine: &dyn Machine) -> Outcome 
         (1, 0, 2),
         "counters",
     )
+}
+
+/// Puts a table with its buffer complete in the place of one whose group was read.
+fn replaced(vm: &Vm, faults: &FaultQueue, mut bound: Stage1Binding, ask: Job) -> Outcome {
+    let waits = vm.start(ask)?;
+    let group = next_group(faults)?;
+    let next = vm.space();
+    vm.table(next).map(HOLE, next.page, entry::RW);
+    bound.rebind(&next.table(), Some(faults))?;
+    expect(vm.end(waits)?, End::Invalid, "what waited")?;
+    match next_event(faults)? {
+        FaultEvent::Cancelled(cookie) => expect(cookie, group.cookie(), "cookie")?,
+        other => return fail(format!("{other:?}")),
+    }
+    group.respond(Response::Success)?;
+    expect(vm.run(ask)?, DONE, "by the new table")?;
+    expect(vm.memory.read_u64(next.page), 7, "memory")?;
+    // The new one asks too.
+    let job = vm.start(Job {
+        address: HOLE + PAGE,
+        ..ask
+    })?;
+    drop(next_group(faults)?);
+    expect(vm.end(job)?, End::Invalid, "the end")?;
+    expect(vm.host.stats()?.late_responses, 1, "late answers")
+}
+
+pub fn group_of_a_replaced_table_is_cancelled(machine: &dyn Machine) -> Outcome {
+    let vm = Vm::new(machine)?;
+    let faults = vm.queue()?;
+    let (bound, _) = vm.bind(Some(&faults))?;
+    let ask = Job::store(HOLE, 7).at(bound.pasid()).asking();
+    replaced(&vm, &faults, bound, ask)
+}
+
+pub fn group_of_a_replaced_table_at_the_rid_is_cancelled(machine: &dyn Machine) -> Outcome {
+    let vm = Vm::new(machine)?;
+    let faults = vm.queue()?;
+    let table = vm.space().table();
+    let bound = vm.host.bind_rid(vm.device, &table, Some(&faults))?;
+    replaced(&vm, &faults, bound, Job::store(HOLE, 7).asking())
+}
+
+pub fn group_cookie_is_never_used_again(machine: &dyn Machine) -> Outcome {
+    let vm = Vm::new(machine)?;
+    let mut seen = Vec::new();
+    let faults = vm.queue()?;
+    for _ in 0..2 {
+        let (bound, _) = vm.bind(Some(&faults))?;
+        for _ in 0..3 {
+            let job = vm.start(Job::store(HOLE, 7).at(bound.pasid()).asking())?;
+            let group = next_group(&faults)?;
+            let cookie = group.cookie();
+            expect(seen.contains(&cookie), false, "a cookie of before")?;
+            seen.push(cookie);
+            group.respond(Response::Invalid)?;
+            expect(vm.end(job)?, End::Invalid, "the end")?;
+        }
+    }
+    Ok(())
 }
 
 pub fn group_of_a_closed_queue_is_answered_invalid(machine: &dyn Machine) -> Outcome {

@@ -9,7 +9,7 @@ use host_iommu::backend::kmod::Kmod;
 use host_iommu::{Bdf, HostIommu, HostIommuContext};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 /// The booted machine.
@@ -44,21 +44,34 @@ impl Machine for KmodMachine {
         };
         let mut clients: Vec<(Bdf, Box<dyn Client>)> = Vec::new();
         for device in names {
-            let file = Device::from(kmod.open_device_fd(device)?);
-            file.set_bus_master(true)?;
-            let endpoint = Testdev::new(file.map_bar(BAR)?)?;
-            clients.push((device, Box::new(EndpointClient::new(endpoint))));
+            clients.push((device, client(kmod.open_device_fd(device)?)?));
         }
-        let host = HostIommu::new(kmod);
-        match host.capabilities()?.nesting.map(|nesting| nesting.stage1) {
-            Some(support) if support.is_present() => {}
-            Some(support) => return skip(format!("nesting: {support}")),
-            None => return fail("the module reports nothing about nesting"),
-        }
-        Ok(Opened {
-            host,
-            devices: clients,
-        })
+        nesting(HostIommu::new(kmod), clients)
+    }
+}
+
+/// The DMA of an endpoint that is open.
+///
+/// # Errors
+///
+/// Those of VFIO.
+pub fn client(fd: OwnedFd) -> Outcome<Box<dyn Client>> {
+    let file = Device::from(fd);
+    file.set_bus_master(true)?;
+    let endpoint = Testdev::new(file.map_bar(BAR)?)?;
+    Ok(Box::new(EndpointClient::new(endpoint)))
+}
+
+/// A context on hardware that nests.
+///
+/// # Errors
+///
+/// A skip on other hardware.
+pub fn nesting(host: HostIommu, devices: Vec<(Bdf, Box<dyn Client>)>) -> Outcome<Opened> {
+    match host.capabilities()?.nesting.map(|nesting| nesting.stage1) {
+        Some(support) if support.is_present() => Ok(Opened { host, devices }),
+        Some(support) => skip(format!("nesting: {support}")),
+        None => fail("the backend reports nothing about nesting"),
     }
 }
 

@@ -6,6 +6,7 @@
 //! as it says.
 
 pub mod faults;
+pub mod iommufd;
 pub mod kmod;
 pub mod mappings;
 pub mod soft;
@@ -163,12 +164,24 @@ pub struct Difference {
 }
 
 /// Everything that may differ.
-pub const DIFFERENCES: [Difference; 4] = [
+pub const DIFFERENCES: [Difference; 6] = [
     Difference {
         test: "map_read_only_is_for_reading",
         backend: "kmod",
         seen: "EOPNOTSUPP",
         why: "VT-d takes no read-only mappings in a nest parent",
+    },
+    Difference {
+        test: "map_read_only_is_for_reading",
+        backend: "iommufd",
+        seen: "EOPNOTSUPP",
+        why: "VT-d takes no read-only mappings in a nest parent",
+    },
+    Difference {
+        test: "queue_at_its_end_hangs_up",
+        backend: "iommufd",
+        seen: "no POLLHUP",
+        why: "the fd is an eventfd, which is readable at the end and cannot hang up",
     },
     Difference {
         test: "queue_at_its_end_hangs_up",
@@ -258,6 +271,9 @@ macro_rules! each_conformance_test {
             faults: group_has_every_page_that_is_missing,
             faults: group_without_queue_is_answered_invalid,
             faults: group_of_an_unbound_table_is_cancelled,
+            faults: group_of_a_replaced_table_is_cancelled,
+            faults: group_of_a_replaced_table_at_the_rid_is_cancelled,
+            faults: group_cookie_is_never_used_again,
             faults: group_of_a_closed_queue_is_answered_invalid,
             faults: group_after_its_deadline_is_answered_invalid,
             faults: queue_over_its_depth_loses_and_counts,

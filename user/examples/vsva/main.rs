@@ -4,10 +4,11 @@
 //!
 //! `cargo run --example vsva` runs it on the IOMMU in the process, anywhere. With `--backend kmod`
 //! it needs the module `vfio_iommu_ioasid` and an endpoint `pasid-dma-testdev` bound to vfio-pci,
-//! as in the machine that `make shell` boots.
+//! as in the machine that `make shell` boots; with `--backend iommufd` a kernel that has iommufd.
 
 mod story;
 
+use host_iommu_tests::conformance::iommufd::IommufdMachine;
 use host_iommu_tests::conformance::kmod::KmodMachine;
 use host_iommu_tests::conformance::soft::SoftMachine;
 use host_iommu_tests::conformance::Machine;
@@ -18,6 +19,7 @@ fn machine(arguments: &[String]) -> Option<Box<dyn Machine>> {
     match words[..] {
         [] | ["--backend", "soft"] => Some(Box::new(SoftMachine)),
         ["--backend", "kmod"] => Some(Box::new(KmodMachine)),
+        ["--backend", "iommufd"] => Some(Box::new(IommufdMachine)),
         _ => None,
     }
 }
@@ -25,7 +27,7 @@ fn machine(arguments: &[String]) -> Option<Box<dyn Machine>> {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let Some(machine) = machine(&arguments) else {
-        eprintln!("usage: vsva [--backend soft|kmod]");
+        eprintln!("usage: vsva [--backend soft|kmod|iommufd]");
         return ExitCode::from(2);
     };
     match story::run(&*machine, &mut |line| println!("{line}")) {
