@@ -13,6 +13,9 @@ use kernel::prelude::*;
 /// `IOMMU_HWPT_INVALIDATE_DATA_VTD_S1` of linux/iommufd.h.
 const INVALIDATE_VTD_S1: u32 = 0;
 
+/// Invalidation entries that are read a time.
+const BATCH: usize = 16;
+
 const PAGE_SHIFT: u32 = 12;
 /// Bits of an address in a PASID table entry (VT-d 4.1, 9.6).
 const ADDRESS_BITS: u32 = 52;
@@ -71,20 +74,34 @@ pub(crate) fn check_entries(entries: &InvalidationEntries) -> Result<(u32, Resul
     if entries.len != size_of::<uapi::iommu_hwpt_vtd_s1_invalidate>() {
         return Err(EINVAL);
     }
-    for index in 0..entries.count {
-        let at = index as usize * entries.len;
-        let entry = entries
-            .pointer
-            .offset(at)
-            .and_then(|pointer| pointer.read());
-        if let Err(error) = entry.and_then(check_entry) {
-            return Ok((index, Err(error)));
+    let mut index = 0;
+    while index < entries.count {
+        let at = entries.pointer.offset(index as usize * entries.len);
+        let left = (entries.count - index) as usize;
+        // One by one where not all of a batch can be read: which of them?
+        let batch = match at {
+            Ok(at) if left >= BATCH => at.read::<[uapi::iommu_hwpt_vtd_s1_invalidate; BATCH]>(),
+            _ => Err(EFAULT),
+        };
+        if let Ok(batch) = batch {
+            for entry in &batch {
+                if let Err(error) = check_entry(entry) {
+                    return Ok((index, Err(error)));
+                }
+                index += 1;
+            }
+        } else {
+            let entry = at.and_then(|at| at.read());
+            if let Err(error) = entry.and_then(|entry| check_entry(&entry)) {
+                return Ok((index, Err(error)));
+            }
+            index += 1;
         }
     }
     Ok((entries.count, Ok(())))
 }
 
-fn check_entry(entry: uapi::iommu_hwpt_vtd_s1_invalidate) -> Result {
+fn check_entry(entry: &uapi::iommu_hwpt_vtd_s1_invalidate) -> Result {
     let leaf = uapi::iommu_hwpt_vtd_s1_invalidate_flags_IOMMU_VTD_INV_FLAGS_LEAF;
     if entry.flags & !leaf != 0 || entry.__reserved != 0 {
         return Err(EINVAL);
