@@ -101,7 +101,7 @@ fn run(arguments: Arguments) -> Result<()> {
             storm,
             only,
         } => suite::test(&setup, &kernels, &parts, &only, storm),
-        Task::Bench { profile, subjects } => bench::run(&setup, &subjects, profile.as_deref()),
+        Task::Bench { profile, subjects } => bench::run(&setup, &subjects, profile),
         Task::Shell => suite::ready(&setup, Which::Stock)?.shell(&setup),
         Task::Clippy => {
             let (root, packages, _, metadata) = suite::kernel_side(&setup)?;

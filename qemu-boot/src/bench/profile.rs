@@ -49,44 +49,64 @@ impl Symbols {
             .map(|(_, function)| function)
     }
 
-    /// Shows where the instructions of a log are, per operation.
-    pub fn show(&self, way: &str, log: &Path, operations: u32) -> Result<()> {
+    /// Where the instructions of a log are.
+    pub fn profile(&self, log: &Path, operations: u32) -> Result<Profile> {
         let file = File::open(log).with_context(|| format!("cannot read {}", log.display()))?;
-        let mut functions = BTreeMap::<String, u64>::new();
-        let mut parts = BTreeMap::<String, u64>::new();
+        let mut profile = Profile {
+            operations,
+            parts: BTreeMap::new(),
+            functions: BTreeMap::new(),
+        };
         for line in BufReader::new(file).lines() {
             let line = line.context("cannot read the log")?;
             let Some(address) = address(&line) else {
                 continue;
             };
             let (name, part) = match self.at(address) {
-                _ if address >> 63 == 0 => ("(user)".to_owned(), "user"),
+                _ if address >> 63 == 0 => ("(user)", "user"),
                 Some(function) => {
                     let part = function.module.as_deref().unwrap_or("kernel");
-                    (format!("{} [{part}]", function.name), part)
+                    (function.name.as_str(), part)
                 }
-                None => ("(unknown)".to_owned(), "kernel"),
+                None => ("(unknown)", "kernel"),
             };
-            *parts.entry(part.to_owned()).or_default() += 1;
-            *functions.entry(name).or_default() += 1;
+            *profile.parts.entry(part.to_owned()).or_default() += 1;
+            *profile
+                .functions
+                .entry(format!("{name} [{part}]"))
+                .or_default() += 1;
         }
-        let each = |count: u64| count as f64 / f64::from(operations);
-        println!("{way}: instructions of an operation");
-        for (part, count) in sorted(parts) {
-            println!("{:>12.1} {part}", each(count));
-        }
-        println!("{way}: the same by function");
-        for (name, count) in sorted(functions).into_iter().take(SHOWN) {
-            println!("{:>12.1} {name}", each(count));
-        }
-        Ok(())
+        Ok(profile)
     }
 }
 
-fn sorted(counts: BTreeMap<String, u64>) -> Vec<(String, u64)> {
-    let mut counts: Vec<_> = counts.into_iter().collect();
-    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    counts
+/// Instructions by where they are.
+pub struct Profile {
+    operations: u32,
+    parts: BTreeMap<String, u64>,
+    functions: BTreeMap<String, u64>,
+}
+
+impl Profile {
+    /// Shows the parts of the kernel, and with `functions` its functions too.
+    pub fn show(&self, title: &str, functions: bool) {
+        let show = |counts: &BTreeMap<String, u64>, most: usize| {
+            let mut counts: Vec<_> = counts.iter().collect();
+            counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+            for (name, count) in counts.into_iter().take(most) {
+                println!(
+                    "{:>12.1} {name}",
+                    *count as f64 / f64::from(self.operations)
+                );
+            }
+        };
+        println!("{title}: instructions of an operation by where they are");
+        show(&self.parts, SHOWN);
+        if functions {
+            println!("{title}: by function");
+            show(&self.functions, SHOWN);
+        }
+    }
 }
 
 /// The address in a line such as `Trace 0: 0x7f… [00000000/ffffffff81000000/00000033/…] name`.

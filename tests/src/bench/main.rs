@@ -36,16 +36,16 @@ const SUBJECTS: [(&str, Measure); 7] = [
 fn main() -> ExitCode {
     let mut report = Report {
         rounds: 1,
-        profile: None,
+        profile: Vec::new(),
     };
     let mut wanted = Vec::new();
     for argument in std::env::args().skip(1) {
         let (name, value) = argument.split_once('=').unwrap_or((&argument, ""));
         match (name, value.parse()) {
             ("--rounds", Ok(rounds)) => report.rounds = rounds,
-            ("--profile", _) => report.profile = Some(value.to_owned()),
+            ("--profile", _) => report.profile.push(value.to_owned()),
             _ if name.starts_with("--") => {
-                eprintln!("usage: bench [--rounds=COUNT] [--profile=ROW] [SUBJECT …]");
+                eprintln!("usage: bench [--rounds=COUNT] [--profile=ROW …] [SUBJECT …]");
                 return ExitCode::FAILURE;
             }
             _ => wanted.push(argument),
@@ -72,7 +72,7 @@ fn measure(report: &Report, wanted: &[String]) -> Outcome {
         println!("# {name}");
         measure(report)?;
     }
-    if report.profile.is_some() {
+    if !report.profile.is_empty() {
         report::symbols()?;
     }
     Ok(())

@@ -4,15 +4,15 @@
 use crate::hosts::Way;
 use host_iommu_tests::ktap::Outcome;
 use host_iommu_tests::rig::Monitor;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// How much is measured, and where it goes.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// How often each measurement is made.
     pub rounds: u32,
-    /// The row whose instructions QEMU writes down.
-    pub profile: Option<String>,
+    /// The rows whose instructions QEMU writes down.
+    pub profile: Vec<String>,
 }
 
 impl Report {
@@ -37,20 +37,17 @@ impl Report {
         mut prepare: impl FnMut() -> Outcome,
         mut work: impl FnMut() -> Outcome,
     ) -> Outcome {
-        let mut time = Duration::ZERO;
         for round in 0..rounds {
             prepare()?;
             let start = Instant::now();
-            match &self.profile {
-                Some(wanted) if wanted == row && round == 0 => {
-                    profiled(way, operations, &mut work)?
-                }
-                _ => work()?,
+            if round == 0 && self.profile.iter().any(|wanted| wanted == row) {
+                profiled(row, way, operations, &mut work)?;
+            } else {
+                work()?;
             }
-            time += start.elapsed();
+            let each = start.elapsed().as_nanos() as f64 / f64::from(operations);
+            println!("figure row={row} by={} ns={each:.2}", way.name());
         }
-        let each = time.as_nanos() as f64 / f64::from(rounds) / f64::from(operations);
-        println!("figure row={row} by={} ns={each:.2}", way.name());
         Ok(())
     }
 
@@ -66,15 +63,16 @@ impl Report {
 }
 
 /// Has QEMU log each instruction of `work`.
-fn profiled(way: Way, operations: u32, work: impl FnOnce() -> Outcome) -> Outcome {
+fn profiled(row: &str, way: Way, operations: u32, work: impl FnOnce() -> Outcome) -> Outcome {
+    let by = way.name();
     let mut monitor = Monitor::open()?;
-    monitor.human(&format!("logfile /src/profile-{}", way.name()))?;
+    monitor.human(&format!("logfile /src/profile-{row}-{by}"))?;
     monitor.human("one-insn-per-tb on")?;
     monitor.human("log exec,nochain")?;
     work()?;
     monitor.human("log none")?;
     monitor.human("one-insn-per-tb off")?;
-    println!("profiled by={} operations={operations}", way.name());
+    println!("profiled row={row} by={by} operations={operations}");
     Ok(())
 }
 
