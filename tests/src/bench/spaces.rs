@@ -2,6 +2,7 @@
 //! Filling an address space at a PASID from what stage 2 has.
 
 use crate::hosts::{Contained, Way};
+use crate::mappings::touch;
 use crate::report::Report;
 use host_iommu::sys::ioasid::{self, Bind, BindWhat};
 use host_iommu::sys::iommufd;
@@ -141,9 +142,7 @@ fn theirs(report: &Report, memory: &GuestMemory) -> Outcome {
 /// itself.
 pub fn measure(report: &Report) -> Outcome {
     let memory = GuestMemory::new(0, 65_536 * PAGE)?;
-    for page in 0..65_536 {
-        memory.write_u64(page * PAGE, page);
-    }
+    touch(&memory, PAGE);
     report.in_turns(&Way::NESTING, |way| match way {
         Way::Ours => ours(report, &memory),
         _ => theirs(report, &memory),
