@@ -144,8 +144,15 @@ impl Iommufd {
             npages: u64::MAX,
             ..Default::default()
         };
-        iommufd::hwpt_invalidate(self.fd(), nested, &[all])?;
-        Ok(())
+        self.invalidate(nested, &[all])
+    }
+
+    /// Invalidates entries of a nested page table.
+    pub fn invalidate(&self, nested: u32, entries: &[iommu_hwpt_vtd_s1_invalidate]) -> Outcome {
+        match iommufd::hwpt_invalidate(self.fd(), nested, entries) {
+            Ok(()) => Ok(()),
+            Err(failure) => fail(format!("IOMMU_HWPT_INVALIDATE: {failure:?}")),
+        }
     }
 
     /// The nest parent.

@@ -133,7 +133,7 @@ fn many(report: &Report, count: u32) -> Outcome {
     }];
     report.time(&row("invalidate"), Way::Ours, count, || {
         all.clone()
-            .try_for_each(|pasid| invalidate(&host, pasid, &entry).map(drop))
+            .try_for_each(|pasid| invalidate(&host, pasid, &entry))
     })?;
     report.time(&row("unbind"), Way::Ours, count, || {
         all.clone().try_for_each(|pasid| unbind(&host, pasid))

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The ways to the IOMMU that are measured beside each other, each with the same endpoint.
 
+use host_iommu::sys::iommufd::{self, READABLE, WRITEABLE};
 use host_iommu::sys::memory::{DmaMemory, SharedMemory};
-use host_iommu::sys::{iommufd, Result};
+use host_iommu::sys::Result;
 use host_iommu_bindings::uapi::vfio_ioasid_device;
 use host_iommu_tests::iommufd::Iommufd;
 use host_iommu_tests::ktap::{fail, Outcome};
@@ -10,6 +11,9 @@ use host_iommu_tests::memory::GuestMemory;
 use host_iommu_tests::rig::{Dma, GUEST_BASE, GUEST_SIZE};
 use host_iommu_tests::vfio::{endpoints, Bdf, Container, Device, Group};
 use std::fs;
+
+/// What DMA may do to what iommufd maps.
+pub const RW: u32 = READABLE | WRITEABLE;
 
 /// A way to the IOMMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +148,7 @@ impl Mapper {
             Self::Contained(host) => host.container.map_memory(iova, memory),
             Self::Iommufd(host) => {
                 let size = memory.len() as u64;
-                iommufd::ioas_map_part(host.fd(), host.ioas(), memory, 0, iova, size)
+                iommufd::ioas_map_part(host.fd(), (host.ioas(), RW), memory, 0, iova, size)
             }
         }
     }

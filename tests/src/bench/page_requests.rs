@@ -179,9 +179,7 @@ pub fn measure(report: &Report) -> Outcome {
                 page: host.mem.alloc_page(),
             };
             let file = queue.into();
-            bench.run(&Queue { file, way }, || {
-                invalidate(&host, PASID, &[ALL]).map(drop)
-            })
+            bench.run(&Queue { file, way }, || invalidate(&host, PASID, &[ALL]))
         }
         _ => {
             let host = Iommufd::open()?;

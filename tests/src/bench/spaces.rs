@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Filling an address space at a PASID from what stage 2 has.
 
-use crate::hosts::{Contained, Way};
+use crate::hosts::{Contained, Way, RW};
 use crate::mappings::touch;
 use crate::report::Report;
 use host_iommu::sys::ioasid::{self, Bind, BindWhat};
@@ -110,7 +110,7 @@ fn theirs(report: &Report, memory: &GuestMemory) -> Outcome {
     host.attach(host.parent(), None)?;
     iommufd::ioas_map_part(
         host.fd(),
-        host.ioas(),
+        (host.ioas(), RW),
         memory.shared(),
         0,
         STAGE2,
@@ -125,7 +125,7 @@ fn theirs(report: &Report, memory: &GuestMemory) -> Outcome {
         |shape| {
             for entry in &shape.map {
                 let (from, to) = ((host.ioas(), entry.gpa), (space, entry.iova));
-                iommufd::ioas_copy(host.fd(), from, to, entry.length)?;
+                iommufd::ioas_copy(host.fd(), from, to, entry.length, RW)?;
             }
             Ok(())
         },
