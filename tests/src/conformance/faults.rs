@@ -8,20 +8,20 @@
 
 use super::{
     expect, expect_errno, next_event, next_events, next_group, wait_readable, End, Job, Machine,
-    Vm, COOKIE, DEADLINE, GVA, HOLE,
+    Vm, COOKIE, DEADLINE, GVA, HOLE, MEMORY,
 };
 use crate::ktap::{fail, patience, Outcome};
 use crate::memory::PAGE;
 use crate::stage1::entry;
 use host_iommu::{
-    Error, FaultChannel, FaultEvent, FaultQueue, FaultQueueOptions, FaultRead, Iova, Response,
-    ResponseRecord, Stage1Binding,
+    DmaFault, Error, FaultChannel, FaultEvent, FaultQueue, FaultQueueOptions, FaultRead, Iova,
+    Response, ResponseRecord, Stage1Binding,
 };
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use std::os::fd::AsFd;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const DONE: End = End::Done(0);
 
@@ -251,6 +251,112 @@ pub fn group_after_its_deadline_is_answered_invalid(machine: &dyn Machine) -> Ou
     }
     group.respond(Response::Success)?;
     expect(vm.host.stats()?.late_responses, 1, "late answers")
+}
+
+/// The queue for DMA faults; `None` where the host cannot tell of them, and then it says so.
+fn for_dma(vm: &Vm) -> Outcome<Option<FaultQueue>> {
+    let options = FaultQueueOptions::nonblocking().with_dma_faults();
+    let made = vm.host.fault_queue(&options);
+    let nesting = vm.host.capabilities()?.nesting;
+    if nesting.is_some_and(|nesting| nesting.dma_faults.is_present()) {
+        return Ok(Some(made?));
+    }
+    expect_errno(made, Errno::EOPNOTSUPP)?;
+    Ok(None)
+}
+
+/// A job that the IOMMU stops itself: the device asks for no translation.
+fn stopped(vm: &Vm, job: Job) -> Outcome {
+    let job = Job { ats: false, ..job };
+    expect(vm.run(job)?, End::NoAccess, "the end")
+}
+
+/// The next DMA fault, which must be alone.
+fn next_dma_fault(faults: &FaultQueue) -> Outcome<DmaFault> {
+    match next_event(faults)? {
+        FaultEvent::Dma(fault) => Ok(fault),
+        other => fail(format!("a DMA fault was due: {other:?}")),
+    }
+}
+
+pub fn dma_fault_goes_to_the_binding_or_to_the_queue_for_dma(machine: &dyn Machine) -> Outcome {
+    let vm = Vm::new(machine)?;
+    let Some(all) = for_dma(&vm)? else {
+        return Ok(());
+    };
+    let options = FaultQueueOptions::nonblocking().with_dma_faults();
+    expect_errno(vm.host.fault_queue(&options), Errno::EBUSY)?;
+    let faults = vm.queue()?;
+    let (bound, _) = vm.bind(Some(&faults))?;
+    let pasid = bound.pasid();
+    stopped(&vm, Job::store(HOLE + 8, 1).at(pasid))?;
+    let fault = next_dma_fault(&faults)?;
+    expect(fault.device, vm.device, "the device")?;
+    expect(fault.pasid, Some(pasid), "the PASID")?;
+    expect(fault.guest_pasid, pasid.get(), "the guest's PASID")?;
+    expect(fault.user_cookie, COOKIE, "the cookie")?;
+    expect(fault.address, Iova(HOLE), "the page")?;
+    expect(
+        (fault.access.read, fault.access.write),
+        (false, true),
+        "access",
+    )?;
+    // VT-d 4.1, 7.1.3: a first-stage entry is not present; stage 2 forbids it.
+    expect(fault.reason, 0x71, "the reason")?;
+    if !matches!(all.read()?, FaultRead::Empty) {
+        return fail("two queues got it");
+    }
+    let (silent, _) = vm.bind(None)?;
+    stopped(&vm, Job::load(HOLE).at(silent.pasid()))?;
+    let fault = next_dma_fault(&all)?;
+    expect(fault.pasid, Some(silent.pasid()), "without queue")?;
+    expect(
+        (fault.access.read, fault.access.write),
+        (true, false),
+        "access",
+    )?;
+    stopped(&vm, Job::store(MEMORY, 1))?;
+    let fault = next_dma_fault(&all)?;
+    expect((fault.pasid, fault.reason), (None, 0x79), "at the RID")?;
+    expect(fault.address, Iova(MEMORY), "the page")?;
+    expect(vm.host.stats()?.dma_faults, 3, "counted")
+}
+
+pub fn dma_faults_do_not_keep_page_requests_out(machine: &dyn Machine) -> Outcome {
+    let vm = Vm::new(machine)?;
+    if for_dma(&vm)?.is_none() {
+        return Ok(());
+    }
+    let options = FaultQueueOptions::nonblocking().with_depth(4);
+    let faults = vm.host.fault_queue(&options)?;
+    let (bound, _) = vm.bind(Some(&faults))?;
+    let pasid = bound.pasid();
+    for number in 0..6 {
+        stopped(&vm, Job::store(HOLE + (number << 12), 1).at(pasid))?;
+    }
+    // The kernel's come by a worker of their own.
+    let end = Instant::now() + DEADLINE;
+    while vm.host.stats()?.dma_faults < 6 {
+        if Instant::now() > end {
+            return fail("six faults did not come");
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    let job = vm.start(Job::store(HOLE, 7).at(pasid).asking())?;
+    let (mut told, mut lost, mut groups) = (0, 0, Vec::new());
+    while groups.is_empty() {
+        for event in next_events(&faults)? {
+            match event {
+                FaultEvent::Dma(_) => told += 1,
+                FaultEvent::Overflow(count) => lost += count,
+                FaultEvent::PageRequests(group) => groups.push(group),
+                other => return fail(format!("{other:?}")),
+            }
+        }
+    }
+    expect((told, lost), (2, 4), "told and lost")?;
+    drop(groups);
+    expect(vm.end(job)?, End::Invalid, "the end")
 }
 
 pub fn queue_over_its_depth_loses_and_counts(machine: &dyn Machine) -> Outcome {

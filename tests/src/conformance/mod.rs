@@ -276,6 +276,8 @@ macro_rules! each_conformance_test {
             faults: group_cookie_is_never_used_again,
             faults: group_of_a_closed_queue_is_answered_invalid,
             faults: group_after_its_deadline_is_answered_invalid,
+            faults: dma_fault_goes_to_the_binding_or_to_the_queue_for_dma,
+            faults: dma_faults_do_not_keep_page_requests_out,
             faults: queue_over_its_depth_loses_and_counts,
             faults: queue_takes_back_only_cookies_it_gave,
             faults: queue_of_another_context_is_refused,

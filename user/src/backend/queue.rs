@@ -56,6 +56,23 @@ pub(super) enum Answered<A> {
     Late,
 }
 
+/// What is to be read.
+#[derive(Clone, Copy, Debug)]
+enum Ready {
+    /// A group, or that it was cancelled.
+    Group(u64),
+    /// What needs no answer.
+    #[cfg_attr(
+        not(feature = "soft"),
+        expect(dead_code, reason = "no other backend has DMA faults of its own")
+    )]
+    Note(FaultRecord),
+}
+
+/// Most notes of DMA faults that wait to be read, and no more than half of the depth.
+#[cfg(feature = "soft")]
+const MAX_NOTES: usize = 64;
+
 #[derive(Debug)]
 pub(super) struct Queue<A> {
     id: u64,
@@ -63,8 +80,10 @@ pub(super) struct Queue<A> {
     deadline: Option<Duration>,
     next: u64,
     groups: BTreeMap<u64, Group<A>>,
-    /// Cookies of groups and of CANCELLED records to read.
-    ready: VecDeque<u64>,
+    /// What is to be read, in order.
+    ready: VecDeque<Ready>,
+    /// Notes of DMA faults among it.
+    notes: usize,
     /// Records of all groups: at most `depth`.
     waiting: usize,
     lost: u64,
@@ -134,6 +153,7 @@ impl<A: Asks> Queue<A> {
             next: 1,
             groups: BTreeMap::new(),
             ready: VecDeque::new(),
+            notes: 0,
             waiting: 0,
             lost: 0,
             ended: false,
@@ -159,7 +179,7 @@ impl<A: Asks> Queue<A> {
             record.cookie = cookie;
         }
         self.waiting = self.waiting.saturating_add(weight);
-        self.ready.push_back(cookie);
+        self.ready.push_back(Ready::Group(cookie));
         let group = Group {
             phase: Phase::Unread,
             records,
@@ -168,6 +188,18 @@ impl<A: Asks> Queue<A> {
         };
         self.groups.insert(cookie, group);
         Ok(())
+    }
+
+    /// Takes in what needs no answer; over half of the depth it is counted as lost, so that it does
+    /// not keep page requests out.
+    #[cfg(feature = "soft")]
+    pub(super) fn note(&mut self, record: FaultRecord) {
+        if self.notes >= MAX_NOTES.min(self.depth.div_ceil(2)) {
+            self.lost = self.lost.saturating_add(1);
+            return;
+        }
+        self.notes += 1;
+        self.ready.push_back(Ready::Note(record));
     }
 
     fn remove(&mut self, cookie: u64) {
@@ -196,7 +228,20 @@ impl<A: Asks> Queue<A> {
             };
             used = 1;
         }
-        while let Some(&cookie) = self.ready.front() {
+        while let Some(&next) = self.ready.front() {
+            let cookie = match next {
+                Ready::Group(cookie) => cookie,
+                Ready::Note(record) => {
+                    let Some(to) = room.get_mut(used) else {
+                        break;
+                    };
+                    *to = record;
+                    used += 1;
+                    self.notes = self.notes.saturating_sub(1);
+                    self.ready.pop_front();
+                    continue;
+                }
+            };
             let Some(group) = self.groups.get_mut(&cookie) else {
                 self.ready.pop_front();
                 continue;
@@ -274,10 +319,11 @@ impl<A: Asks> Queue<A> {
         for &(cookie, phase, _) in &chosen {
             if phase == Phase::Unread {
                 self.remove(cookie);
-                self.ready.retain(|ready| *ready != cookie);
+                self.ready
+                    .retain(|ready| !matches!(ready, Ready::Group(found) if *found == cookie));
             } else if let Some(group) = self.groups.get_mut(&cookie) {
                 group.phase = Phase::Cancelled { expired };
-                self.ready.push_back(cookie);
+                self.ready.push_back(Ready::Group(cookie));
             }
         }
         chosen.into_iter().map(|(_, _, asker)| asker).collect()
@@ -294,6 +340,7 @@ impl<A: Asks> Queue<A> {
     }
 
     /// Drops what an asker waits for that is no more.
+    #[cfg(feature = "soft")]
     pub(super) fn drop_asker(&mut self, gone: impl Fn(&A) -> bool) {
         self.cancel(false, |group| gone(&group.asker));
     }

@@ -2,10 +2,10 @@
 //! What a device does: DMA by its device TLB, page requests for what is missing.
 
 use super::client::{Dma, DmaEnd, SoftDeviceCounters, SoftDeviceOptions, Work};
-use super::memory::{Page, PAGE};
+use super::memory::{Page, Stage2, PAGE};
 use super::queue::Asker;
 use super::state::State;
-use super::walk::{walk, Access};
+use super::walk::{reason, walk, Access};
 use super::{DEVICE_TLB_PAGES, MAX_DMAS};
 use crate::context::Translation;
 use crate::fault::FaultRecord;
@@ -252,8 +252,9 @@ impl State {
     fn advance(&mut self, device: Bdf, number: u64, job: &mut Job) -> Phase {
         while job.done < job.len() {
             let address = job.address();
-            let Some(page) = self.translate(device, job, address) else {
-                return self.miss(device, number, job);
+            let page = match self.translate(device, job, address) {
+                Ok(page) => page,
+                Err(reason) => return self.miss(device, number, job, reason),
             };
             let within = (address % PAGE) as usize;
             if job.transfer(&page, within).is_none() {
@@ -263,50 +264,90 @@ impl State {
         Phase::Ended(DmaEnd::Done(std::mem::take(&mut job.data)))
     }
 
-    /// The page at an address, by the device TLB or by the tables.
-    fn translate(&mut self, device: Bdf, job: &Job, address: u64) -> Option<Page> {
+    /// The page at an address, by the device TLB or by the tables, or the IOMMU's reason why there
+    /// is none.
+    fn translate(&mut self, device: Bdf, job: &Job, address: u64) -> Result<Page, u32> {
         let access = job.access();
         let pasid = job.pasid();
         let allows = |page: &Page| (page.read || !access.read) && (page.write || !access.write);
-        let found = self.devices.get_mut(&device)?;
+        let found = self.devices.get_mut(&device);
+        let found = found.ok_or(reason::NO_PASID_ENTRY)?;
         let tag = (pasid, access.privileged, address & !(PAGE - 1));
         if job.dma.ats {
             if let Some(page) = found.tlb.get(&tag).filter(|page| allows(page)) {
                 found.counters.tlb_hits = found.counters.tlb_hits.saturating_add(1);
-                return Some(page.clone());
+                return Ok(page.clone());
             }
         }
         found.counters.translations = found.counters.translations.saturating_add(1);
+        let stage2 = |stage2: &Stage2| {
+            let page = stage2.page(address).filter(|page| allows(page));
+            page.ok_or(reason::STAGE2)
+        };
         let page = match self.bindings.get(&(device, pasid)) {
             Some(bound) => match bound.translation {
                 Translation::Stage1(table) => walk(&self.stage2, &table, address, access)?,
-                Translation::Stage2 { .. } => self.stage2.page(address)?,
+                Translation::Stage2 { .. } => stage2(&self.stage2)?,
+                // A first-stage table of the host's.
                 Translation::AddressSpace { id, .. } => {
-                    self.spaces.page(id.get(), address, &self.stage2)?
+                    let page = self.spaces.page(id.get(), address, &self.stage2);
+                    let page = page.ok_or(reason::NOT_PRESENT)?;
+                    if access.write && !page.write {
+                        return Err(reason::NOT_WRITABLE);
+                    }
+                    if access.read && !page.read {
+                        return Err(reason::NOT_READABLE);
+                    }
+                    page
                 }
             },
             // Without PASID, stage 2 alone.
-            None if pasid == Pasid::RID => self.stage2.page(address)?,
-            None => return None,
+            None if pasid == Pasid::RID => stage2(&self.stage2)?,
+            None => return Err(reason::NO_PASID_ENTRY),
         };
-        if !allows(&page) {
-            return None;
-        }
         if job.dma.ats {
             if found.tlb.len() >= DEVICE_TLB_PAGES {
                 found.tlb.pop_first();
             }
             found.tlb.insert(tag, page.clone());
         }
-        Some(page)
+        Ok(page)
+    }
+
+    /// Tells of a request that was stopped: in the queue of its binding, or else in that for DMA
+    /// faults. A translation request that is refused is none: the device has its answer.
+    fn tell(&mut self, device: Bdf, job: &Job, reason: u32) {
+        if job.dma.ats {
+            return;
+        }
+        self.counters.dma_faults = self.counters.dma_faults.saturating_add(1);
+        let bound = self.bindings.get(&(device, job.pasid()));
+        let queue = bound.and_then(|bound| bound.queue).or(self.dma_queue);
+        let (guest_pasid, user_cookie) = match bound {
+            Some(bound) => guest(bound, job.pasid()),
+            None => (0, 0),
+        };
+        let record = FaultRecord {
+            kind: abi::VFIO_IOASID_FAULT_DMA,
+            group: 0,
+            addr: job.address() & !(PAGE - 1),
+            reason,
+            guest_pasid,
+            user_cookie,
+            ..request(device, job)
+        };
+        if let Some(queue) = queue.and_then(|queue| self.queues.get_mut(&queue)) {
+            queue.note(record);
+        }
     }
 
     /// Asks for the page that a DMA needs next, and for further ones that it will need.
-    fn miss(&mut self, device: Bdf, number: u64, job: &mut Job) -> Phase {
+    fn miss(&mut self, device: Bdf, number: u64, job: &mut Job, reason: u32) -> Phase {
         let address = job.address();
         let asks = job.dma.page_requests && job.dma.ats;
         let found = self.devices.get(&device);
         let Some(found) = found.filter(|found| asks && found.options.page_requests) else {
+            self.tell(device, job, reason);
             return Phase::Ended(DmaEnd::NoAccess(Iova(address)));
         };
         let Some(bound) = self.bindings.get(&(device, job.pasid())).copied() else {
@@ -324,7 +365,7 @@ impl State {
             if pages.len() >= size {
                 break;
             }
-            if self.translate(device, job, page).is_none() {
+            if self.translate(device, job, page).is_err() {
                 pages.push(page);
             }
         }
@@ -357,6 +398,28 @@ impl State {
     }
 }
 
+/// What a record says of a request, whatever it tells of it.
+fn request(device: Bdf, job: &Job) -> FaultRecord {
+    let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+    let access = job.access();
+    let pasid = job.pasid();
+    FaultRecord {
+        flags: flag(pasid != Pasid::RID, abi::VFIO_IOASID_FAULT_FLAG_PASID),
+        device: device.into(),
+        pasid: pasid.get(),
+        perm: flag(access.read, abi::VFIO_IOASID_FAULT_PERM_READ)
+            | flag(access.write, abi::VFIO_IOASID_FAULT_PERM_WRITE)
+            | flag(access.privileged, abi::VFIO_IOASID_FAULT_PERM_PRIV),
+        ..Default::default()
+    }
+}
+
+/// The guest's PASID of a binding, and its cookie.
+fn guest(bound: &super::state::Bound, pasid: Pasid) -> (u32, u64) {
+    let guest = bound.translation.guest_pasid();
+    (guest.unwrap_or(pasid.get()), bound.translation.cookie())
+}
+
 fn records(
     device: Bdf,
     number: u64,
@@ -364,22 +427,14 @@ fn records(
     bound: &super::state::Bound,
     pages: &[u64],
 ) -> Vec<FaultRecord> {
-    let flag = |on: bool, flag: u32| if on { flag } else { 0 };
-    let access = job.access();
-    let pasid = job.pasid();
+    let (guest_pasid, user_cookie) = guest(bound, job.pasid());
     let record = FaultRecord {
         kind: abi::VFIO_IOASID_FAULT_PAGE_REQUEST,
-        flags: flag(pasid != Pasid::RID, abi::VFIO_IOASID_FAULT_FLAG_PASID),
-        device: device.into(),
-        pasid: pasid.get(),
-        guest_pasid: bound.translation.guest_pasid().unwrap_or(pasid.get()),
         // CAST: a group index has 9 bits.
         group: (number & 0x1ff) as u32,
-        perm: flag(access.read, abi::VFIO_IOASID_FAULT_PERM_READ)
-            | flag(access.write, abi::VFIO_IOASID_FAULT_PERM_WRITE)
-            | flag(access.privileged, abi::VFIO_IOASID_FAULT_PERM_PRIV),
-        user_cookie: bound.translation.cookie(),
-        ..Default::default()
+        guest_pasid,
+        user_cookie,
+        ..request(device, job)
     };
     let mut records: Vec<FaultRecord> = pages
         .iter()

@@ -159,7 +159,7 @@ impl HostIommuContext for Soft {
                 nesting: Some(NestingCapability {
                     stage1: support(stage1, reason(MissingBecause::NoPasid)),
                     page_requests: support(page_requests, reason(MissingBecause::NoPri)),
-                    dma_faults: Support::Missing(MissingBecause::Hardware),
+                    dma_faults: Support::Present,
                     dirty: Support::Missing(MissingBecause::Hardware),
                     rid: stage1,
                     widths: vec![AddressWidth::Bits48, AddressWidth::Bits57],

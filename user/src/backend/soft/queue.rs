@@ -43,13 +43,13 @@ pub(super) struct SoftChannel {
 
 impl SoftChannel {
     pub(super) fn new(inner: &Arc<Inner>, options: &FaultQueueOptions) -> Result<Self, Errno> {
-        if options.dma_faults {
-            return Err(Errno::EOPNOTSUPP);
-        }
         let event = event()?;
         let id = inner.with(|state| {
             if state.queues.len() >= MAX_FAULT_QUEUES {
                 return Err(Errno::EDQUOT);
+            }
+            if options.dma_faults && state.dma_queue.is_some() {
+                return Err(Errno::EBUSY);
             }
             let id = state.next_queue;
             let mut queue = Queue::new(id, options, state.devices.len(), event.clone())?;
@@ -58,6 +58,9 @@ impl SoftChannel {
             }
             state.next_queue = id.checked_add(1).ok_or(Errno::EDQUOT)?;
             state.queues.insert(id, queue);
+            if options.dma_faults {
+                state.dma_queue = Some(id);
+            }
             Ok(id)
         })?;
         // From here on dropping it takes the queue away.

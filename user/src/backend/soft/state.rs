@@ -111,6 +111,7 @@ pub(super) struct Counters {
     pub(super) late_responses: u64,
     pub(super) expired: u64,
     pub(super) invalidations: u64,
+    pub(super) dma_faults: u64,
 }
 
 #[derive(Debug, Default)]
@@ -125,6 +126,8 @@ pub(super) struct State {
     pub(super) bindings: BTreeMap<(Bdf, Pasid), Bound>,
     pub(super) queues: BTreeMap<u64, Queue<Asker>>,
     pub(super) next_queue: u64,
+    /// The queue that gets the DMA faults that no binding's queue gets.
+    pub(super) dma_queue: Option<u64>,
     pub(super) counters: Counters,
 }
 
@@ -301,9 +304,12 @@ impl State {
 
     /// The last close of a queue.
     pub(super) fn close(&mut self, queue: u64) {
-        if let Some(mut queue) = self.queues.remove(&queue) {
-            let askers = queue.cancel_all();
+        if let Some(mut found) = self.queues.remove(&queue) {
+            let askers = found.cancel_all();
             self.refuse(&askers);
+        }
+        if self.dma_queue == Some(queue) {
+            self.dma_queue = None;
         }
     }
 
@@ -352,7 +358,7 @@ impl State {
             overflows: self.counters.overflows,
             late_responses: self.counters.late_responses,
             expired: self.counters.expired,
-            dma_faults: 0,
+            dma_faults: self.counters.dma_faults,
             invalidations: self.counters.invalidations,
         }
     }

@@ -72,20 +72,53 @@ fn reserved(value: u64, level: u32, leaf: bool) -> bool {
     large_above || (leaf && level > 1 && value & low & !0x1fff != 0)
 }
 
+/// Why a request is stopped (VT-d 4.1, 7.1.3, in scalable mode).
+pub(super) mod reason {
+    /// The PASID has no table.
+    pub(in super::super) const NO_PASID_ENTRY: u32 = 0x59;
+    /// A supervisor's request where the PASID allows none.
+    pub(super) const NO_SUPERVISOR: u32 = 0x5d;
+    /// An entry of stage 1 is not present.
+    pub(in super::super) const NOT_PRESENT: u32 = 0x71;
+    /// It has reserved bits set.
+    pub(super) const RESERVED: u32 = 0x72;
+    /// It lies in memory that stage 2 does not let be read.
+    pub(super) const ENTRY_NOT_READABLE: u32 = 0x76;
+    /// Its accessed or dirty bit lies in memory that stage 2 does not let be written.
+    pub(super) const ENTRY_NOT_WRITABLE: u32 = 0x77;
+    /// Stage 2 does not allow it.
+    pub(in super::super) const STAGE2: u32 = 0x79;
+    /// The address is not canonical.
+    pub(super) const NOT_CANONICAL: u32 = 0x80;
+    /// A user's request for a supervisor's page.
+    pub(super) const NOT_USER: u32 = 0x81;
+    /// A write to what is read-only.
+    pub(in super::super) const NOT_WRITABLE: u32 = 0x85;
+    /// A read of what is write-only.
+    pub(in super::super) const NOT_READABLE: u32 = 0x86;
+}
+
 /// The page of 4 KiB that `address` leads to, if the table allows the access; what else it allows
 /// is in the page. Writing is only allowed with the dirty bit set.
+///
+/// # Errors
+///
+/// The [`reason`].
 pub(super) fn walk(
     stage2: &Stage2,
     table: &Stage1Table,
     address: u64,
     access: Access,
-) -> Option<Page> {
+) -> Result<Page, u32> {
     let bits = table.width.bits();
     let unused = 64 - bits;
     // CAST: to spread the sign bit.
     let canonical = ((address << unused) as i64 >> unused) as u64 == address;
-    if !canonical || (access.privileged && !table.supervisor) {
-        return None;
+    if access.privileged && !table.supervisor {
+        return Err(reason::NO_SUPERVISOR);
+    }
+    if !canonical {
+        return Err(reason::NOT_CANONICAL);
     }
     let mut rights = Rights {
         user: true,
@@ -96,10 +129,11 @@ pub(super) fn walk(
         let gpa = at + 8 * ((address >> shift(level)) & 0x1ff);
         match step(stage2, table, gpa, address, level, rights, access)? {
             Step::Table(next, now) => (at, rights) = (next, now),
-            Step::Leaf(page) => return Some(page),
+            Step::Leaf(page) => return Ok(page),
         }
     }
-    None
+    // The last level has leaves only.
+    Err(reason::NOT_PRESENT)
 }
 
 enum Step {
@@ -115,52 +149,59 @@ fn step(
     level: u32,
     rights: Rights,
     access: Access,
-) -> Option<Step> {
+) -> Result<Step, u32> {
     let accessed = if table.extended_accessed {
         ACCESSED | EXTENDED_ACCESSED
     } else {
         ACCESSED
     };
     for _ in 0..TRIES {
-        let entry = Entry::read(stage2, gpa)?;
+        let entry = Entry::read(stage2, gpa).ok_or(reason::ENTRY_NOT_READABLE)?;
         let leaf = level == 1 || (level <= 3 && entry.value & LARGE != 0);
-        if entry.value & PRESENT == 0 || reserved(entry.value, level, leaf) {
-            return None;
+        if entry.value & PRESENT == 0 {
+            return Err(reason::NOT_PRESENT);
+        }
+        if reserved(entry.value, level, leaf) {
+            return Err(reason::RESERVED);
         }
         let now = Rights {
             user: rights.user && entry.value & USER != 0,
             write: rights.write && entry.value & WRITE != 0,
         };
         if !leaf {
-            if entry.set(accessed)? {
-                return Some(Step::Table(entry.value & ADDRESS, now));
+            if entry.set(accessed).ok_or(reason::ENTRY_NOT_WRITABLE)? {
+                return Ok(Step::Table(entry.value & ADDRESS, now));
             }
             continue;
         }
         let writable = now.write || (access.privileged && !table.write_protect);
-        if (!access.privileged && !now.user) || (access.write && !writable) {
-            return None;
+        if !access.privileged && !now.user {
+            return Err(reason::NOT_USER);
+        }
+        if access.write && !writable {
+            return Err(reason::NOT_WRITABLE);
         }
         let mask = (1 << shift(level)) - 1;
         let target = (entry.value & ADDRESS & !mask) | (address & mask);
-        let page = stage2.page(target)?;
+        let page = stage2.page(target).ok_or(reason::STAGE2)?;
         if (access.write && !page.write) || (access.read && !page.read) {
-            return None;
+            return Err(reason::STAGE2);
         }
         let bits = if access.write {
             accessed | DIRTY
         } else {
             accessed
         };
-        if entry.set(bits)? {
+        if entry.set(bits).ok_or(reason::ENTRY_NOT_WRITABLE)? {
             let dirty = (entry.value | bits) & DIRTY != 0;
-            return Some(Step::Leaf(Page {
+            return Ok(Step::Leaf(Page {
                 write: page.write && writable && dirty,
                 ..page
             }));
         }
     }
-    None
+    // It changes again and again.
+    Err(reason::NOT_PRESENT)
 }
 
 #[cfg(test)]
@@ -223,7 +264,7 @@ mod tests {
         }
 
         fn walk(&self, address: u64, access: Access) -> Option<(usize, bool)> {
-            let page = walk(&self.stage2, &self.table, address, access)?;
+            let page = walk(&self.stage2, &self.table, address, access).ok()?;
             Some((page.offset, page.write))
         }
 
