@@ -9,7 +9,6 @@
 
 mod container;
 mod fault;
-mod few;
 #[allow(unsafe_code)]
 mod ffi;
 mod inspect;

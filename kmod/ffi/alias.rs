@@ -5,7 +5,6 @@
 
 use super::memory::{yield_unless_killed, Part};
 use super::paging::{Access, PagingDomain};
-use crate::few::Few;
 use crate::ioas::iova::IovaRange;
 use crate::ioas::ranges::Ranged;
 use kernel::prelude::*;
@@ -21,7 +20,7 @@ pub(crate) struct Alias {
     /// What DMA may do.
     pub(crate) access: Access,
     /// The memory, part by part, as long as `range` together.
-    pub(crate) parts: Few<Part>,
+    pub(crate) parts: KVec<Part>,
 }
 
 impl Ranged for Alias {
@@ -35,7 +34,7 @@ impl Alias {
     fn map_into(&self, domain: &PagingDomain) -> Result {
         let start = self.range.start();
         let mut before = 0;
-        for part in self.parts.iter() {
+        for part in &self.parts {
             for (offset, phys, size) in part.runs() {
                 let done = before + offset;
                 // SAFETY: The part keeps the memory pinned, and `Tables` keeps the part until

@@ -4,7 +4,6 @@
 mod binding;
 mod capability;
 mod inspect;
-mod place;
 mod stage1;
 
 pub(crate) use binding::Kind;
@@ -28,7 +27,6 @@ use capability::Capability;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNodeReservation};
 use kernel::sync::Arc;
-use place::Place;
 
 /// A device and the group it came with.
 struct AttachedDevice {
@@ -68,6 +66,9 @@ impl AttachedDevice {
     }
 }
 
+/// Bindings stand by site, then device, so that those of a PASID are neighbours.
+type Key = (Site, Bdf);
+
 /// What a BIND left behind.
 pub(crate) struct BindResult {
     /// How it ended.
@@ -105,7 +106,7 @@ pub(crate) struct Nesting {
     counters: Arc<Counters>,
     devices: KVec<AttachedDevice>,
     pasids: Pasids,
-    bindings: RBTree<Place, Binding>,
+    bindings: RBTree<Key, Binding>,
     bound: u32,
     queues: KVec<Arc<FaultQueue>>,
     released: bool,
@@ -162,7 +163,7 @@ impl Nesting {
             .and_then(|at| self.devices.remove(at).ok())
         {
             if let Some(bdf) = device.device.bdf() {
-                self.unbind_where(|place| place.device() == bdf);
+                self.unbind_where(|key| key.1 == bdf);
             }
             // The keeper goes last, with `device`.
         }
@@ -184,10 +185,15 @@ impl Nesting {
     ///
     /// [`EBUSY`] if one of them is bound, and those of [`Pasids::free`].
     pub(crate) fn free_pasids(&mut self, first: u32, count: u32) -> Result {
+        let lowest = Bdf {
+            segment: 0,
+            bus: 0,
+            devfn: 0,
+        };
         let bound = self
             .bindings
-            .cursor_lower_bound(&Place::first_of(first))
-            .is_some_and(|cursor| match cursor.current().0.site() {
+            .cursor_lower_bound(&(Site::Pasid(first), lowest))
+            .is_some_and(|cursor| match cursor.current().0 .0 {
                 Site::Pasid(pasid) => pasid - first < count,
                 Site::Rid => false,
             });
@@ -247,8 +253,7 @@ impl Nesting {
                 return Err(EBUSY);
             }
         }
-        let place = Place::new(bind.site, bind.device);
-        let bound = self.bindings.get(&place).is_some();
+        let bound = self.bindings.get(&(bind.site, bind.device)).is_some();
         match (bound, bind.replace) {
             (true, false) => return Err(EBUSY),
             (false, true) => return Err(ENOENT),
@@ -297,7 +302,6 @@ impl Nesting {
             return BindResult::unchanged(ENOENT);
         };
         let (device, group) = (&attached.device, attached.group);
-        let place = Place::new(bind.site, bind.device);
         let displaces = bind.site == Site::Rid && !attached.rid_blocked;
         let binding = new.attach(|translation| {
             if displaces {
@@ -311,7 +315,8 @@ impl Nesting {
         match binding {
             Ok(binding) => {
                 attached.rid_blocked &= bind.site != Site::Rid;
-                self.bindings.insert(node.into_node(place, binding));
+                self.bindings
+                    .insert(node.into_node((bind.site, bind.device), binding));
                 self.bound += 1;
                 self.counters.binds.add(1);
                 BindResult {
@@ -328,17 +333,17 @@ impl Nesting {
     }
 
     fn replace(&mut self, bind: &Bind, new: NewBinding) -> BindResult {
-        let place = Place::new(bind.site, bind.device);
+        let key = (bind.site, bind.device);
         let node = match RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT) {
             Ok(node) => node,
             Err(error) => return BindResult::unchanged(error),
         };
-        let Some(old) = self.bindings.remove(&place) else {
+        let Some(old) = self.bindings.remove(&key) else {
             return BindResult::unchanged(ENOENT);
         };
         match old.replace(new) {
             Ok(binding) => {
-                self.bindings.insert(node.into_node(place, binding));
+                self.bindings.insert(node.into_node(key, binding));
                 self.counters.binds.add(1);
                 self.counters.unbinds.add(1);
                 BindResult {
@@ -350,7 +355,7 @@ impl Nesting {
                 error,
                 old: Some(binding),
             }) => {
-                self.bindings.insert(node.into_node(place, binding));
+                self.bindings.insert(node.into_node(key, binding));
                 BindResult::unchanged(error)
             }
             Err(Unreplaced { error, old: None }) => {
@@ -397,16 +402,18 @@ impl Nesting {
                     && self
                         .device(device)
                         .is_ok_and(|attached| attached.rid_blocked);
-                let place = Place::new(site, device);
-                match self.bindings.remove(&place) {
-                    Some(binding) => self.undo(place, binding),
+                match self.bindings.remove(&(site, device)) {
+                    Some(binding) => {
+                        self.set_rid_blocked(site, device);
+                        self.undo((site, device), binding);
+                    }
                     None if blocked => {}
                     None => return Err(ENOENT),
                 }
             }
             Scope::Device(device) => {
                 self.device(device)?;
-                self.unbind_where(|place| place.device() == device);
+                self.unbind_where(|key| key.1 == device);
             }
             Scope::Container => self.unbind_where(|_| true),
         }
@@ -431,16 +438,16 @@ impl Nesting {
         result
     }
 
-    fn unbind_where(&mut self, wanted: impl Fn(Place) -> bool) {
+    fn unbind_where(&mut self, wanted: impl Fn(&Key) -> bool) {
         // The order is by site, so each round starts at the front again only past the kept.
-        let mut from: Option<Place> = None;
+        let mut from: Option<Key> = None;
         loop {
             let mut cursor = match &from {
-                Some(place) => self.bindings.cursor_lower_bound_mut(place),
+                Some(key) => self.bindings.cursor_lower_bound_mut(key),
                 None => self.bindings.cursor_front_mut(),
             };
             while let Some(here) = cursor {
-                if wanted(*here.current().0) {
+                if wanted(here.current().0) {
                     cursor = Some(here);
                     break;
                 }
@@ -449,15 +456,14 @@ impl Nesting {
             let Some(here) = cursor else {
                 return;
             };
-            let (place, binding) = here.remove_current().1.to_key_value();
-            self.undo(place, binding);
-            from = Some(place);
+            let (key, binding) = here.remove_current().1.to_key_value();
+            self.set_rid_blocked(key.0, key.1);
+            self.undo(key, binding);
+            from = Some(key);
         }
     }
 
-    fn undo(&mut self, place: Place, binding: Binding) {
-        let (site, device) = (place.site(), place.device());
-        self.set_rid_blocked(site, device);
+    fn undo(&mut self, (site, device): Key, binding: Binding) {
         trace::unbind(self.container, device, site);
         self.bound -= 1;
         self.counters.unbinds.add(1);
@@ -471,10 +477,7 @@ impl Nesting {
     ///
     /// As `VFIO_IOASID_INVALIDATE` has them.
     pub(crate) fn invalidate(&self, call: &Invalidate) -> (u32, u32, Result) {
-        let checked = self
-            .nested_in(call.scope)
-            .and_then(|nested| Ok((nested, stage1::check_entries(&call.entries)?)));
-        let (nested, (good, checked)) = match checked {
+        let (good, checked) = match self.check_invalidate(call) {
             Ok(checked) => checked,
             Err(error) => return (0, 0, Err(error)),
         };
@@ -482,7 +485,10 @@ impl Nesting {
         entries.count = good;
         let mut done = good;
         let mut result = Ok(());
-        let mut one = |nested: &NestedDomain| {
+        let mut one = |binding: &Binding| {
+            let Some(nested) = binding.nested() else {
+                return;
+            };
             let (count, outcome) = nested.invalidate(entries);
             self.counters.invalidations.add(u64::from(count));
             done = done.min(count);
@@ -490,35 +496,37 @@ impl Nesting {
                 result = outcome;
             }
         };
-        match (nested, call.scope) {
-            _ if good == 0 => {}
-            (Some(nested), _) => one(nested),
-            (None, Scope::Device(device)) => self
-                .bindings
-                .iter()
-                .filter(|(place, _)| place.device() == device)
-                .filter_map(|(_, binding)| binding.nested())
-                .for_each(one),
-            (None, _) => self
-                .bindings
-                .values()
-                .filter_map(Binding::nested)
-                .for_each(one),
+        if good != 0 {
+            match call.scope {
+                Scope::Binding(device, site) => {
+                    if let Some(binding) = self.bindings.get(&(site, device)) {
+                        one(binding);
+                    }
+                }
+                Scope::Device(device) => self
+                    .bindings
+                    .iter()
+                    .filter(|(key, _)| key.1 == device)
+                    .for_each(|(_, binding)| one(binding)),
+                Scope::Container => self.bindings.values().for_each(one),
+            }
         }
         let bad = if result.is_err() { done } else { good };
         (done, bad, result.and(checked))
     }
 
-    /// The nested domain in scope, if the scope is that of one binding.
-    fn nested_in(&self, scope: Scope) -> Result<Option<&NestedDomain>> {
-        match scope {
+    fn check_invalidate(&self, call: &Invalidate) -> Result<(u32, Result)> {
+        match call.scope {
             Scope::Binding(device, site) => {
-                let binding = self.bindings.get(&Place::new(site, device)).ok_or(ENOENT)?;
-                binding.nested().ok_or(EINVAL).map(Some)
+                let binding = self.bindings.get(&(site, device)).ok_or(ENOENT)?;
+                binding.nested().ok_or(EINVAL)?;
             }
-            Scope::Device(device) => self.device(device).map(|_| None),
-            Scope::Container => Ok(None),
+            Scope::Device(device) => {
+                self.device(device)?;
+            }
+            Scope::Container => {}
         }
+        stage1::check_entries(&call.entries)
     }
 
     /// Depth of a fault queue whose user did not choose: no attached device overflows it alone.
@@ -564,7 +572,7 @@ impl Nesting {
     pub(crate) fn dma_fault(&self, device: Bdf, fault: &DmaFault) {
         trace::dma_fault(self.container, device, fault);
         let site = fault.pasid.map_or(Site::Rid, Site::Pasid);
-        let binding = self.bindings.get(&Place::new(site, device));
+        let binding = self.bindings.get(&(site, device));
         let queue = binding.and_then(Binding::queue).or(self.dma_queue());
         let Some(queue) = queue else {
             return;
@@ -587,10 +595,7 @@ impl Nesting {
 
     /// DMA faults came that were lost before they could be told of one by one.
     pub(crate) fn lose_dma_faults(&self, device: Bdf, count: u64) {
-        let mut of_device = self
-            .bindings
-            .iter()
-            .filter(|(place, _)| place.device() == device);
+        let mut of_device = self.bindings.iter().filter(|(key, _)| key.1 == device);
         let queue = self
             .dma_queue()
             .or(of_device.find_map(|(_, binding)| binding.queue()));

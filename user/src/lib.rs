@@ -22,6 +22,7 @@
 //! | reset or move a guest | [`HostIommu::unbind`], [`HostIommu::export`], [`HostIommu::import`] |
 //! | show the guest PASID, ATS and PRI | [`pci::extended_capabilities`] |
 //! | run in a jail | `from_fds` of the backends, [`seccomp`] |
+//! | use it beside vfio-ioctls | [`backend::kmod::Kmod::share`], and the example `rust_vmm` |
 //! | follow guest memory of vm-memory | `RegionListener`, with the feature `vm-memory` |
 //!
 //! # What each backend can do
@@ -38,7 +39,7 @@
 //! | tables | as the hardware: four levels, five | as the hardware | four and five levels |
 //! | PASIDs, quotas | the kernel's | the crate's own, of each context | the crate's own |
 //! | page requests | as device and kernel | as device and kernel, by a thread for each queue | yes |
-//! | DMA faults | kernels with our patch | no | no |
+//! | DMA faults | kernels with our patch | no | yes |
 //! | dirty pages | hardware, or every mapped page | hardware, or every mapped page | every mapped page |
 //! | fault queue at its end | `POLLHUP` | readable | readable |
 //! | attach by fd | groups | devices' own files | no: devices are plugged into a `SoftBus` |

@@ -38,14 +38,9 @@ impl Programs {
         self.release.join("hostiommu")
     }
 
-    /// What `make bench` runs.
-    pub fn bench(&self) -> PathBuf {
-        self.release.join("bench")
-    }
-
-    /// The demo, and the crate's example.
-    pub fn examples(&self) -> [PathBuf; 2] {
-        ["demo", "vsva"].map(|name| self.release.join("examples").join(name))
+    /// The demo, and the crate's examples.
+    pub fn examples(&self) -> [PathBuf; 3] {
+        ["demo", "rust_vmm", "vsva"].map(|name| self.release.join("examples").join(name))
     }
 }
 
@@ -56,7 +51,7 @@ pub fn make(setup: &Setup) -> Result<Programs> {
     let target = target_folder(setup);
     for what in [
         &["-p", "host-iommu-tests", "--bins"][..],
-        &["-p", "host-iommu", "--examples"],
+        &["-p", "host-iommu", "--examples", "--features", "vm-memory"],
         &["-p", "host-iommu", "--bins", "--features", "cli"],
     ] {
         log.run(

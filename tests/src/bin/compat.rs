@@ -6,33 +6,15 @@
 use host_iommu_bindings::ioctl::VFIO_IOMMU_DIRTY_PAGES;
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
-    endpoint, expect_errno, expect_status, load_module, program, status, unload_module,
-    wait_for_module_references, Container, Dma, Errno, Group, Info, Memory, Order, Outcome, PAGE,
+    as_type1, endpoint, expect_errno, expect_status, program, status, type1_calls as calls,
+    Container, Dma, Errno, Group, Info, Memory, Order, Outcome, PAGE,
 };
 use host_iommu_tests::vfio::Device;
-use std::fs;
 
 const AT: u64 = 0x1_0000_0000;
 const READ: u32 = VFIO_DMA_MAP_FLAG_READ;
 const RW: u32 = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
 const TYPES: [u32; 2] = [VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU];
-
-/// Runs `body` with the module loaded as type1, and loads it as it was.
-fn as_type1<T>(body: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
-    unload_module()?;
-    load_module("type1_compat=1")?;
-    let outcome = body();
-    wait_for_module_references(0)?;
-    unload_module()?;
-    load_module("")?;
-    outcome
-}
-
-/// Calls that reached the module on a type1 container.
-fn calls() -> Outcome<u64> {
-    let text = fs::read_to_string("/sys/module/vfio_iommu_ioasid/parameters/type1_calls")?;
-    Ok(text.trim().parse()?)
-}
 
 struct Open {
     container: Container,

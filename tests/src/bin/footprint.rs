@@ -33,19 +33,12 @@ fn used_now() -> Outcome<i64> {
 /// The sum of [`FIELDS`] in bytes, once it has come to rest: what a test before this one gave back
 /// goes after grace periods of RCU.
 fn used() -> Outcome<i64> {
-    const REST: i64 = 8 << 10;
-    const QUIET: u32 = 3;
+    const REST: i64 = 32 << 10;
     let mut before = used_now()?;
-    let mut quiet = 0;
-    for _ in 0..60 {
-        sleep(Duration::from_millis(200));
+    for _ in 0..20 {
+        sleep(Duration::from_millis(300));
         let now = used_now()?;
-        quiet = if (now - before).abs() <= REST {
-            quiet + 1
-        } else {
-            0
-        };
-        if quiet == QUIET {
+        if (now - before).abs() <= REST {
             return Ok(now);
         }
         before = now;

@@ -229,3 +229,28 @@ fn find(folder: &Path, name: &str) -> Option<PathBuf> {
             .find_map(|entry| find(&entry.path(), name))
     })
 }
+
+/// Runs `body` with the module loaded as type1, and loads it as it was.
+///
+/// # Errors
+///
+/// Those of `body`, and of loading.
+pub fn as_type1<T>(body: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    unload_module()?;
+    load_module("type1_compat=1")?;
+    let outcome = body();
+    wait_for_module_references(0)?;
+    unload_module()?;
+    load_module("")?;
+    outcome
+}
+
+/// Calls that reached the module on a type1 container.
+///
+/// # Errors
+///
+/// Those of reading the parameter.
+pub fn type1_calls() -> Outcome<u64> {
+    let text = fs::read_to_string("/sys/module/vfio_iommu_ioasid/parameters/type1_calls")?;
+    Ok(text.trim().parse()?)
+}

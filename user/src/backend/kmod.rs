@@ -13,7 +13,7 @@ use crate::types::{Bdf, IovaRange, MapAccess, Pasid};
 use host_iommu_bindings::uapi as abi;
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -89,6 +89,19 @@ impl Kmod {
         };
         kmod.stats()?;
         Ok(kmod)
+    }
+
+    /// Takes a share in a container that a value of another crate holds, such as a
+    /// `vfio_ioctls::VfioContainer` with its groups: the module must be loaded with
+    /// `type1_compat=1` for that one. What is bound goes with its last group.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kmod::from_container`].
+    pub fn share(container: &impl AsRawFd) -> Result<Self> {
+        let container = crate::sys::duplicate(container)
+            .map_err(|errno| Error::failed(Operation::ReadStats, errno))?;
+        Self::from_container(container)
     }
 
     /// Opens a device of an attached group: its registers, interrupts and reset by VFIO.

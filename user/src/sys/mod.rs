@@ -88,3 +88,17 @@ unsafe fn take_fd(number: i32) -> OwnedFd {
     // SAFETY: by the contract of this function.
     unsafe { OwnedFd::from_raw_fd(number) }
 }
+
+/// Another fd of what a value of another crate has open, where that has no
+/// [`AsFd`](std::os::fd::AsFd).
+///
+/// # Errors
+///
+/// EBADF if it has nothing open, EMFILE.
+pub fn duplicate(file: &impl AsRawFd) -> Result<OwnedFd> {
+    // SAFETY: the call takes numbers and touches no memory of ours.
+    let value = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 0) };
+    let number = Errno::result(value)?;
+    // SAFETY: the call has just made it, and nobody else has it.
+    Ok(unsafe { take_fd(number) })
+}
