@@ -11,12 +11,14 @@ define boot
 @$(CARGO) run --quiet --release --locked -p qemu-boot -- $(1)
 endef
 
-.PHONY: help demo test test-all setup shell modules update clean-cache clippy
+.PHONY: help demo test test-all test-debug bench setup shell modules update clean-cache clippy
 
 help:
 	@echo "make demo               set up what is missing and run the demo (cold 7 to 15 minutes, warm 15 seconds)"
 	@echo "make test               set up what is missing and run every test on the stock kernel"
 	@echo "make test-all           the same, on a kernel with our patches too, and Linux's own vfio and iommufd selftests"
+	@echo "make test-debug         the guest's tests on a kernel that watches its locks and memory"
+	@echo "make bench              measure the module beside iommufd and vfio_iommu_type1"
 	@echo "make setup              set up only"
 	@echo "make shell              a prompt in the booted machine"
 	@echo "make modules KDIR=DIR   build the module against your own kernel build"
@@ -33,6 +35,12 @@ test:
 test-all:
 	$(call boot,test --kernel stock --kernel patched \
 		--part cargo --part hardware --part guest --part outside)
+
+test-debug:
+	$(call boot,test --kernel debug $(if $(STORM),--storm $(STORM)) $(ONLY))
+
+bench:
+	$(call boot,bench $(if $(PROFILE),--profile $(PROFILE)) $(ONLY))
 
 setup:
 	$(call boot,setup)

@@ -9,6 +9,7 @@
 
 mod container;
 mod fault;
+mod few;
 #[allow(unsafe_code)]
 mod ffi;
 mod inspect;

@@ -3,6 +3,7 @@
 
 use super::queue::{Chained, Cookie, Ends, Next, Refused, Slot, State, MAX_SLOTS};
 use super::{Counters, Source};
+use crate::few::Few;
 use crate::ffi::deadline::Deadline;
 use crate::ffi::iopf::{PageGroup, Response};
 use crate::ffi::trace::AnsweredBy;
@@ -19,7 +20,7 @@ use kernel::time::{Delta, Instant, Monotonic};
 const _: () = assert!(uapi::VFIO_IOASID_FAULT_DEPTH_MAX as usize <= MAX_SLOTS);
 
 /// The records of one group.
-pub(super) type Records = KVec<uapi::vfio_ioasid_fault>;
+pub(super) type Records = Few<uapi::vfio_ioasid_fault>;
 
 type Slots = KVVec<Slot<Pending, Records>>;
 
@@ -117,10 +118,9 @@ impl FaultQueue {
     /// Takes in a DMA fault.
     pub(crate) fn push_dma_fault(&self, record: uapi::vfio_ioasid_fault) {
         let mut records = Records::new();
-        match records.push(record, GFP_KERNEL) {
-            Ok(()) => self.state.lock().push_note(records),
-            Err(_) => self.state.lock().lose(1),
-        }
+        // The first takes no memory.
+        let _ = records.push(record, GFP_KERNEL);
+        self.state.lock().push_note(records);
         self.changed.notify_all();
     }
 

@@ -148,7 +148,7 @@ impl Source {
         if count > GROUP_MAX {
             return Err(E2BIG);
         }
-        let mut records = KVec::with_capacity(count, GFP_KERNEL)?;
+        let mut records = Records::with_capacity(count, GFP_KERNEL)?;
         group.for_each::<GROUP_MAX>(|request| {
             let last = records.len() + 1 == count;
             records.push(self.record(request, last), GFP_KERNEL)?;

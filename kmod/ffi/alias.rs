@@ -5,6 +5,7 @@
 
 use super::memory::{yield_unless_killed, Part};
 use super::paging::{Access, PagingDomain};
+use crate::few::Few;
 use crate::ioas::iova::IovaRange;
 use crate::ioas::ranges::Ranged;
 use kernel::prelude::*;
@@ -20,7 +21,7 @@ pub(crate) struct Alias {
     /// What DMA may do.
     pub(crate) access: Access,
     /// The memory, part by part, as long as `range` together.
-    pub(crate) parts: KVec<Part>,
+    pub(crate) parts: Few<Part>,
 }
 
 impl Ranged for Alias {
@@ -34,7 +35,7 @@ impl Alias {
     fn map_into(&self, domain: &PagingDomain) -> Result {
         let start = self.range.start();
         let mut before = 0;
-        for part in &self.parts {
+        for part in self.parts.iter() {
             for (offset, phys, size) in part.runs() {
                 let done = before + offset;
                 // SAFETY: The part keeps the memory pinned, and `Tables` keeps the part until

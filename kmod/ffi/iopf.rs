@@ -5,6 +5,7 @@
 
 use super::attach::Handle;
 use super::shim;
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::ffi::c_int;
@@ -68,11 +69,13 @@ impl PageGroup {
         &self,
         mut each: impl FnMut(PageRequest) -> Result,
     ) -> Result {
-        let mut requests = [shim::PageRequest::default(); N];
-        // SAFETY: The group is live by the invariant, and `requests` has `N` entries.
-        let count =
-            unsafe { shim::ioasid_iopf_read(self.group.as_ptr(), requests.as_mut_ptr(), N) };
+        let mut requests = [const { MaybeUninit::<shim::PageRequest>::uninit() }; N];
+        let first = requests.as_mut_ptr().cast();
+        // SAFETY: The group is live by the invariant, and `first` is the first of `N` entries.
+        let count = unsafe { shim::ioasid_iopf_read(self.group.as_ptr(), first, N) };
         for request in requests.get(..count).ok_or(E2BIG)? {
+            // SAFETY: The call has written as many as it says.
+            let request = unsafe { request.assume_init_ref() };
             each(PageRequest {
                 addr: request.addr,
                 perm: request.perm,

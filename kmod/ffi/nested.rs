@@ -12,6 +12,7 @@ use kernel::bindings;
 use kernel::error::{from_err_ptr, to_result};
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use kernel::transmute::{AsBytes, FromBytes};
 
 /// The user's stage-1 data, which the IOMMU driver reads itself.
 #[derive(Clone, Copy)]
@@ -35,6 +36,19 @@ pub(crate) struct InvalidationEntries {
     pub(crate) len: usize,
     /// How many.
     pub(crate) count: u32,
+}
+
+impl InvalidationEntries {
+    /// Reads entries from number `index` on, as they are now.
+    ///
+    /// # Errors
+    ///
+    /// [`EFAULT`] if one cannot be read.
+    pub(crate) fn read<T: FromBytes + AsBytes>(&self, index: u32, to: &mut [T]) -> Result {
+        self.pointer
+            .offset(index as usize * self.len)?
+            .read_slice(to)
+    }
 }
 
 /// A nested domain.

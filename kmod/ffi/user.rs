@@ -5,7 +5,7 @@
 
 use super::shim;
 use super::uapi::Call;
-use core::mem::size_of;
+use core::mem::{size_of, size_of_val};
 use kernel::prelude::*;
 use kernel::transmute::{AsBytes, FromBytes};
 use kernel::uaccess::{UserPtr, UserSlice};
@@ -51,6 +51,18 @@ impl Pointer {
         UserSlice::new(self.as_user_ptr(), size_of::<T>())
             .reader()
             .read()
+    }
+
+    /// Reads values that follow each other, by one copy.
+    pub(crate) fn read_slice<T: FromBytes + AsBytes>(self, to: &mut [T]) -> Result {
+        // SAFETY: `to` is that many bytes, all initialised by `AsBytes`, and whatever is written to
+        // them makes values by `FromBytes`.
+        let bytes = unsafe {
+            core::slice::from_raw_parts_mut(to.as_mut_ptr().cast::<u8>(), size_of_val(to))
+        };
+        UserSlice::new(self.as_user_ptr(), bytes.len())
+            .reader()
+            .read_slice(bytes)
     }
 
     /// Writes a value.

@@ -5,6 +5,7 @@
 use super::iova::IovaRange;
 use super::ranges::{self, Ranged};
 use super::Ioas;
+use crate::few::Few;
 use crate::ffi::alias::{Alias, Tables};
 use crate::ffi::device::Device;
 use crate::ffi::errno::edquot;
@@ -162,8 +163,8 @@ impl Ioas {
         if ranges::first_in(space.tables.entries(), &entry.range).is_some() {
             return Err(EEXIST);
         }
-        let mut parts = KVec::new();
-        let mut links = KVec::new();
+        let mut parts = Few::new();
+        let mut links = Few::new();
         let mut next = Some(entry.memory);
         while let Some(rest) = next {
             let mapping = ranges::at(&self.mappings, rest.start()).ok_or(EFAULT)?;
@@ -191,7 +192,7 @@ impl Ioas {
             access: entry.access,
             parts,
         })?;
-        for link in links {
+        for link in links.into_iter() {
             self.spaces.links.insert(link);
         }
         self.spaces.link_count = sum;

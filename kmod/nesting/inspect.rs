@@ -4,7 +4,7 @@
 //! Each function writes the first line from `at.item` on of container number `id`, and moves
 //! `at.item` behind it.
 
-use super::{Kind, Nesting};
+use super::{Kind, Nesting, Place};
 use crate::ffi::attach::Site;
 use crate::ffi::debugfs::{Cursor, Line};
 use crate::ffi::device::Bdf;
@@ -21,32 +21,6 @@ impl Display for Bdf {
     }
 }
 
-/// A binding's place among the others as a number: PASID (0 is the RID), then device.
-fn ordinal(site: Site, device: Bdf) -> u64 {
-    let pasid = match site {
-        Site::Rid => 0,
-        Site::Pasid(pasid) => pasid,
-    };
-    let [high, low] = device.segment.to_be_bytes();
-    let device = u32::from_be_bytes([high, low, device.bus, device.devfn]);
-    (u64::from(pasid) << 32) | u64::from(device)
-}
-
-/// The place of that number.
-fn from_ordinal(ordinal: u64) -> (Site, Bdf) {
-    let [a, b, c, d, high, low, bus, devfn] = ordinal.to_be_bytes();
-    let site = match u32::from_be_bytes([a, b, c, d]) {
-        0 => Site::Rid,
-        pasid => Site::Pasid(pasid),
-    };
-    let device = Bdf {
-        segment: u16::from_be_bytes([high, low]),
-        bus,
-        devfn,
-    };
-    (site, device)
-}
-
 impl Nesting {
     /// Of [`crate::ffi::debugfs::Kind::Devices`].
     pub(crate) fn device_line(
@@ -60,7 +34,7 @@ impl Nesting {
         let bdf = attached.device.bdf();
         let rid = match bdf {
             _ if attached.rid_blocked => "blocked",
-            Some(bdf) if self.bindings.get(&(Site::Rid, bdf)).is_some() => "bound",
+            Some(bdf) if self.bindings.get(&Place::new(Site::Rid, bdf)).is_some() => "bound",
             _ => "stage2",
         };
         let keeper = attached
@@ -102,9 +76,11 @@ impl Nesting {
         at: &mut Cursor,
         line: &mut Line<'_>,
     ) -> Option<fmt::Result> {
-        let cursor = self.bindings.cursor_lower_bound(&from_ordinal(at.item))?;
-        let (&(site, device), binding) = cursor.current();
-        at.item = ordinal(site, device).checked_add(1)?;
+        let from = Place::from_number(at.item);
+        let cursor = self.bindings.cursor_lower_bound(&from)?;
+        let (place, binding) = cursor.current();
+        let (site, device) = (place.site(), place.device());
+        at.item = place.next_number()?;
         let (kind, space) = match binding.kind {
             Kind::Stage1 => ("stage1", 0),
             Kind::Stage2 => ("stage2", 0),

@@ -4,6 +4,7 @@
 mod binding;
 mod capability;
 mod inspect;
+mod place;
 mod stage1;
 
 pub(crate) use binding::Kind;
@@ -27,6 +28,7 @@ use capability::Capability;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNodeReservation};
 use kernel::sync::Arc;
+use place::Place;
 
 /// A device and the group it came with.
 struct AttachedDevice {
@@ -66,9 +68,6 @@ impl AttachedDevice {
     }
 }
 
-/// Bindings stand by site, then device, so that those of a PASID are neighbours.
-type Key = (Site, Bdf);
-
 /// What a BIND left behind.
 pub(crate) struct BindResult {
     /// How it ended.
@@ -106,7 +105,7 @@ pub(crate) struct Nesting {
     counters: Arc<Counters>,
     devices: KVec<AttachedDevice>,
     pasids: Pasids,
-    bindings: RBTree<Key, Binding>,
+    bindings: RBTree<Place, Binding>,
     bound: u32,
     queues: KVec<Arc<FaultQueue>>,
     released: bool,
@@ -163,7 +162,7 @@ impl Nesting {
             .and_then(|at| self.devices.remove(at).ok())
         {
             if let Some(bdf) = device.device.bdf() {
-                self.unbind_where(|key| key.1 == bdf);
+                self.unbind_where(|place| place.device() == bdf);
             }
             // The keeper goes last, with `device`.
         }
@@ -185,15 +184,10 @@ impl Nesting {
     ///
     /// [`EBUSY`] if one of them is bound, and those of [`Pasids::free`].
     pub(crate) fn free_pasids(&mut self, first: u32, count: u32) -> Result {
-        let lowest = Bdf {
-            segment: 0,
-            bus: 0,
-            devfn: 0,
-        };
         let bound = self
             .bindings
-            .cursor_lower_bound(&(Site::Pasid(first), lowest))
-            .is_some_and(|cursor| match cursor.current().0 .0 {
+            .cursor_lower_bound(&Place::first_of(first))
+            .is_some_and(|cursor| match cursor.current().0.site() {
                 Site::Pasid(pasid) => pasid - first < count,
                 Site::Rid => false,
             });
@@ -253,7 +247,8 @@ impl Nesting {
                 return Err(EBUSY);
             }
         }
-        let bound = self.bindings.get(&(bind.site, bind.device)).is_some();
+        let place = Place::new(bind.site, bind.device);
+        let bound = self.bindings.get(&place).is_some();
         match (bound, bind.replace) {
             (true, false) => return Err(EBUSY),
             (false, true) => return Err(ENOENT),
@@ -302,6 +297,7 @@ impl Nesting {
             return BindResult::unchanged(ENOENT);
         };
         let (device, group) = (&attached.device, attached.group);
+        let place = Place::new(bind.site, bind.device);
         let displaces = bind.site == Site::Rid && !attached.rid_blocked;
         let binding = new.attach(|translation| {
             if displaces {
@@ -315,8 +311,7 @@ impl Nesting {
         match binding {
             Ok(binding) => {
                 attached.rid_blocked &= bind.site != Site::Rid;
-                self.bindings
-                    .insert(node.into_node((bind.site, bind.device), binding));
+                self.bindings.insert(node.into_node(place, binding));
                 self.bound += 1;
                 self.counters.binds.add(1);
                 BindResult {
@@ -333,17 +328,17 @@ impl Nesting {
     }
 
     fn replace(&mut self, bind: &Bind, new: NewBinding) -> BindResult {
-        let key = (bind.site, bind.device);
+        let place = Place::new(bind.site, bind.device);
         let node = match RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT) {
             Ok(node) => node,
             Err(error) => return BindResult::unchanged(error),
         };
-        let Some(old) = self.bindings.remove(&key) else {
+        let Some(old) = self.bindings.remove(&place) else {
             return BindResult::unchanged(ENOENT);
         };
         match old.replace(new) {
             Ok(binding) => {
-                self.bindings.insert(node.into_node(key, binding));
+                self.bindings.insert(node.into_node(place, binding));
                 self.counters.binds.add(1);
                 self.counters.unbinds.add(1);
                 BindResult {
@@ -355,7 +350,7 @@ impl Nesting {
                 error,
                 old: Some(binding),
             }) => {
-                self.bindings.insert(node.into_node(key, binding));
+                self.bindings.insert(node.into_node(place, binding));
                 BindResult::unchanged(error)
             }
             Err(Unreplaced { error, old: None }) => {
@@ -402,18 +397,16 @@ impl Nesting {
                     && self
                         .device(device)
                         .is_ok_and(|attached| attached.rid_blocked);
-                match self.bindings.remove(&(site, device)) {
-                    Some(binding) => {
-                        self.set_rid_blocked(site, device);
-                        self.undo((site, device), binding);
-                    }
+                let place = Place::new(site, device);
+                match self.bindings.remove(&place) {
+                    Some(binding) => self.undo(place, binding),
                     None if blocked => {}
                     None => return Err(ENOENT),
                 }
             }
             Scope::Device(device) => {
                 self.device(device)?;
-                self.unbind_where(|key| key.1 == device);
+                self.unbind_where(|place| place.device() == device);
             }
             Scope::Container => self.unbind_where(|_| true),
         }
@@ -438,16 +431,16 @@ impl Nesting {
         result
     }
 
-    fn unbind_where(&mut self, wanted: impl Fn(&Key) -> bool) {
+    fn unbind_where(&mut self, wanted: impl Fn(Place) -> bool) {
         // The order is by site, so each round starts at the front again only past the kept.
-        let mut from: Option<Key> = None;
+        let mut from: Option<Place> = None;
         loop {
             let mut cursor = match &from {
-                Some(key) => self.bindings.cursor_lower_bound_mut(key),
+                Some(place) => self.bindings.cursor_lower_bound_mut(place),
                 None => self.bindings.cursor_front_mut(),
             };
             while let Some(here) = cursor {
-                if wanted(here.current().0) {
+                if wanted(*here.current().0) {
                     cursor = Some(here);
                     break;
                 }
@@ -456,14 +449,15 @@ impl Nesting {
             let Some(here) = cursor else {
                 return;
             };
-            let (key, binding) = here.remove_current().1.to_key_value();
-            self.set_rid_blocked(key.0, key.1);
-            self.undo(key, binding);
-            from = Some(key);
+            let (place, binding) = here.remove_current().1.to_key_value();
+            self.undo(place, binding);
+            from = Some(place);
         }
     }
 
-    fn undo(&mut self, (site, device): Key, binding: Binding) {
+    fn undo(&mut self, place: Place, binding: Binding) {
+        let (site, device) = (place.site(), place.device());
+        self.set_rid_blocked(site, device);
         trace::unbind(self.container, device, site);
         self.bound -= 1;
         self.counters.unbinds.add(1);
@@ -477,7 +471,10 @@ impl Nesting {
     ///
     /// As `VFIO_IOASID_INVALIDATE` has them.
     pub(crate) fn invalidate(&self, call: &Invalidate) -> (u32, u32, Result) {
-        let (good, checked) = match self.check_invalidate(call) {
+        let checked = self
+            .nested_in(call.scope)
+            .and_then(|nested| Ok((nested, stage1::check_entries(&call.entries)?)));
+        let (nested, (good, checked)) = match checked {
             Ok(checked) => checked,
             Err(error) => return (0, 0, Err(error)),
         };
@@ -485,10 +482,7 @@ impl Nesting {
         entries.count = good;
         let mut done = good;
         let mut result = Ok(());
-        let mut one = |binding: &Binding| {
-            let Some(nested) = binding.nested() else {
-                return;
-            };
+        let mut one = |nested: &NestedDomain| {
             let (count, outcome) = nested.invalidate(entries);
             self.counters.invalidations.add(u64::from(count));
             done = done.min(count);
@@ -496,37 +490,35 @@ impl Nesting {
                 result = outcome;
             }
         };
-        if good != 0 {
-            match call.scope {
-                Scope::Binding(device, site) => {
-                    if let Some(binding) = self.bindings.get(&(site, device)) {
-                        one(binding);
-                    }
-                }
-                Scope::Device(device) => self
-                    .bindings
-                    .iter()
-                    .filter(|(key, _)| key.1 == device)
-                    .for_each(|(_, binding)| one(binding)),
-                Scope::Container => self.bindings.values().for_each(one),
-            }
+        match (nested, call.scope) {
+            _ if good == 0 => {}
+            (Some(nested), _) => one(nested),
+            (None, Scope::Device(device)) => self
+                .bindings
+                .iter()
+                .filter(|(place, _)| place.device() == device)
+                .filter_map(|(_, binding)| binding.nested())
+                .for_each(one),
+            (None, _) => self
+                .bindings
+                .values()
+                .filter_map(Binding::nested)
+                .for_each(one),
         }
         let bad = if result.is_err() { done } else { good };
         (done, bad, result.and(checked))
     }
 
-    fn check_invalidate(&self, call: &Invalidate) -> Result<(u32, Result)> {
-        match call.scope {
+    /// The nested domain in scope, if the scope is that of one binding.
+    fn nested_in(&self, scope: Scope) -> Result<Option<&NestedDomain>> {
+        match scope {
             Scope::Binding(device, site) => {
-                let binding = self.bindings.get(&(site, device)).ok_or(ENOENT)?;
-                binding.nested().ok_or(EINVAL)?;
+                let binding = self.bindings.get(&Place::new(site, device)).ok_or(ENOENT)?;
+                binding.nested().ok_or(EINVAL).map(Some)
             }
-            Scope::Device(device) => {
-                self.device(device)?;
-            }
-            Scope::Container => {}
+            Scope::Device(device) => self.device(device).map(|_| None),
+            Scope::Container => Ok(None),
         }
-        stage1::check_entries(&call.entries)
     }
 
     /// Depth of a fault queue whose user did not choose: no attached device overflows it alone.
@@ -572,7 +564,7 @@ impl Nesting {
     pub(crate) fn dma_fault(&self, device: Bdf, fault: &DmaFault) {
         trace::dma_fault(self.container, device, fault);
         let site = fault.pasid.map_or(Site::Rid, Site::Pasid);
-        let binding = self.bindings.get(&(site, device));
+        let binding = self.bindings.get(&Place::new(site, device));
         let queue = binding.and_then(Binding::queue).or(self.dma_queue());
         let Some(queue) = queue else {
             return;
@@ -595,7 +587,10 @@ impl Nesting {
 
     /// DMA faults came that were lost before they could be told of one by one.
     pub(crate) fn lose_dma_faults(&self, device: Bdf, count: u64) {
-        let mut of_device = self.bindings.iter().filter(|(key, _)| key.1 == device);
+        let mut of_device = self
+            .bindings
+            .iter()
+            .filter(|(place, _)| place.device() == device);
         let queue = self
             .dma_queue()
             .or(of_device.find_map(|(_, binding)| binding.queue()));

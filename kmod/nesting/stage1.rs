@@ -13,6 +13,9 @@ use kernel::prelude::*;
 /// `IOMMU_HWPT_INVALIDATE_DATA_VTD_S1` of linux/iommufd.h.
 const INVALIDATE_VTD_S1: u32 = 0;
 
+/// Invalidation entries that are read a time.
+const BATCH: usize = 32;
+
 const PAGE_SHIFT: u32 = 12;
 /// Bits of an address in a PASID table entry (VT-d 4.1, 9.6).
 const ADDRESS_BITS: u32 = 52;
@@ -71,35 +74,35 @@ pub(crate) fn check_entries(entries: &InvalidationEntries) -> Result<(u32, Resul
     if entries.len != size_of::<uapi::iommu_hwpt_vtd_s1_invalidate>() {
         return Err(EINVAL);
     }
-    for index in 0..entries.count {
-        let at = index as usize * entries.len;
-        let entry = entries
-            .pointer
-            .offset(at)
-            .and_then(|pointer| pointer.read());
-        if let Err(error) = entry.and_then(check_entry) {
-            return Ok((index, Err(error)));
+    let batches = entries.count / BATCH as u32;
+    let mut checked = 0;
+    if batches != 0 {
+        let mut batch = [uapi::iommu_hwpt_vtd_s1_invalidate::default(); BATCH];
+        for _ in 0..batches {
+            // Where one of them is bad, or cannot be read: which?
+            if entries.read(checked, &mut batch).is_err() || !batch.iter().all(is_good) {
+                break;
+            }
+            checked += BATCH as u32;
         }
+    }
+    for index in checked..entries.count {
+        let mut entry = [uapi::iommu_hwpt_vtd_s1_invalidate::default()];
+        let error = match entries.read(index, &mut entry) {
+            Ok(()) if entry.iter().all(is_good) => continue,
+            Ok(()) => EINVAL,
+            Err(error) => error,
+        };
+        return Ok((index, Err(error)));
     }
     Ok((entries.count, Ok(())))
 }
 
-fn check_entry(entry: uapi::iommu_hwpt_vtd_s1_invalidate) -> Result {
+fn is_good(entry: &uapi::iommu_hwpt_vtd_s1_invalidate) -> bool {
     let leaf = uapi::iommu_hwpt_vtd_s1_invalidate_flags_IOMMU_VTD_INV_FLAGS_LEAF;
-    if entry.flags & !leaf != 0 || entry.__reserved != 0 {
-        return Err(EINVAL);
-    }
-    if entry.addr & PAGE_MASK != 0 || entry.npages == 0 {
-        return Err(EINVAL);
-    }
-    if entry.npages == u64::MAX {
-        // Everything.
-        return if entry.addr == 0 { Ok(()) } else { Err(EINVAL) };
-    }
-    entry
-        .npages
-        .checked_mul(1 << PAGE_SHIFT)
-        .and_then(|bytes| entry.addr.checked_add(bytes - 1))
-        .map(|_| ())
-        .ok_or(EINVAL)
+    let reserved = entry.flags & !leaf | entry.__reserved;
+    let pages_from = (1 << (u64::BITS - PAGE_SHIFT)) - (entry.addr >> PAGE_SHIFT);
+    let is_range = (1..=pages_from).contains(&entry.npages);
+    let is_everything = entry.npages == u64::MAX && entry.addr == 0;
+    reserved == 0 && entry.addr & PAGE_MASK == 0 && (is_range || is_everything)
 }

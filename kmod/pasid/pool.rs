@@ -13,6 +13,7 @@ pub(crate) const WORDS: usize = (LIMIT / BITS) as usize;
 
 const BITS: u32 = u64::BITS;
 const SUMMARY: usize = WORDS / BITS as usize;
+const TOP: usize = SUMMARY / BITS as usize;
 
 /// Why PASIDs could not be taken or given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,19 +30,21 @@ pub(crate) enum PoolError {
 
 /// A set of allocated PASIDs.
 ///
-/// One bit a PASID, and above each 64 words one summary word whose bits mark the
-/// words that are full: finding a free number reads a handful of words however
-/// many are taken.
+/// One bit a PASID; above each 64 words one summary word whose bits mark the words
+/// that are full; and above each 64 of these one more: finding a free number reads
+/// a handful of words however many are taken.
 ///
 /// # Invariants
 ///
 /// - `storage` has [`WORDS`] words; bit `p % 64` of word `p / 64` is set exactly if
 ///   PASID `p` is allocated.
-/// - Bit `w % 64` of `full[w / 64]` is set exactly if word `w` is all ones.
+/// - Bit `w % 64` of `full[w / 64]` is set exactly if word `w` is all ones, and bit
+///   `s % 64` of `top[s / 64]` exactly if `full[s]` is.
 /// - `taken` is the number of set bits.
 pub(crate) struct Pool<S> {
     storage: S,
     full: [u64; SUMMARY],
+    top: [u64; TOP],
     taken: u32,
 }
 
@@ -55,6 +58,7 @@ impl<S: DerefMut<Target = [u64]>> Pool<S> {
         Some(Self {
             storage,
             full: [0; SUMMARY],
+            top: [0; TOP],
             taken: 0,
         })
     }
@@ -162,15 +166,14 @@ impl<S: DerefMut<Target = [u64]>> Pool<S> {
 
     /// First word from `from` on that is not full.
     fn next_word_with_room(&self, from: u32) -> Option<u32> {
-        let mut mask = u64::MAX << (from % BITS);
-        for (group, &full) in self.full.iter().enumerate().skip((from / BITS) as usize) {
-            let room = !full & mask;
-            if room != 0 {
-                return Some(group as u32 * BITS + room.trailing_zeros());
-            }
-            mask = u64::MAX;
+        let summary = from / BITS;
+        let room = !self.full.get(summary as usize)? & (u64::MAX << (from % BITS));
+        if room != 0 {
+            return Some(summary * BITS + room.trailing_zeros());
         }
-        None
+        let summary = first_clear(&self.top, summary + 1)?;
+        let room = !self.full.get(summary as usize)?;
+        Some(summary * BITS + room.trailing_zeros())
     }
 
     /// First allocated PASID in `from..=last`.
@@ -210,14 +213,35 @@ impl<S: DerefMut<Target = [u64]>> Pool<S> {
                 *word &= !mask;
             }
             let full = *word == u64::MAX;
-            if let Some(summary) = self.full.get_mut((index / BITS) as usize) {
-                let bit = 1 << (index % BITS);
-                if full {
-                    *summary |= bit;
-                } else {
-                    *summary &= !bit;
-                }
-            }
+            let full = mark(&mut self.full, index, full);
+            mark(&mut self.top, index / BITS, full);
         }
     }
+}
+
+/// Makes bit `index` of `words` what `set` says. Whether its word is all ones then.
+fn mark(words: &mut [u64], index: u32, set: bool) -> bool {
+    let Some(word) = words.get_mut((index / BITS) as usize) else {
+        return false;
+    };
+    let bit = 1 << (index % BITS);
+    if set {
+        *word |= bit;
+    } else {
+        *word &= !bit;
+    }
+    *word == u64::MAX
+}
+
+/// First bit of `words` from `from` on that is clear.
+fn first_clear(words: &[u64], from: u32) -> Option<u32> {
+    let mut mask = u64::MAX << (from % BITS);
+    for (index, &word) in words.iter().enumerate().skip((from / BITS) as usize) {
+        let clear = !word & mask;
+        if clear != 0 {
+            return Some(index as u32 * BITS + clear.trailing_zeros());
+        }
+        mask = u64::MAX;
+    }
+    None
 }

@@ -26,8 +26,25 @@ pub struct Machine<'a> {
     pub kernel: &'a Path,
     /// A folder for this run, with the guest's `image` in it.
     pub run: &'a Path,
+    /// What differs from machine to machine.
+    pub hardware: Hardware,
+}
+
+/// What differs from machine to machine.
+#[derive(Clone, Copy)]
+pub struct Hardware {
     /// Whether the emulated VT-d offers nesting.
     pub nesting: bool,
+    /// Whether the guest's clock counts instructions, a nanosecond each, on a single CPU.
+    pub counting: bool,
+}
+
+impl Hardware {
+    /// What everything runs on that does not ask for something else.
+    pub const USUAL: Self = Self {
+        nesting: true,
+        counting: false,
+    };
 }
 
 /// How a run ended.
@@ -44,7 +61,15 @@ impl Machine<'_> {
         let kernel = self.kernel.parent().context("the kernel has no folder")?;
         let image = self.kernel.file_name().context("the kernel has no name")?;
         let image = format!("{KERNEL}/{}", image.to_string_lossy());
-        let nesting = if self.nesting { "on" } else { "off" };
+        let nesting = match self.hardware.nesting {
+            true => "on",
+            false => "off",
+        };
+        let (cpus, cpu) = match self.hardware.counting {
+            // Copies by words: each byte of a "rep movsb" would count as an instruction.
+            true => ("1", "max,la57=off,erms=off,fsrm=off"),
+            false => ("2", "max,la57=off"),
+        };
         let iommu =
             format!("intel-iommu,intremap=on,x-scalable-mode=on,device-iotlb=on,nesting={nesting}");
         let line = format!(
@@ -66,9 +91,9 @@ impl Machine<'_> {
             // BAR moved, and aborts (iotlb_to_section).
             "tcg,thread=single",
             "-cpu",
-            "max,la57=off",
+            cpu,
             "-smp",
-            "2",
+            cpus,
             "-m",
             "4G",
             "-device",
@@ -96,6 +121,10 @@ impl Machine<'_> {
             "-append",
             &line,
         ];
+        if self.hardware.counting {
+            // A CPU that waits does not make the clock wait.
+            arguments.extend(["-icount", "shift=0,sleep=off"]);
+        }
         arguments.extend(consoles);
         let binds = [(self.qemu, "/build"), (kernel, KERNEL), (self.run, RUN)];
         Ok(self.root.command(&binds, arguments))

@@ -3,6 +3,7 @@
 //! kernel with its Rust metadata, a QEMU whose emulated VT-d nests, the module, and the
 //! programs in a booted machine. The make targets of the top folder call it.
 
+mod bench;
 mod boot;
 mod cache;
 mod command;
@@ -55,6 +56,14 @@ enum Task {
         /// Names of guest programs, or a part of the hardware cases' names
         only: Vec<String>,
     },
+    /// Measure the module beside iommufd and vfio_iommu_type1, on the patched kernel
+    Bench {
+        /// Show the functions that a row's instructions are in, instead
+        #[arg(long, value_name = "ROW")]
+        profile: Option<String>,
+        /// Subjects: map, bind, invalidate, request, as, pasid, dma (by default all)
+        subjects: Vec<String>,
+    },
     /// Build the module against a kernel build of your own, with this machine's tools
     Modules {
         /// The kernel's build folder
@@ -92,6 +101,7 @@ fn run(arguments: Arguments) -> Result<()> {
             storm,
             only,
         } => suite::test(&setup, &kernels, &parts, &only, storm),
+        Task::Bench { profile, subjects } => bench::run(&setup, &subjects, profile),
         Task::Shell => suite::ready(&setup, Which::Stock)?.shell(&setup),
         Task::Clippy => {
             let (root, packages, _, metadata) = suite::kernel_side(&setup)?;

@@ -8,10 +8,12 @@ use crate::vfio::{endpoints, Bdf, Device};
 use host_iommu::sys::iommufd::{self, ALLOC_NEST_PARENT, ALLOC_PASID};
 use host_iommu::sys::plain::Plain;
 use host_iommu::sys::Result;
-use host_iommu_bindings::uapi::{iommu_hwpt_page_response, iommu_hwpt_pgfault, iommu_hwpt_vtd_s1};
+use host_iommu_bindings::uapi::{
+    iommu_hwpt_page_response, iommu_hwpt_pgfault, iommu_hwpt_vtd_s1, iommu_hwpt_vtd_s1_invalidate,
+};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A fault queue of an iommufd; reads do not block.
 #[derive(Debug)]
@@ -46,6 +48,12 @@ impl FaultQueue {
     }
 }
 
+impl From<FaultQueue> for File {
+    fn from(queue: FaultQueue) -> Self {
+        queue.file
+    }
+}
+
 /// An endpoint on an iommufd whose nest parent has guest memory; at the RID it is blocked until
 /// something is attached.
 ///
@@ -57,6 +65,7 @@ pub struct Iommufd {
     device: Device,
     dma: Dma,
     id: u32,
+    ioas: u32,
     parent: u32,
     fd: OwnedFd,
 }
@@ -103,6 +112,7 @@ impl Iommufd {
             device,
             dma,
             id,
+            ioas,
             parent,
             fd,
         })
@@ -111,6 +121,38 @@ impl Iommufd {
     /// The endpoint.
     pub fn dma(&self) -> &Dma {
         &self.dma
+    }
+
+    /// The iommufd, for calls that are not here.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// The I/O address space below the nest parent.
+    pub fn ioas(&self) -> u32 {
+        self.ioas
+    }
+
+    /// A page table of another I/O address space, for PASIDs.
+    pub fn paging(&self, ioas: u32) -> Result<u32> {
+        iommufd::hwpt_alloc(self.fd(), ALLOC_PASID, self.id, ioas, None, None)
+    }
+
+    /// Invalidates all of a nested page table.
+    pub fn flush(&self, nested: u32) -> Outcome {
+        let all = iommu_hwpt_vtd_s1_invalidate {
+            npages: u64::MAX,
+            ..Default::default()
+        };
+        self.invalidate(nested, &[all])
+    }
+
+    /// Invalidates entries of a nested page table.
+    pub fn invalidate(&self, nested: u32, entries: &[iommu_hwpt_vtd_s1_invalidate]) -> Outcome {
+        match iommufd::hwpt_invalidate(self.fd(), nested, entries) {
+            Ok(()) => Ok(()),
+            Err(failure) => fail(format!("IOMMU_HWPT_INVALIDATE: {failure:?}")),
+        }
     }
 
     /// The nest parent.

@@ -84,6 +84,7 @@ pub fn make(setup: &Setup, root: &Root, dir: &Path, contents: &Contents<'_>) -> 
     for example in contents.programs.examples() {
         copy_into(&example, &tree.join("demo"))?;
     }
+    copy_into(&contents.programs.bench(), &tree.join("bin"))?;
     for name in GUEST {
         let from = setup.repo.join("qemu-boot/guest").join(name);
         copy_into(&from, &tree)?;

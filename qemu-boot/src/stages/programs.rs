@@ -38,6 +38,11 @@ impl Programs {
         self.release.join("hostiommu")
     }
 
+    /// What `make bench` runs.
+    pub fn bench(&self) -> PathBuf {
+        self.release.join("bench")
+    }
+
     /// The demo, and the crate's examples.
     pub fn examples(&self) -> [PathBuf; 3] {
         ["demo", "rust_vmm", "vsva"].map(|name| self.release.join("examples").join(name))

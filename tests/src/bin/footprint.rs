@@ -33,12 +33,19 @@ fn used_now() -> Outcome<i64> {
 /// The sum of [`FIELDS`] in bytes, once it has come to rest: what a test before this one gave back
 /// goes after grace periods of RCU.
 fn used() -> Outcome<i64> {
-    const REST: i64 = 32 << 10;
+    const REST: i64 = 8 << 10;
+    const QUIET: u32 = 3;
     let mut before = used_now()?;
-    for _ in 0..20 {
-        sleep(Duration::from_millis(300));
+    let mut quiet = 0;
+    for _ in 0..60 {
+        sleep(Duration::from_millis(200));
         let now = used_now()?;
-        if (now - before).abs() <= REST {
+        quiet = if (now - before).abs() <= REST {
+            quiet + 1
+        } else {
+            0
+        };
+        if quiet == QUIET {
             return Ok(now);
         }
         before = now;

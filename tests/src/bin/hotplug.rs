@@ -4,16 +4,14 @@
 //!
 //! Plugging is done by QEMU's monitor, which the machine has on a virtio port.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::fs;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
     bind_at, endpoint, endpoint_count, expect_ok, expect_status, fail, program, skip, status,
-    Endpoint, FaultQueue, Order, Outcome, Rig, Slot, Space,
+    Endpoint, FaultQueue, Monitor, Order, Outcome, Rig, Slot, Space,
 };
 use host_iommu_tests::vfio::Bdf;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -24,70 +22,28 @@ const PLUG_LIMIT: Duration = Duration::from_secs(30);
 /// The endpoint's id on QEMU's command line.
 const DEVICE: &str = r#""id":"endpoint4""#;
 
-/// QEMU's monitor.
-struct Monitor {
-    reader: BufReader<File>,
-    writer: File,
+/// Asks the guest to let go of the slot.
+fn unplug(monitor: &mut Monitor) -> Outcome {
+    monitor.execute(&format!(
+        r#"{{"execute":"device_del","arguments":{{{DEVICE}}}}}"#
+    ))
 }
 
-impl Monitor {
-    fn open() -> Outcome<Self> {
-        for entry in fs::read_dir("/sys/class/virtio-ports")?.flatten() {
-            if fs::read_to_string(entry.path().join("name"))
-                .is_ok_and(|name| name.trim() == "monitor")
-            {
-                let path = PathBuf::from("/dev").join(entry.file_name());
-                let writer = OpenOptions::new().read(true).write(true).open(path)?;
-                let reader = BufReader::new(writer.try_clone()?);
-                let mut monitor = Self { reader, writer };
-                monitor.execute(r#"{"execute":"qmp_capabilities"}"#)?;
-                return Ok(monitor);
-            }
-        }
-        skip("the machine has no monitor port")
-    }
-
-    /// Sends a command and waits for its reply; events and the greeting are passed over.
-    fn execute(&mut self, command: &str) -> Outcome {
-        self.writer.write_all(format!("{command}\n").as_bytes())?;
-        loop {
-            let mut line = String::new();
-            if self.reader.read_line(&mut line)? == 0 {
-                return fail("the monitor is closed");
-            }
-            if line.starts_with(r#"{"return""#) {
-                return Ok(());
-            }
-            if line.starts_with(r#"{"error""#) {
-                return fail(format!("{command}: {}", line.trim()));
-            }
+/// Waits until the slot has no power and QEMU has freed the device: later than Linux's end of
+/// it. A hang ends with the program's own time limit.
+fn wait_until_deleted(monitor: &mut Monitor) -> Outcome {
+    loop {
+        let line = monitor.line()?;
+        if line.contains(r#""DEVICE_DELETED""#) && line.contains(r#""endpoint4""#) {
+            return Ok(());
         }
     }
+}
 
-    fn unplug(&mut self) -> Outcome {
-        self.execute(&format!(
-            r#"{{"execute":"device_del","arguments":{{{DEVICE}}}}}"#
-        ))
-    }
-
-    /// Waits until the slot has no power and QEMU has freed the device: later than Linux's end of
-    /// it. A hang ends with the program's own time limit.
-    fn wait_until_deleted(&mut self) -> Outcome {
-        let mut line = String::new();
-        while !(line.contains(r#""DEVICE_DELETED""#) && line.contains(r#""endpoint4""#)) {
-            line.clear();
-            if self.reader.read_line(&mut line)? == 0 {
-                return fail("the monitor is closed");
-            }
-        }
-        Ok(())
-    }
-
-    fn plug(&mut self) -> Outcome {
-        self.execute(&format!(
-            r#"{{"execute":"device_add","arguments":{{"driver":"pasid-dma-testdev","bus":"port0",{DEVICE}}}}}"#
-        ))
-    }
+fn plug(monitor: &mut Monitor) -> Outcome {
+    monitor.execute(&format!(
+        r#"{{"execute":"device_add","arguments":{{"driver":"pasid-dma-testdev","bus":"port0",{DEVICE}}}}}"#
+    ))
 }
 
 fn wait_until(what: &str, mut reached: impl FnMut() -> bool) -> Outcome {
@@ -183,7 +139,7 @@ fn unplugged_while_faulting_leaves_the_other_device_and_comes_back() -> Outcome 
     let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK)?;
     fire.rig.set_second_request_event(event.as_fd())?;
 
-    monitor.unplug()?;
+    unplug(&mut monitor)?;
     wait_until("the device is asked for", || event.read().is_ok())?;
     assert!(bdf.sysfs().exists(), "the slot waits for the close");
     fire.rig.close_second();
@@ -200,8 +156,8 @@ fn unplugged_while_faulting_leaves_the_other_device_and_comes_back() -> Outcome 
     );
     drop(fire);
 
-    monitor.wait_until_deleted()?;
-    monitor.plug()?;
+    wait_until_deleted(&mut monitor)?;
+    plug(&mut monitor)?;
     give_to_vfio(bdf)?;
     expect_works(&endpoint)
 }

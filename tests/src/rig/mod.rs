@@ -15,6 +15,7 @@ mod fault;
 mod inject;
 mod kernel_log;
 mod memory;
+mod monitor;
 mod process;
 mod space;
 mod thread;
@@ -32,6 +33,7 @@ pub use fault::{poll, response, FaultQueue, PollFlags, RECORD};
 pub use inject::{prepare_injection, with_nth_failing};
 pub use kernel_log::KernelLog;
 pub use memory::{Canary, Memory, Snapshot};
+pub use monitor::Monitor;
 pub use process::{
     as_type1, child, drop_ipc_lock, load_module, locked_bytes, module_is_loaded, module_references,
     receive_fd, run_as_child, run_child, say_ready, send_fd, set_memlock_limit, type1_calls,

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the guest measured: the lines that it prints, and the middle of each row's figures.
+
+use std::collections::BTreeMap;
+
+/// A way to the IOMMU, as the guest names it.
+pub const OURS: &str = "ours";
+/// vfio_iommu_type1.
+pub const TYPE1: &str = "type1";
+/// iommufd.
+pub const IOMMUFD: &str = "iommufd";
+
+/// Figures of a boot, by row and way, in nanoseconds of the guest's clock for an operation.
+#[derive(Debug, Default)]
+pub struct Figures(BTreeMap<(String, String), Vec<f64>>);
+
+/// The value of `name=value` among words.
+pub fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    line.split(' ')
+        .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
+impl Figures {
+    /// Takes in a line `figure row=… by=… ns=…`; others are passed over.
+    pub fn line(&mut self, line: &str) {
+        if !line.starts_with("figure ") {
+            return;
+        }
+        let number = field(line, "ns").and_then(|text| text.parse().ok());
+        if let (Some(row), Some(by), Some(number)) = (field(line, "row"), field(line, "by"), number)
+        {
+            let key = (row.to_owned(), by.to_owned());
+            self.0.entry(key).or_default().push(number);
+        }
+    }
+
+    /// The median of a row's figures.
+    pub fn median(&self, row: &str, way: &str) -> Option<f64> {
+        let mut all = self.0.get(&(row.to_owned(), way.to_owned()))?.clone();
+        all.sort_by(f64::total_cmp);
+        all.get(all.len() / 2).copied()
+    }
+
+    /// Rows and ways, in order.
+    pub fn rows(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.keys().map(|(row, way)| (row.as_str(), way.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_is_of_the_row_and_the_way() {
+        let mut figures = Figures::default();
+        for line in [
+            "figure row=bind by=ours ns=3.50",
+            "figure row=bind by=ours ns=900",
+            "figure row=bind by=ours ns=4.00",
+            "figure row=bind by=iommufd ns=1",
+            "figure row=bind by=ours",
+            "# figure row=bind by=ours ns=0",
+        ] {
+            figures.line(line);
+        }
+        assert_eq!(figures.median("bind", OURS), Some(4.0));
+        assert_eq!(figures.median("bind", IOMMUFD), Some(1.0));
+        assert_eq!(figures.median("bind", TYPE1), None);
+    }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What was measured, as lines for `make bench`.
+
+use crate::hosts::Way;
+use host_iommu_tests::ktap::Outcome;
+use host_iommu_tests::rig::Monitor;
+use std::time::Instant;
+
+/// How much is measured, and where it goes.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// How often each measurement is made.
+    pub rounds: u32,
+    /// The rows whose instructions QEMU writes down.
+    pub profile: Vec<String>,
+}
+
+impl Report {
+    /// Times `work`, which is `operations` operations, for a row.
+    pub fn time(
+        &self,
+        row: &str,
+        way: Way,
+        operations: u32,
+        work: impl FnMut() -> Outcome,
+    ) -> Outcome {
+        self.time_each(row, way, (1, operations), || Ok(()), work)
+    }
+
+    /// Times `work`, which is `operations` operations, `rounds` times; what `prepare` does before
+    /// each is not counted.
+    pub fn time_each(
+        &self,
+        row: &str,
+        way: Way,
+        (rounds, operations): (u32, u32),
+        mut prepare: impl FnMut() -> Outcome,
+        mut work: impl FnMut() -> Outcome,
+    ) -> Outcome {
+        for round in 0..rounds {
+            prepare()?;
+            let start = Instant::now();
+            if round == 0 && self.profile.iter().any(|wanted| wanted == row) {
+                profiled(row, way, operations, &mut work)?;
+            } else {
+                work()?;
+            }
+            let each = start.elapsed().as_nanos() as f64 / f64::from(operations);
+            println!("figure row={row} by={} ns={each:.2}", way.name());
+        }
+        Ok(())
+    }
+
+    /// Makes a measurement for each of `ways`, in turns, as often as wanted.
+    pub fn in_turns(&self, ways: &[Way], measure: impl Fn(Way) -> Outcome) -> Outcome {
+        for _ in 0..self.rounds {
+            for &way in ways {
+                measure(way)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Has QEMU log each instruction of `work`.
+fn profiled(row: &str, way: Way, operations: u32, work: impl FnOnce() -> Outcome) -> Outcome {
+    let by = way.name();
+    let mut monitor = Monitor::open()?;
+    monitor.human(&format!("logfile /src/profile-{row}-{by}"))?;
+    monitor.human("one-insn-per-tb on")?;
+    monitor.human("log exec,nochain")?;
+    work()?;
+    monitor.human("log none")?;
+    monitor.human("one-insn-per-tb off")?;
+    println!("profiled row={row} by={by} operations={operations}");
+    Ok(())
+}
+
+/// Gives the kernel's symbols.
+pub fn symbols() -> Outcome {
+    for line in std::fs::read_to_string("/proc/kallsyms")?.lines() {
+        println!("symbol {line}");
+    }
+    Ok(())
+}
