@@ -11,7 +11,7 @@ define boot
 @$(CARGO) run --quiet --release --locked -p qemu-boot -- $(1)
 endef
 
-.PHONY: help demo test test-all test-debug bench setup shell modules update clean-cache clippy
+.PHONY: help demo test test-all test-debug bench setup shell modules update clean-cache clippy msrv
 
 help:
 	@echo "make demo               set up what is missing and run the demo (cold 7 to 15 minutes, warm 15 seconds)"
@@ -25,6 +25,7 @@ help:
 	@echo "make update             take the archive's newest kernel and QEMU from now on"
 	@echo "make clean-cache        remove everything that was set up"
 	@echo "make clippy             lint the crates and the module"
+	@echo "make msrv               check the library by the oldest Rust that it promises"
 
 demo:
 	$(call boot,demo)
@@ -65,3 +66,6 @@ clippy:
 	@sh qemu-boot/check-cargo "$(CARGO)" $(MSRV)
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(call boot,clippy)
+
+msrv:
+	$(call boot,msrv)

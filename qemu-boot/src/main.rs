@@ -10,6 +10,7 @@ mod command;
 mod hw;
 mod judge;
 mod mirror;
+mod msrv;
 mod progress;
 mod root;
 mod setup;
@@ -74,6 +75,8 @@ enum Task {
     Shell,
     /// Run clippy over the module
     Clippy,
+    /// Check the library by the oldest Rust that it promises
+    Msrv,
     /// Remove the cache: the next run sets up everything again
     CleanCache,
     /// Forget which packages were resolved: the next run takes the archive's newest
@@ -107,6 +110,7 @@ fn run(arguments: Arguments) -> Result<()> {
             let (root, packages, _, metadata) = suite::kernel_side(&setup)?;
             stages::module::clippy(&setup, &root, &metadata.tree(&packages)?)
         }
+        Task::Msrv => msrv::check(&setup),
         Task::Update => stages::packages::forget(&setup),
         Task::Modules { .. } | Task::CleanCache => Ok(()),
     }
