@@ -11,6 +11,7 @@ use crate::registry::{BoundTable, Registry};
 use crate::space::{unsupported, AddressSpace, AddressSpaceEntry, AddressSpaceId};
 use crate::sys::memory::DmaMemory;
 use crate::sys::Errno;
+use crate::trace::{noted, tell};
 use crate::types::{Bdf, Iova, IovaRange, MapAccess, Pasid};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -302,7 +303,7 @@ impl HostIommu {
     /// [`Error::Failed`] with EINVAL for a group that does not fit what is mapped, EPERM without
     /// interrupt remapping, and what the host's driver says.
     pub fn attach(&self, fd: OwnedFd) -> Result<u64> {
-        self.context().attach(fd)
+        noted(self.context().attach(fd))
     }
 
     /// Gives devices all of `memory` at `iova`, which a VMM makes the guest-physical address.
@@ -337,7 +338,9 @@ impl HostIommu {
     ///
     /// As [`HostIommu::map`], and EINVAL for a part that is not in the memory.
     pub fn map_part(&self, mapping: &Mapping<'_>) -> Result<()> {
-        self.context().map(mapping)
+        noted(self.context().map(mapping))?;
+        tell!(debug, range = %mapping.range, access = ?mapping.access, "mapped");
+        Ok(())
     }
 
     /// Takes back the mappings that lie in `range`; gives the number of bytes.
@@ -346,7 +349,9 @@ impl HostIommu {
     ///
     /// [`Error::Failed`] with EINVAL if a mapping lies in it in part only.
     pub fn unmap(&self, range: IovaRange) -> Result<u64> {
-        self.context().unmap(range)
+        let bytes = noted(self.context().unmap(range))?;
+        tell!(debug, %range, bytes, "unmapped");
+        Ok(bytes)
     }
 
     /// Allocates PASIDs, freed when the allocation is dropped and nothing is bound at them.
@@ -459,7 +464,8 @@ impl HostIommu {
     /// [`Error::Failed`] with ENOENT if nothing is bound there, or the device is not attached.
     pub fn unbind(&self, scope: Scope) -> Result<()> {
         let mut registry = self.registry();
-        self.context().unbind(scope)?;
+        noted(self.context().unbind(scope))?;
+        tell!(debug, %scope, "unbound");
         match scope {
             Scope::Binding(device, pasid) => registry.remove(device, pasid),
             Scope::Device(device) => registry.remove_device(device),
@@ -567,7 +573,10 @@ impl HostIommu {
     /// [`Error::Flush`] names the first entry that was not carried out; ENOENT if the scope names
     /// what is not there.
     pub fn flush(&self, scope: Scope, invalidation: &Invalidation) -> Result<()> {
-        self.context().invalidate(scope, invalidation.entries())
+        let entries = invalidation.entries();
+        noted(self.context().invalidate(scope, entries))?;
+        tell!(trace, %scope, entries = entries.len(), "flushed");
+        Ok(())
     }
 
     /// Makes a fault queue, for any number of bindings of this context.
@@ -576,7 +585,7 @@ impl HostIommu {
     ///
     /// [`Error::Failed`] with EDQUOT at the quota, EINVAL for too large a depth.
     pub fn fault_queue(&self, options: &FaultQueueOptions) -> Result<FaultQueue> {
-        let channel = self.context().fault_queue(options)?;
+        let channel = noted(self.context().fault_queue(options))?;
         Ok(FaultQueue::from_channel(channel))
     }
 

@@ -46,6 +46,24 @@
 //!
 //! With the feature `soft` there is a guide, `guide`: six steps, each compiled and run.
 //!
+//! # Events
+//!
+//! With the feature `tracing` there are events of the target `host_iommu`, at the level DEBUG for
+//! what a VMM does rarely and at TRACE for what a guest does often:
+//!
+//! | event | level | fields |
+//! |---|---|---|
+//! | mapped, unmapped | DEBUG | `range`; `access`, `bytes` |
+//! | bound | DEBUG | `device`, `pasid`, `guest_pasid`, `replaced` |
+//! | unbound | DEBUG | `scope` |
+//! | flushed | TRACE | `scope`, `entries` |
+//! | page requests | TRACE | `device`, `pasid`, `group`, `cookie`, `pages` |
+//! | answered | TRACE | `cookie`, `response` |
+//! | cancelled, expired | DEBUG | `cookie` |
+//! | DMA fault | DEBUG | `device`, `address`, `reason` |
+//! | queue overflow | DEBUG | `lost` |
+//! | the text of an error | DEBUG | `errno`, if a call gave one |
+//!
 //! What is owned undoes itself when it is dropped, and has a fallible way to do so first. Errors
 //! say what failed, where, and keep the errno as their source.
 //!
@@ -106,6 +124,7 @@ mod pasid;
 mod registry;
 pub mod seccomp;
 mod space;
+mod trace;
 mod types;
 
 #[doc(hidden)]

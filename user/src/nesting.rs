@@ -7,6 +7,7 @@ use crate::fault::FaultQueue;
 use crate::pasid::{PasidAllocation, Run};
 use crate::space::Held;
 use crate::sys::Errno;
+use crate::trace::{noted, tell};
 use crate::types::{AddressWidth, Bdf, Gpa, IovaRange, Pasid};
 use host_iommu_bindings::uapi::{
     iommu_hwpt_vtd_s1, iommu_hwpt_vtd_s1_flags_IOMMU_VTD_S1_EAFE as EAFE,
@@ -300,7 +301,8 @@ impl Stage1Binding {
     pub fn unbind(&mut self) -> Result<()> {
         let mut registry = self.host.registry();
         if registry.holds(self.device, self.pasid, self.id) {
-            self.host.context().unbind(self.scope())?;
+            noted(self.host.context().unbind(self.scope()))?;
+            tell!(debug, scope = %self.scope(), "unbound");
             registry.remove(self.device, self.pasid);
         }
         Ok(())
@@ -339,12 +341,13 @@ fn bind(
         fault_queue: faults.map(FaultQueue::channel),
         replace: old.is_some(),
     });
-    if let Err(error) = bound {
+    if let Err(error) = noted(bound) {
         if matches!(error, Error::Blocked { .. }) {
             registry.remove(device, pasid);
         }
         return Err(error);
     }
+    tell!(debug, %device, %pasid, guest_pasid = guest, replaced = old.is_some(), "bound");
     Ok(registry.insert(device, pasid, translation))
 }
 

@@ -3,6 +3,7 @@
 
 use crate::context::HostIommu;
 use crate::error::Result;
+use crate::trace::noted;
 use crate::types::Pasid;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -74,7 +75,7 @@ pub struct PasidAllocation {
 
 impl PasidAllocation {
     pub(crate) fn new(host: HostIommu, request: &PasidRequest) -> Result<Self> {
-        let first = host.context().alloc_pasids(request)?;
+        let first = noted(host.context().alloc_pasids(request))?;
         let run = Run {
             host,
             first,

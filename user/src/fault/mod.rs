@@ -7,6 +7,7 @@ mod outstanding;
 pub use channel::{FaultChannel, FaultRecord, ResponseRecord};
 
 use crate::error::{Error, Operation, Result};
+use crate::trace::tell;
 use crate::types::{Bdf, Iova, Pasid};
 pub(crate) use channel::FdChannel;
 use host_iommu_bindings::uapi as abi;
@@ -193,6 +194,7 @@ impl FaultGroup {
             }
         }
         self.answered = true;
+        tell!(trace, cookie = self.cookie, ?response, "answered");
         Ok(())
     }
 }
@@ -309,7 +311,9 @@ impl FaultQueue {
             Ok(0) => Ok(FaultRead::Ended),
             Ok(count) => {
                 records.truncate(count);
-                self.decode(&records).map(FaultRead::Events)
+                let events = self.decode(&records)?;
+                events.iter().for_each(tell_of);
+                Ok(FaultRead::Events(events))
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(FaultRead::Empty),
             Err(error) if error.kind() == ErrorKind::InvalidData => {
@@ -409,6 +413,28 @@ impl FaultQueue {
             answered: false,
             _token: self.outstanding.token(),
         })
+    }
+}
+
+/// Tells of an event that came.
+fn tell_of(event: &FaultEvent) {
+    #[cfg(not(feature = "tracing"))]
+    let _ = event;
+    #[cfg(feature = "tracing")]
+    match event {
+        FaultEvent::PageRequests(group) => {
+            let pasid = group.pasid.map(Pasid::get);
+            let (device, pages) = (group.device, group.requests.len());
+            let (index, cookie) = (group.index, group.cookie);
+            tell!(trace, %device, pasid, group = index, cookie, pages, "page requests");
+        }
+        FaultEvent::Dma(fault) => {
+            let (device, address) = (fault.device, fault.address);
+            tell!(debug, %device, %address, reason = fault.reason, "DMA fault");
+        }
+        FaultEvent::Overflow(lost) => tell!(debug, lost, "queue overflow"),
+        FaultEvent::Cancelled(cookie) => tell!(debug, cookie, "cancelled"),
+        FaultEvent::Expired(cookie) => tell!(debug, cookie, "expired"),
     }
 }
 
