@@ -287,8 +287,16 @@ impl Container {
     fn dirty_pages(&self, arg: Pointer) -> Result {
         self.ioas.lock().check_dirty_pages()?;
         match uapi::DirtyPages::decode(arg)? {
-            uapi::DirtyPages::Start => self.ioas.lock().track_dirty(true),
-            uapi::DirtyPages::Stop => self.ioas.lock().track_dirty(false),
+            uapi::DirtyPages::Start => {
+                // Bindings must know whether they are to set dirty bits.
+                let _nesting = self.nesting.lock();
+                self.ioas.lock().start_dirty()
+            }
+            uapi::DirtyPages::Stop => {
+                let _nesting = self.nesting.lock();
+                self.ioas.lock().stop_dirty();
+                Ok(())
+            }
             uapi::DirtyPages::Get(range, bitmap) => self.ioas.lock().dirty_pages(&range, &bitmap),
         }
     }
@@ -303,7 +311,7 @@ impl Container {
                 windows: ioas.windows().clone(),
                 mappings_left: ioas.mappings_left(),
                 nesting: (self.rules == Rules::Ioasid)
-                    .then(|| nesting.report(domain.map(|domain| &**domain))),
+                    .then(|| nesting.report(domain.map(|domain| &**domain), ioas.dirty_support())),
             }
         };
         uapi::write_info(arg, info)

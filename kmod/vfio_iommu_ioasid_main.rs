@@ -28,7 +28,7 @@ module! {
     authors: ["The host-iommu authors"],
     description: "PASIDs, nested translation and page requests on VFIO containers",
     license: "GPL",
-    imports_ns: ["IOMMUFD_INTERNAL"],
+    imports_ns: ["IOMMUFD", "IOMMUFD_INTERNAL"],
 }
 
 struct IoasidModule {

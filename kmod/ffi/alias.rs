@@ -177,13 +177,13 @@ impl Tables {
         Ok(())
     }
 
-    /// Takes out the entry that starts at `iova`; gives its memory's addresses in stage 2. It is
-    /// in force until [`Tables::flush`].
-    pub(crate) fn take(&mut self, iova: u64) -> Option<IovaRange> {
+    /// Takes out the entry that starts at `iova`; gives its memory's addresses in stage 2, and what
+    /// DMA may do. It is in force until [`Tables::flush`].
+    pub(crate) fn take(&mut self, iova: u64) -> Option<(IovaRange, Access)> {
         let room = self.leaving.reserve(1, GFP_KERNEL_ACCOUNT).is_ok()
             && self.leaving_ranges.reserve(1, GFP_KERNEL_ACCOUNT).is_ok();
         let alias = self.entries.remove(&iova)?;
-        let memory = alias.memory;
+        let gone = (alias.memory, alias.access);
         if room {
             let range = alias.range;
             // Cannot fail: there is room for both.
@@ -195,7 +195,7 @@ impl Tables {
                 table.domain.unmap_ranges(&[alias.range]);
             }
         }
-        Some(memory)
+        Some(gone)
     }
 
     /// Unmaps what was taken out, with one flush for each table.

@@ -7,6 +7,7 @@ pub(crate) mod compat;
 pub(crate) mod deadline;
 pub(crate) mod debugfs;
 pub(crate) mod device;
+pub(crate) mod dirty;
 pub(crate) mod dma_fault;
 pub(crate) mod errno;
 pub(crate) mod fault_file;

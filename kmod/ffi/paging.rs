@@ -4,6 +4,7 @@
 //! C header: [`include/linux/iommu.h`](srctree/include/linux/iommu.h)
 
 use super::device::Device;
+use super::dirty;
 use super::group::Group;
 use super::shim;
 use crate::ioas::iova::IovaRange;
@@ -13,8 +14,9 @@ use kernel::error::{from_err_ptr, to_result};
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 
-/// `IOMMU_HWPT_ALLOC_NEST_PARENT` and `IOMMU_HWPT_ALLOC_PASID` of linux/iommufd.h.
+/// `IOMMU_HWPT_ALLOC_NEST_PARENT`, `_DIRTY_TRACKING` and `_PASID` of linux/iommufd.h.
 const ALLOC_NEST_PARENT: u32 = 1 << 0;
+const ALLOC_DIRTY_TRACKING: u32 = 1 << 1;
 const ALLOC_PASID: u32 = 1 << 3;
 
 /// `IOMMU_READ`, `IOMMU_WRITE` and `IOMMU_CACHE` of linux/iommu.h.
@@ -35,10 +37,11 @@ pub(crate) struct Access {
 ///
 /// # Invariants
 ///
-/// `domain` is live and owned by this value.
+/// `domain` is live and owned by this value. With `dirty_bits` it has dirty operations.
 pub(crate) struct PagingDomain {
     domain: NonNull<bindings::iommu_domain>,
     nest_parent: bool,
+    dirty_bits: bool,
     coherent: bool,
 }
 
@@ -49,17 +52,22 @@ unsafe impl Send for PagingDomain {}
 unsafe impl Sync for PagingDomain {}
 
 impl PagingDomain {
-    /// Allocates an empty domain for the IOMMU of `device`: a nest parent if `nest_parent`.
+    /// Allocates an empty domain for the IOMMU of `device`: a nest parent if `nest_parent`, and
+    /// if `dirty_bits` with dirty bits where there are any.
     ///
     /// # Errors
     ///
     /// [`EOPNOTSUPP`] if a nest parent is asked for where the hardware cannot nest.
-    pub(crate) fn new(device: &Device, nest_parent: bool) -> Result<Self> {
+    pub(crate) fn new(device: &Device, nest_parent: bool, dirty_bits: bool) -> Result<Self> {
         let flags = if nest_parent {
             ALLOC_NEST_PARENT | ALLOC_PASID
         } else {
             0
         };
+        if dirty_bits && dirty::is_offered_for(device) {
+            let with = Self::with_flags(device, flags | ALLOC_DIRTY_TRACKING);
+            return with.or_else(|_| Self::with_flags(device, flags));
+        }
         Self::with_flags(device, flags)
     }
 
@@ -74,12 +82,17 @@ impl PagingDomain {
         let domain = from_err_ptr(unsafe {
             bindings::iommu_paging_domain_alloc_flags(device.as_ptr(), flags)
         })?;
-        // INVARIANT: The allocation gave the only reference.
+        // INVARIANT: The allocation gave the only reference; dirty operations are looked for below.
         let mut new = Self {
             domain: NonNull::new(domain).ok_or(ENOMEM)?,
             nest_parent: flags & ALLOC_NEST_PARENT != 0,
+            dirty_bits: false,
             coherent: false,
         };
+        // SAFETY: The domain is live, and its dirty operations do not change.
+        let dirty_ops = unsafe { (*new.as_ptr()).dirty_ops };
+        // INVARIANT: It has them.
+        new.dirty_bits = flags & ALLOC_DIRTY_TRACKING != 0 && !dirty_ops.is_null();
         // SAFETY: Domain and device are live.
         new.coherent = unsafe { shim::ioasid_enforce_coherency(new.as_ptr(), device.as_ptr()) };
         Ok(new)
@@ -96,6 +109,7 @@ impl PagingDomain {
         let new = Self {
             domain: NonNull::new(domain).ok_or(ENOMEM)?,
             nest_parent: false,
+            dirty_bits: false,
             coherent: false,
         };
         // SAFETY: The domain is live, and attached nowhere yet.
@@ -112,6 +126,11 @@ impl PagingDomain {
         self.nest_parent
     }
 
+    /// Whether it has dirty bits.
+    pub(crate) fn has_dirty_bits(&self) -> bool {
+        self.dirty_bits
+    }
+
     /// Whether DMA is coherent whatever the device asks for.
     pub(crate) fn is_coherent(&self) -> bool {
         self.coherent
@@ -124,7 +143,10 @@ impl PagingDomain {
         let ours = unsafe { (*self.as_ptr()).ops };
         // SAFETY: As above.
         let others = unsafe { (*other.as_ptr()).ops };
-        ours == others && self.nest_parent == other.nest_parent && self.coherent == other.coherent
+        ours == others
+            && self.nest_parent == other.nest_parent
+            && self.dirty_bits == other.dirty_bits
+            && self.coherent == other.coherent
     }
 
     /// The addresses that its format can translate.

@@ -18,6 +18,7 @@ struct iommu_domain;
 struct iommu_group;
 struct ioasid_timer;
 struct iopf_group;
+struct iova_bitmap;
 struct page;
 struct poll_table_struct;
 
@@ -119,6 +120,16 @@ bool ioasid_dma_faults_offered(void);
 struct ioasid_dma_watch *ioasid_dma_watch_new(u64 container, u16 segment,
 					      u16 source_id);
 void ioasid_dma_watch_free(struct ioasid_dma_watch *watch);
+
+bool ioasid_dirty_offered(void);
+bool ioasid_can_track_dirty(struct device *dev);
+int ioasid_track_dirty(struct iommu_domain *domain, bool on);
+int ioasid_read_dirty(struct iommu_domain *domain, struct iova_bitmap *bitmap,
+		      struct ioasid_range range, bool clear);
+struct iova_bitmap *ioasid_bitmap_new(struct ioasid_range range, u64 page_size,
+				      unsigned long data);
+void ioasid_bitmap_free(struct iova_bitmap *bitmap);
+bool ioasid_can_pin(unsigned long address, size_t len);
 
 void ioasid_debugfs_create(void);
 void ioasid_debugfs_remove(void);

@@ -66,6 +66,12 @@ pub(super) struct DmaWatch {
     _opaque: [u8; 0],
 }
 
+/// `struct iova_bitmap`, known to C alone.
+#[repr(C)]
+pub(super) struct IovaBitmap {
+    _opaque: [u8; 0],
+}
+
 /// `struct ioasid_timer`, known to C alone.
 #[repr(C)]
 pub(super) struct Timer {
@@ -135,6 +141,22 @@ extern "C" {
         source_id: u16,
     ) -> *mut DmaWatch;
     pub(super) fn ioasid_dma_watch_free(watch: *mut DmaWatch);
+    pub(super) fn ioasid_dirty_offered() -> bool;
+    pub(super) fn ioasid_can_track_dirty(dev: *mut bindings::device) -> bool;
+    pub(super) fn ioasid_track_dirty(domain: *mut bindings::iommu_domain, on: bool) -> c_int;
+    pub(super) fn ioasid_read_dirty(
+        domain: *mut bindings::iommu_domain,
+        bitmap: *mut IovaBitmap,
+        range: IovaRange,
+        clear: bool,
+    ) -> c_int;
+    pub(super) fn ioasid_bitmap_new(
+        range: IovaRange,
+        page_size: u64,
+        data: usize,
+    ) -> *mut IovaBitmap;
+    pub(super) fn ioasid_bitmap_free(bitmap: *mut IovaBitmap);
+    pub(super) fn ioasid_can_pin(address: usize, len: usize) -> bool;
     pub(super) fn ioasid_debugfs_create();
     pub(super) fn ioasid_debugfs_remove();
     pub(super) fn ioasid_limit(limit: u32) -> u32;

@@ -36,6 +36,16 @@ impl Pointer {
         Ok(Self(self.0.checked_add(bytes).ok_or(EFAULT)?))
     }
 
+    pub(super) fn address(self) -> usize {
+        self.0
+    }
+
+    /// Whether `len` bytes from here on can be pinned and written. Sleeps; takes the mmap_lock.
+    pub(crate) fn can_pin(self, len: usize) -> bool {
+        // SAFETY: Pins the current process's memory, if it is that, and lets go of it.
+        unsafe { shim::ioasid_can_pin(self.0, len) }
+    }
+
     pub(super) fn as_user_ptr(self) -> UserPtr {
         UserPtr::from_addr(self.0)
     }

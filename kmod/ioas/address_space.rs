@@ -231,29 +231,60 @@ impl Ioas {
             .and_then(|space| ranges::first_in(space.tables.entries(), range))
             .map(|entry| entry.range().start())
         {
-            self.take_entry(id, start);
+            self.take_entry(id, start, None);
         }
     }
 
-    /// Takes one entry out, and its links.
-    fn take_entry(&mut self, id: u32, iova: u64) {
+    /// Takes one entry out, and its links. `going` is the first address of a mapping that goes with
+    /// it.
+    fn take_entry(&mut self, id: u32, iova: u64, going: Option<u64>) {
         let taken = self
             .spaces
             .get_mut(id)
             .ok()
             .and_then(|space| space.tables.take(iova));
-        let Some(memory) = taken else {
+        let Some((memory, access)) = taken else {
             return;
         };
         self.spaces.entry_count = self.spaces.entry_count.saturating_sub(1);
         let mut next = Some(memory);
-        while let Some(mapping) = next.and_then(|rest| ranges::first_in(&self.mappings, &rest)) {
-            let link = (mapping.range().start(), id, iova);
+        while let Some(mapping) = next.and_then(|rest| self.first_in(&rest)) {
+            let link = (mapping.start(), id, iova);
             if self.spaces.links.remove(&link).is_some() {
                 self.spaces.link_count = self.spaces.link_count.saturating_sub(1);
             }
-            next = next.and_then(|rest| rest.without(mapping.range()).1);
+            let part = memory.intersection(&mapping).filter(|_| access.write);
+            if let Some(written) = part.filter(|_| going != Some(mapping.start())) {
+                self.keep_written(&mapping, &written);
+            }
+            next = next.and_then(|rest| rest.without(&mapping).1);
         }
+    }
+
+    /// Calls `with` on the part of a mapping that each entry points at and lets DMA write.
+    pub(super) fn for_each_writable_entry(
+        &self,
+        mapping: &IovaRange,
+        mut with: impl FnMut(&IovaRange) -> Result,
+    ) -> Result {
+        let links = &self.spaces.links;
+        let mut next = Some((mapping.start(), 0, 0));
+        while let Some(link) = next.and_then(|from| links.cursor_lower_bound(&from)) {
+            let (start, id, iova) = *link.current().0;
+            if start != mapping.start() {
+                break;
+            }
+            next = link.peek_next().map(|(link, ())| *link);
+            let space = self.spaces.spaces.get(self.spaces.index(id)?);
+            let entry = space.and_then(|space| space.tables.entries().get(&iova));
+            let written = entry
+                .filter(|entry| entry.access.write)
+                .and_then(|entry| entry.memory.intersection(mapping));
+            if let Some(written) = written {
+                with(&written)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes out every entry that points into the mapping at `start`, which is about to go.
@@ -268,7 +299,7 @@ impl Ioas {
             let Some((_, id, iova)) = link else {
                 break;
             };
-            self.take_entry(id, iova);
+            self.take_entry(id, iova, Some(start));
             // Cannot loop: the link is gone even if the entry was not found.
             self.spaces.links.remove(&(start, id, iova));
             let more = self

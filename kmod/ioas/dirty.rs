@@ -1,11 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Dirty pages by the rules of type1: the module does not see what DMA writes, so each page that
-//! is mapped counts as dirty, each time that it is asked for.
+//! Dirty pages: those that the IOMMU says DMA wrote, where it does for every device. Elsewhere by
+//! the rules of type1: each page that is mapped counts as dirty, each time that it is asked for.
+//!
+//! Tables of address spaces have no dirty bits: each page that an entry lets DMA write counts as
+//! dirty, and once more when the entry has gone.
 
 use super::{iova::IovaRange, ranges::Ranged, Ioas, Rules};
+use crate::ffi::dirty::{self, DirtyBitmap};
+use crate::ffi::paging::PagingDomain;
+use crate::ffi::uapi;
 use crate::ffi::user::Pointer;
 use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
 use kernel::prelude::*;
+use kernel::rbtree::RBTree;
 
 /// Most pages of a bitmap: type1's, `INT_MAX`.
 const MAX_PAGES: u64 = i32::MAX as u64;
@@ -48,36 +55,84 @@ impl Bitmap {
         Ok(Self { data, page_size })
     }
 
-    /// Sets `count` bits from bit `first` on. In the last word, bits above them become zero. A
-    /// first word that they do not begin keeps what is set in it, above them too: type1's
+    /// Overwrites `count` bits from bit `first` on. In the last word, bits above them become zero.
+    /// A first word that they do not begin keeps what is set in it, above them too: type1's
     /// `bitmap_or` takes whole words. Copies to the user.
-    fn set(&self, first: u64, count: u64) -> Result {
+    fn overwrite(&self, first: u64, count: u64, dirty: bool) -> Result {
         let word = usize::try_from(first / 64)?;
         let below = (1u64 << (first % 64)) - 1;
         let bits = first % 64 + count;
         let words = usize::try_from(bits.div_ceil(64))?;
-        let at = |index: usize| -> Result<Pointer> {
-            self.data
-                .offset((word + index).checked_mul(8).ok_or(EFAULT)?)
-        };
         let mut done = 0;
         while done < words {
             let step = STEP.min(words - done);
-            let mut part = [u64::MAX; STEP];
+            let mut part = [if dirty { u64::MAX } else { 0 }; STEP];
             if done + step == words && bits % 64 != 0 {
                 if let Some(last) = part.get_mut(step - 1) {
                     *last &= (1u64 << (bits % 64)) - 1;
                 }
             }
             if done == 0 && below != 0 {
-                let before: u64 = at(0)?.read()?;
+                let before: u64 = self.word(word)?.read()?;
                 part[0] = part[0] & !below | before;
             }
-            at(done)?.write_prefix(&part, step * 8)?;
+            self.word(word + done)?.write_prefix(&part, step * 8)?;
             done += step;
         }
         Ok(())
     }
+
+    /// Sets `count` bits from bit `first` on and leaves the others. Copies to the user.
+    fn set(&self, first: u64, count: u64) -> Result {
+        let end = first.checked_add(count).ok_or(EINVAL)?;
+        let mut at = first;
+        while at < end {
+            let word = self.word(usize::try_from(at / 64)?)?;
+            let whole = usize::try_from((end - at) / 64)?.min(STEP);
+            if at % 64 == 0 && whole != 0 {
+                word.write_prefix(&[u64::MAX; STEP], whole * 8)?;
+                at += 64 * whole as u64;
+            } else {
+                let bits = (64 - at % 64).min(end - at);
+                let mask = (u64::MAX >> (64 - bits)) << (at % 64);
+                word.write(&(word.read::<u64>()? | mask))?;
+                at += bits;
+            }
+        }
+        Ok(())
+    }
+
+    fn word(&self, index: usize) -> Result<Pointer> {
+        self.data.offset(index.checked_mul(8).ok_or(EFAULT)?)
+    }
+
+    /// Whether the words of `count` bits from bit `first` on can be pinned.
+    fn can_pin(&self, first: u64, count: u64) -> Result<bool> {
+        let bytes = (first % 64 + count).div_ceil(64) * 8;
+        let start = self.word(usize::try_from(first / 64)?)?;
+        Ok(start.can_pin(usize::try_from(bytes)?))
+    }
+}
+
+/// What knows the dirty pages.
+pub(super) enum Tracking {
+    /// Nobody asked for them.
+    Off,
+    /// Every mapped page is dirty, each time.
+    EveryPage,
+    /// The dirty bits of all domains, and what entries of address spaces let DMA write that have
+    /// gone since: a bitmap for each mapping, under its first address.
+    DirtyBits(RBTree<u64, KVVec<u64>>),
+}
+
+/// Where the dirty pages of a range go.
+pub(super) struct Report<'a> {
+    range: &'a IovaRange,
+    bitmap: &'a Bitmap,
+    /// There with [`Tracking::DirtyBits`].
+    bits: Option<DirtyBitmap>,
+    /// What is reported is clean afterwards.
+    clear: bool,
 }
 
 impl Ioas {
@@ -93,40 +148,115 @@ impl Ioas {
         }
     }
 
-    /// `VFIO_IOMMU_DIRTY_PAGES_FLAG_START` and `STOP`.
+    /// Whether DIRTY_PAGES reports what DMA wrote: otherwise a `VFIO_IOASID_REASON_*`.
+    pub(crate) fn dirty_support(&self) -> Result<(), u32> {
+        if !dirty::is_offered() {
+            Err(uapi::VFIO_IOASID_REASON_KERNEL)
+        } else if self.domains.is_empty() {
+            Err(uapi::VFIO_IOASID_REASON_NO_DEVICE)
+        } else if !self.domains.iter().all(|domain| domain.has_dirty_bits()) {
+            Err(uapi::VFIO_IOASID_REASON_HARDWARE)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// `VFIO_IOMMU_DIRTY_PAGES_FLAG_START`. What was written before is clean. No binding may be
+    /// made meanwhile: the IOMMU driver does not see one that is half done.
     ///
     /// # Errors
     ///
     /// [`EINVAL`] if a mapping is too large for a bitmap.
-    pub(crate) fn track_dirty(&mut self, on: bool) -> Result {
+    pub(crate) fn start_dirty(&mut self) -> Result {
         let fits = |size: Option<u64>| size.is_some_and(|size| size >> PAGE_SHIFT <= MAX_PAGES);
-        if on
-            && !self
-                .mappings
-                .values()
-                .all(|memory| fits(memory.range().size()))
+        if !self
+            .mappings
+            .values()
+            .all(|memory| fits(memory.range().size()))
         {
             return Err(EINVAL);
         }
-        self.tracks_dirty = on;
+        if matches!(self.tracking, Tracking::Off) {
+            self.tracking = if self.dirty_support().is_ok() && self.start_dirty_bits().is_ok() {
+                Tracking::DirtyBits(RBTree::new())
+            } else {
+                Tracking::EveryPage
+            };
+        }
         Ok(())
+    }
+
+    fn start_dirty_bits(&self) -> Result {
+        let started = self.domains.iter().try_for_each(|domain| {
+            self.mappings
+                .values()
+                .try_for_each(|memory| domain.clean(memory.range()))?;
+            domain.track_dirty(true)
+        });
+        started.inspect_err(|_| self.stop_dirty_bits())
+    }
+
+    /// `VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP`.
+    pub(crate) fn stop_dirty(&mut self) {
+        if matches!(self.tracking, Tracking::DirtyBits(_)) {
+            self.stop_dirty_bits();
+        }
+        self.tracking = Tracking::Off;
+    }
+
+    fn stop_dirty_bits(&self) {
+        for domain in &self.domains {
+            // Bits that go on being set do no harm: the next start clears them.
+            let _ = domain.track_dirty(false);
+        }
+    }
+
+    /// What DMA writes is not wholly known any more: every page is dirty from now on.
+    pub(super) fn lose_dirty_bits(&mut self) {
+        if matches!(self.tracking, Tracking::DirtyBits(_)) {
+            self.stop_dirty_bits();
+            self.tracking = Tracking::EveryPage;
+        }
+    }
+
+    /// Lets a domain that is attached nowhere yet set dirty bits if the others do.
+    pub(super) fn join_dirty(&mut self, domain: &PagingDomain) {
+        if matches!(self.tracking, Tracking::DirtyBits(_)) && domain.track_dirty(true).is_err() {
+            self.lose_dirty_bits();
+        }
     }
 
     /// Whether a range can be mapped as far as dirty tracking goes.
     pub(super) fn can_track(&self, range: &IovaRange) -> bool {
-        !self.tracks_dirty
+        matches!(self.tracking, Tracking::Off)
             || range
                 .size()
                 .is_some_and(|size| size >> PAGE_SHIFT <= MAX_PAGES)
     }
 
-    /// Expects dirty tracking to be on, and `bitmap` to have the smallest page size.
-    pub(super) fn check_bitmap(&self, bitmap: &Bitmap) -> Result {
-        if self.tracks_dirty && bitmap.page_size == PAGE_SIZE as u64 {
-            Ok(())
-        } else {
-            Err(EINVAL)
-        }
+    /// A report of `range` into a bitmap that starts with it.
+    ///
+    /// # Errors
+    ///
+    /// [`EINVAL`] if dirty tracking is off, or the bitmap has not the smallest page size.
+    pub(super) fn report<'a>(
+        &self,
+        range: &'a IovaRange,
+        bitmap: &'a Bitmap,
+        clear: bool,
+    ) -> Result<Report<'a>> {
+        let bits = match self.tracking {
+            _ if bitmap.page_size != PAGE_SIZE as u64 => return Err(EINVAL),
+            Tracking::Off => return Err(EINVAL),
+            Tracking::EveryPage => None,
+            Tracking::DirtyBits(_) => Some(DirtyBitmap::new(range, bitmap.page_size, bitmap.data)?),
+        };
+        Ok(Report {
+            range,
+            bitmap,
+            bits,
+            clear,
+        })
     }
 
     /// `VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP`. Copies to the user.
@@ -135,18 +265,18 @@ impl Ioas {
     ///
     /// [`EINVAL`] if tracking is off, the page size is not the smallest, the range is not of pages
     /// or cuts a mapping in two.
-    pub(crate) fn dirty_pages(&self, range: &IovaRange, bitmap: &Bitmap) -> Result {
+    pub(crate) fn dirty_pages(&mut self, range: &IovaRange, bitmap: &Bitmap) -> Result {
         let unaligned = |address: u64| address & (PAGE_SIZE as u64 - 1) != 0;
         if unaligned(range.start()) || unaligned(range.last().wrapping_add(1)) {
             return Err(EINVAL);
         }
-        self.check_bitmap(bitmap)?;
+        let mut report = self.report(range, bitmap, true)?;
         if self.cuts(range) {
             return Err(EINVAL);
         }
         let mut next = self.first_in(range);
         while let Some(mapping) = next {
-            self.report_dirty(range, &mapping, bitmap)?;
+            self.report_dirty(&mut report, &mapping)?;
             next = mapping
                 .last()
                 .checked_add(1)
@@ -156,15 +286,104 @@ impl Ioas {
         Ok(())
     }
 
-    /// Sets the bits of a mapping in a bitmap that starts with `range`.
-    pub(super) fn report_dirty(
-        &self,
-        range: &IovaRange,
-        mapping: &IovaRange,
-        bitmap: &Bitmap,
-    ) -> Result {
-        let first = mapping.start().checked_sub(range.start()).ok_or(EINVAL)?;
-        let pages = mapping.size().ok_or(EINVAL)? >> PAGE_SHIFT;
-        bitmap.set(first >> PAGE_SHIFT, pages)
+    /// Reports the dirty pages of a mapping.
+    pub(super) fn report_dirty(&mut self, report: &mut Report<'_>, mapping: &IovaRange) -> Result {
+        let offset = mapping.start().checked_sub(report.range.start());
+        let first = offset.ok_or(EINVAL)? >> PAGE_SHIFT;
+        let count = pages(mapping)?;
+        let bitmap = report.bitmap;
+        let Some(bits) = &mut report.bits else {
+            return bitmap.overwrite(first, count, true);
+        };
+        bitmap.overwrite(first, count, false)?;
+        if !bitmap.can_pin(first, count)? {
+            return Err(EFAULT);
+        }
+        self.domains
+            .iter()
+            .try_for_each(|domain| domain.read_dirty(bits, mapping, report.clear))?;
+        self.for_each_writable_entry(mapping, |range| {
+            let from = range.start().saturating_sub(mapping.start()) >> PAGE_SHIFT;
+            bitmap.set(first + from, pages(range)?)
+        })?;
+        let Tracking::DirtyBits(gone) = &mut self.tracking else {
+            return Ok(());
+        };
+        if let Some(words) = gone.get(&mapping.start()) {
+            for_each_run(words, |from, count| bitmap.set(first + from, count))?;
+        }
+        if report.clear {
+            gone.remove(&mapping.start());
+        }
+        Ok(())
     }
+
+    /// An entry of an address space that let DMA write to `written` of a mapping goes.
+    pub(super) fn keep_written(&mut self, mapping: &IovaRange, written: &IovaRange) {
+        let Tracking::DirtyBits(gone) = &mut self.tracking else {
+            return;
+        };
+        if add_written(gone, mapping, written).is_err() {
+            self.lose_dirty_bits();
+        }
+    }
+
+    /// A mapping goes, and what was written to it.
+    pub(super) fn forget_written(&mut self, mapping: u64) {
+        if let Tracking::DirtyBits(gone) = &mut self.tracking {
+            gone.remove(&mapping);
+        }
+    }
+}
+
+/// Sets the bits of `written` in the bitmap of a mapping.
+fn add_written(
+    gone: &mut RBTree<u64, KVVec<u64>>,
+    mapping: &IovaRange,
+    written: &IovaRange,
+) -> Result {
+    if gone.get(&mapping.start()).is_none() {
+        let words = usize::try_from(pages(mapping)?.div_ceil(64))?;
+        let words = KVVec::from_elem(0, words, GFP_KERNEL_ACCOUNT)?;
+        gone.try_create_and_insert(mapping.start(), words, GFP_KERNEL_ACCOUNT)?;
+    }
+    let words = gone.get_mut(&mapping.start()).ok_or(EINVAL)?;
+    let offset = written.start().checked_sub(mapping.start());
+    let first = offset.ok_or(EINVAL)? >> PAGE_SHIFT;
+    for bit in first..first + pages(written)? {
+        let word = words.get_mut(usize::try_from(bit / 64)?).ok_or(EINVAL)?;
+        *word |= 1 << (bit % 64);
+    }
+    Ok(())
+}
+
+/// Calls `with` on the first bit and the number of each run of bits that are set.
+fn for_each_run(words: &[u64], mut with: impl FnMut(u64, u64) -> Result) -> Result {
+    let mut run: Option<(u64, u64)> = None;
+    let bits = |(index, &word): (usize, &u64)| {
+        let base = index as u64 * 64;
+        (0..64u64)
+            .filter(move |bit| word >> bit & 1 != 0)
+            .map(move |bit| base + bit)
+    };
+    for bit in words
+        .iter()
+        .enumerate()
+        .filter(|(_, &word)| word != 0)
+        .flat_map(bits)
+    {
+        run = match run {
+            Some((first, count)) if first + count == bit => Some((first, count + 1)),
+            Some((first, count)) => {
+                with(first, count)?;
+                Some((bit, 1))
+            }
+            None => Some((bit, 1)),
+        };
+    }
+    run.map_or(Ok(()), |(first, count)| with(first, count))
+}
+
+fn pages(range: &IovaRange) -> Result<u64> {
+    Ok(range.size().ok_or(EINVAL)? >> PAGE_SHIFT)
 }

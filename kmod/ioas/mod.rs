@@ -14,6 +14,7 @@ use crate::ffi::memory::MappedMemory;
 use crate::ffi::paging::PagingDomain;
 use crate::uapi::{Map, Unmap};
 use address_space::AddressSpaces;
+use dirty::Tracking;
 use iova::{IovaRange, LargePages, Windows};
 use kernel::page::PAGE_SHIFT;
 use kernel::prelude::*;
@@ -58,7 +59,7 @@ pub(crate) struct Ioas {
     count: u32,
     mapped_pages: u64,
     large: LargePages,
-    tracks_dirty: bool,
+    tracking: Tracking,
 }
 
 impl Ioas {
@@ -74,7 +75,7 @@ impl Ioas {
             count: 0,
             mapped_pages: 0,
             large: LargePages::default(),
-            tracks_dirty: false,
+            tracking: Tracking::Off,
         }
     }
 
@@ -173,6 +174,7 @@ impl Ioas {
         let domain = match joined {
             Some(domain) => domain,
             None => {
+                self.join_dirty(&candidate);
                 candidate.attach_group(group)?;
                 if let Err(error) = self.replay(&candidate) {
                     candidate.detach_group(group);
@@ -195,11 +197,15 @@ impl Ioas {
     }
 
     fn new_domain(&self, device: &Device) -> Result<PagingDomain> {
-        let read_only = |memory: &MappedMemory| !memory.access().write;
-        if self.rules != Rules::Ioasid || self.mappings.values().any(read_only) {
-            return PagingDomain::new(device, false);
+        if self.rules != Rules::Ioasid {
+            // What type1 would have: dirty bits would narrow the addresses on VT-d.
+            return PagingDomain::new(device, false, false);
         }
-        PagingDomain::new(device, true).or_else(|_| PagingDomain::new(device, false))
+        let read_only = |memory: &MappedMemory| !memory.access().write;
+        if self.mappings.values().any(read_only) {
+            return PagingDomain::new(device, false, true);
+        }
+        PagingDomain::new(device, true, true).or_else(|_| PagingDomain::new(device, false, true))
     }
 
     /// Maps all that is mapped into a new domain, or nothing.
@@ -218,6 +224,10 @@ impl Ioas {
     }
 
     fn drop_domain(&mut self, domain: &Arc<PagingDomain>) {
+        // Its dirty bits go with it, if it was there to set any.
+        if self.domains.iter().any(|other| Arc::ptr_eq(other, domain)) {
+            self.lose_dirty_bits();
+        }
         self.mappings
             .values_mut()
             .for_each(|memory| memory.unmap_from(domain));
@@ -307,7 +317,8 @@ impl Ioas {
 
     /// Unmaps what lies in a range, and sets the bits of what it unmaps in the bitmap that comes
     /// with the call. Gives the number of bytes. By type1's first rules, nothing goes from a
-    /// mapping that begins below the range, and all of one that begins in it.
+    /// mapping that begins below the range, and all of one that begins in it. With dirty bits, what
+    /// DMA writes while the call runs may be missing in the bitmap.
     ///
     /// # Errors
     ///
@@ -315,9 +326,10 @@ impl Ioas {
     ///   tracked.
     /// - [`EFAULT`] for a bitmap that is not accessible; mappings below stay unmapped.
     pub(crate) fn unmap(&mut self, unmap: &Unmap) -> Result<u64> {
-        if let Some(bitmap) = &unmap.bitmap {
-            self.check_bitmap(bitmap)?;
-        }
+        let mut report = match &unmap.bitmap {
+            Some(bitmap) => Some(self.report(&unmap.range, bitmap, false)?),
+            None => None,
+        };
         let whole = self.rules == Rules::Type1;
         if !whole && !unmap.all && self.cuts(&unmap.range) {
             return Err(EINVAL);
@@ -327,8 +339,8 @@ impl Ioas {
             if whole && mapping.start() < unmap.range.start() {
                 break;
             }
-            if let Some(bitmap) = &unmap.bitmap {
-                self.report_dirty(&unmap.range, &mapping, bitmap)?;
+            if let Some(report) = &mut report {
+                self.report_dirty(report, &mapping)?;
             }
             bytes = bytes.saturating_add(mapping.size().unwrap_or(u64::MAX));
             self.remove(mapping.start());
@@ -338,6 +350,7 @@ impl Ioas {
 
     fn remove(&mut self, start: u64) {
         self.zap(start);
+        self.forget_written(start);
         if let Some(memory) = self.mappings.remove(&start) {
             self.count -= 1;
             self.mapped_pages -= pages(memory.range());

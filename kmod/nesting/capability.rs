@@ -215,7 +215,6 @@ pub(crate) fn no_device() -> uapi::vfio_ioasid_cap_nesting {
         } else {
             uapi::VFIO_IOASID_REASON_KERNEL as u16
         },
-        dirty_reason: uapi::VFIO_IOASID_REASON_KERNEL as u16,
         ..Default::default()
     }
 }

@@ -600,7 +600,11 @@ impl Nesting {
     }
 
     /// The report of the container, on its stage-2 domain.
-    pub(crate) fn report(&self, parent: Option<&PagingDomain>) -> uapi::vfio_ioasid_cap_nesting {
+    pub(crate) fn report(
+        &self,
+        parent: Option<&PagingDomain>,
+        dirty: Result<(), u32>,
+    ) -> uapi::vfio_ioasid_cap_nesting {
         let mut report = capability::no_device();
         for attached in &self.devices {
             let device = &attached.device;
@@ -612,6 +616,11 @@ impl Nesting {
         }
         if parent.is_some_and(PagingDomain::is_coherent) {
             report.flags |= uapi::VFIO_IOASID_NESTING_COHERENT;
+        }
+        match dirty {
+            Ok(()) => report.flags |= uapi::VFIO_IOASID_NESTING_DIRTY,
+            // CAST: the reasons are small numbers of the header.
+            Err(reason) => report.dirty_reason = reason as u16,
         }
         report.max_pasids = Limit::Pasids.get();
         report.max_bindings = Limit::Bindings.get();

@@ -41,9 +41,10 @@ const WITHOUT_LOCKDEP: [&str; 2] = ["hotplug", "hw_bringup"];
 /// Programs that need what only the debug kernel has.
 const DEBUG_ONLY: [&str; 1] = ["fail_nth"];
 /// Programs that need our patches in the kernel, or its iommufd.
-const PATCHED_ONLY: [&str; 4] = [
+const PATCHED_ONLY: [&str; 5] = [
     "kernel_patches",
     "dma_fault",
+    "dirty_bits",
     "conformance_iommufd",
     "iommufd",
 ];

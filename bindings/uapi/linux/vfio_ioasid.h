@@ -100,7 +100,10 @@ struct vfio_ioasid_device {
  * @pasid_bits: number of PASID bits that every PASID-capable device has
  * @data_types: bit n is set where stage-1 data type n of linux/iommufd.h
  *	(enum iommu_hwpt_data_type) can be bound
- * @addr_width: stage-1 address widths as bits: bit 0 48 bits, bit 1 57 bits
+ * @addr_width: stage-1 address widths as bits: bit 0 48 bits, bit 1 57 bits.
+ *	Linux 7.3 answers page requests INVALID, and does not report them, for
+ *	addresses that are not canonical on the host's own CPU: above 48 bits
+ *	if that has no 5-level paging
  * @max_pasids: quota of PASIDs in this container
  * @max_bindings: quota of bindings in this container
  * @max_fault_queues: quota of fault queues in this container
@@ -129,7 +132,12 @@ struct vfio_ioasid_cap_nesting {
 #define VFIO_IOASID_NESTING_DMA_FAULT		(1U << 5)
 /*
  * VFIO_IOMMU_DIRTY_PAGES reports the pages that DMA wrote; where it is clear,
- * every mapped page counts as dirty.
+ * every mapped page counts as dirty. The pages of a large entry of stage 2 are
+ * dirty together, and what a writable entry of an address space points at is
+ * always dirty. From the time that a device comes for which it is clear, or the
+ * last device of an IOMMU unit leaves, every page is dirty until tracking is
+ * started anew. What DMA writes while UNMAP_DMA takes the page away may be
+ * missing in its bitmap.
  */
 #define VFIO_IOASID_NESTING_DIRTY		(1U << 6)
 	__u16 reason;

@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! DIRTY_PAGES, and UNMAP_DMA with a bitmap, against vfio_iommu_type1: the same calls go to both,
-//! and errno and every byte of the bitmaps must be the same. Each mapped page is dirty, each time.
+//! and errno and every byte of the bitmaps must be the same. For type1 each mapped page is dirty,
+//! each time; where the module knows better, the device writes every page before it is asked.
 
 use host_iommu_bindings::ioctl::{VFIO_IOMMU_DIRTY_PAGES, VFIO_IOMMU_UNMAP_DMA};
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::cases;
-use host_iommu_tests::rig::{endpoint, program, Container, Errno, Group, Memory, Outcome, PAGE};
+use host_iommu_tests::rig::{
+    endpoint, expect_status, program, status, Container, Dma, Errno, Group, Memory, Order, Outcome,
+    PAGE,
+};
+use host_iommu_tests::vfio::Device;
+use std::cell::RefCell;
 
 const START: u32 = VFIO_IOMMU_DIRTY_PAGES_FLAG_START;
 const STOP: u32 = VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP;
@@ -60,19 +66,48 @@ struct Backend {
     container: Container,
     _group: Group,
     memory: Memory,
+    device: Option<(Dma, Device)>,
+    /// First address and size of what is mapped.
+    mapped: RefCell<Vec<(u64, u64)>>,
 }
 
 impl Backend {
     fn open(kind: u32) -> Outcome<Self> {
         let container = Container::open()?;
-        let group = Group::open(&endpoint(0)?)?;
+        let endpoint = endpoint(0)?;
+        let group = Group::open(&endpoint)?;
         group.set_container(&container)?;
         container.set_iommu(kind)?;
+        let device = if knows_what_is_written(&container)? {
+            let device = group.device(&endpoint)?;
+            device.set_bus_master(true)?;
+            Some((Dma::of(&device)?, device))
+        } else {
+            None
+        };
         Ok(Self {
             container,
             _group: group,
             memory: Memory::new(1 << 20)?,
+            device,
+            mapped: RefCell::default(),
         })
+    }
+
+    /// Has the device write to every page, if that makes a difference.
+    fn write_all(&self) {
+        let Some((dma, _)) = &self.device else {
+            return;
+        };
+        for &(iova, size) in self.mapped.borrow().iter() {
+            for offset in (0..size).step_by(PAGE as usize) {
+                let done = dma.run(&Order::fill(iova + offset, 8, 1));
+                match done {
+                    Ok(done) => expect_status(done, status::OK, "a write to each page"),
+                    Err(error) => panic!("a write to each page: {error:?}"),
+                }
+            }
+        }
     }
 
     fn step(&self, step: &Step) -> Seen {
@@ -89,6 +124,9 @@ impl Backend {
                     size: pages * PAGE,
                 };
                 let mapped = self.container.map_raw(&map);
+                if mapped.is_ok() {
+                    self.mapped.borrow_mut().push((iova, map.size));
+                }
                 return mapped.map(|()| (0, bitmap)).map_err(|error| error.errno);
             }
             Flags(flags) => {
@@ -100,6 +138,7 @@ impl Backend {
                 VFIO_IOMMU_DIRTY_PAGES
             }
             Get(ask) | Unmap(ask) => {
+                self.write_all();
                 let (request, flags, argsz) = match step {
                     Get(_) => (VFIO_IOMMU_DIRTY_PAGES, GET, 48u32),
                     _ => (
@@ -118,11 +157,16 @@ impl Backend {
         let called = self.container.raw(request, &mut bytes);
         called.map_err(|error| error.errno)?;
         let size = match step {
-            Unmap(_) => bytes.get(16..24).map_or(0, |size| {
-                size.iter()
-                    .rev()
-                    .fold(0, |all, &byte| all << 8 | u64::from(byte))
-            }),
+            Unmap(ask) => {
+                self.mapped
+                    .borrow_mut()
+                    .retain(|&(iova, _)| iova < ask.iova || iova - ask.iova >= ask.size);
+                bytes.get(16..24).map_or(0, |size| {
+                    size.iter()
+                        .rev()
+                        .fold(0, |all, &byte| all << 8 | u64::from(byte))
+                })
+            }
             _ => 0,
         };
         Ok((size, bitmap))
@@ -131,6 +175,12 @@ impl Backend {
     fn run(&self, steps: &[Step]) -> Vec<Seen> {
         steps.iter().map(|step| self.step(step)).collect()
     }
+}
+
+/// Whether the container is on the module and reports what DMA wrote, no more.
+fn knows_what_is_written(container: &Container) -> Outcome<bool> {
+    let caps = container.capabilities()?;
+    Ok(caps.is_some_and(|caps| caps.flags & VFIO_IOASID_NESTING_DIRTY != 0))
 }
 
 /// Expects what type1 gives; the last step must end as `last`, so that a case shows what it says.
