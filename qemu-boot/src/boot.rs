@@ -35,6 +35,10 @@ pub struct Machine<'a> {
 pub struct Hardware {
     /// Whether the emulated VT-d offers nesting.
     pub nesting: bool,
+    /// Whether its stage 1 may have five levels.
+    pub five_levels: bool,
+    /// Whether the CPU's tables may have five levels.
+    pub five_level_cpu: bool,
     /// Whether the guest's clock counts instructions, a nanosecond each, on a single CPU.
     pub counting: bool,
 }
@@ -43,6 +47,8 @@ impl Hardware {
     /// What everything runs on that does not ask for something else.
     pub const USUAL: Self = Self {
         nesting: true,
+        five_levels: true,
+        five_level_cpu: false,
         counting: false,
     };
 }
@@ -61,17 +67,25 @@ impl Machine<'_> {
         let kernel = self.kernel.parent().context("the kernel has no folder")?;
         let image = self.kernel.file_name().context("the kernel has no name")?;
         let image = format!("{KERNEL}/{}", image.to_string_lossy());
-        let nesting = match self.hardware.nesting {
-            true => "on",
-            false => "off",
-        };
-        let (cpus, cpu) = match self.hardware.counting {
+        let Hardware {
+            nesting,
+            five_levels,
+            five_level_cpu,
+            counting,
+        } = self.hardware;
+        let on = |on| if on { "on" } else { "off" };
+        let (cpus, more) = if counting {
             // Copies by words: each byte of a "rep movsb" would count as an instruction.
-            true => ("1", "max,la57=off,erms=off,fsrm=off"),
-            false => ("2", "max,la57=off"),
+            ("1", ",erms=off,fsrm=off")
+        } else {
+            ("2", "")
         };
-        let iommu =
-            format!("intel-iommu,intremap=on,x-scalable-mode=on,device-iotlb=on,nesting={nesting}");
+        let cpu = format!("max,la57={}{more}", on(five_level_cpu));
+        let iommu = format!(
+            "intel-iommu,intremap=on,x-scalable-mode=on,device-iotlb=on,nesting={},fs5lp={}",
+            on(nesting),
+            on(five_levels)
+        );
         let line = format!(
             "console=ttyS0 loglevel=6 panic=-1 intel_iommu=on no_timer_check \
                  hugepagesz=1G hugepages=1 {words}"
@@ -91,7 +105,7 @@ impl Machine<'_> {
             // BAR moved, and aborts (iotlb_to_section).
             "tcg,thread=single",
             "-cpu",
-            cpu,
+            &cpu,
             "-smp",
             cpus,
             "-m",

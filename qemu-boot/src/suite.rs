@@ -32,6 +32,11 @@ const CLEAN: fn(&str) -> Vec<&str> = console::bad_lines;
 
 /// Programs that check a machine without nesting: they have nothing to do on the other.
 const WITHOUT_NESTING: [&str; 1] = ["no_nesting"];
+/// Programs that check a machine whose stage 1 has four levels: they have nothing to do on the other.
+/// It is booted with the patched kernel alone, which takes seconds.
+const FOUR_LEVELS: [&str; 1] = ["four_levels"];
+/// Programs that see another side of a machine whose CPU has five levels; booted likewise.
+const FIVE_LEVEL_CPU: [&str; 2] = ["five_levels", "hw_bringup"];
 /// Programs in whose way lockdep finds cycles that are not the module's, and is off after the first
 /// report: they run in a machine of their own that does not prove locking. Host SVA takes
 /// `mmap_lock` in the page requests' workqueue, which vfio-pci's reset closes to a cycle
@@ -117,7 +122,8 @@ impl Which {
             Self::Stock => !DEBUG_ONLY.contains(&program) && !patched_only,
             Self::Patched => !DEBUG_ONLY.contains(&program),
             Self::Unpatched => REPRODUCERS.contains(&program),
-            Self::Debug => true,
+            // It has no iommufd.
+            Self::Debug => program != "dirty_bits",
         }
     }
 
@@ -137,18 +143,30 @@ enum Place {
     Usual,
     /// One whose VT-d does not nest.
     WithoutNesting,
+    /// With a stage 1 of four levels.
+    FourLevels,
+    /// With a CPU of five levels.
+    FiveLevelCpu,
     /// One of the debug kernel's that does not prove locking.
     WithoutLockdep,
 }
 
 impl Place {
-    const ALL: [Self; 3] = [Self::Usual, Self::WithoutNesting, Self::WithoutLockdep];
+    const ALL: [Self; 5] = [
+        Self::Usual,
+        Self::WithoutNesting,
+        Self::FourLevels,
+        Self::FiveLevelCpu,
+        Self::WithoutLockdep,
+    ];
 
     /// The name of a run in it.
     fn name(self) -> &'static str {
         match self {
             Self::Usual => "guest",
             Self::WithoutNesting => "guest-without-nesting",
+            Self::FourLevels => "guest-four-levels",
+            Self::FiveLevelCpu => "guest-five-level-cpu",
             Self::WithoutLockdep => "guest-without-lockdep",
         }
     }
@@ -157,10 +175,21 @@ impl Place {
     fn of(program: &str, kernel: Which) -> Self {
         if WITHOUT_NESTING.contains(&program) {
             Self::WithoutNesting
+        } else if FOUR_LEVELS.contains(&program) {
+            Self::FourLevels
         } else if kernel == Which::Debug && WITHOUT_LOCKDEP.contains(&program) {
             Self::WithoutLockdep
         } else {
             Self::Usual
+        }
+    }
+
+    /// Whether a program runs in it on a kernel.
+    fn runs(self, program: &str, kernel: Which) -> bool {
+        match self {
+            Self::FiveLevelCpu => kernel == Which::Patched && FIVE_LEVEL_CPU.contains(&program),
+            Self::FourLevels => kernel == Which::Patched && FOUR_LEVELS.contains(&program),
+            _ => Self::of(program, kernel) == self,
         }
     }
 }
@@ -296,6 +325,8 @@ impl Ready {
             }
             let hardware = Hardware {
                 nesting: place != Place::WithoutNesting,
+                five_levels: place != Place::FourLevels,
+                five_level_cpu: place == Place::FiveLevelCpu,
                 ..Hardware::USUAL
             };
             let name = self.which.run(place.name());
@@ -311,7 +342,7 @@ impl Ready {
             .tests(setup)?
             .iter()
             .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
-            .filter(|name| Place::of(name, self.which) == place)
+            .filter(|name| place.runs(name, self.which))
             .filter(|name| self.which.runs(name))
             .filter(|name| only.is_empty() || only.contains(name))
             .collect())

@@ -29,22 +29,28 @@ impl KernelLog {
     ///
     /// If they cannot be read.
     pub fn complaints(&mut self) -> Outcome<Vec<String>> {
-        let mut complaints = Vec::new();
+        self.lines_with(&["WARNING:", "BUG:", "Oops"])
+    }
+
+    /// The lines so far that have one of the words.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be read.
+    pub fn lines_with(&mut self, words: &[&str]) -> Outcome<Vec<String>> {
+        let mut found = Vec::new();
         let mut record = vec![0; 8192];
         loop {
             match self.0.read(&mut record) {
                 Ok(count) => {
                     let text = String::from_utf8_lossy(&record[..count]).into_owned();
-                    if ["WARNING:", "BUG:", "Oops"]
-                        .iter()
-                        .any(|word| text.contains(word))
-                    {
-                        complaints.push(text);
+                    if words.iter().any(|word| text.contains(word)) {
+                        found.push(text);
                     }
                 }
                 // Records that were overwritten before they were read.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(complaints),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(found),
                 Err(error) => return Err(error.into()),
             }
         }
