@@ -45,12 +45,13 @@ const FIVE_LEVEL_CPU: [&str; 2] = ["five_levels", "hw_bringup"];
 const WITHOUT_LOCKDEP: [&str; 2] = ["hotplug", "hw_bringup"];
 /// Programs that need what only the debug kernel has.
 const DEBUG_ONLY: [&str; 1] = ["fail_nth"];
-/// Programs that need our patches in the kernel, or its iommufd.
-const PATCHED_ONLY: [&str; 5] = [
-    "kernel_patches",
-    "dma_fault",
-    "dirty_bits",
+/// Programs that need our patches in the kernel.
+const PATCHED_ONLY: [&str; 2] = ["kernel_patches", "dma_fault"];
+/// Programs that need iommufd, which the patched kernel has.
+const WITH_IOMMUFD: [&str; 4] = [
     "conformance_iommufd",
+    "differential",
+    "dirty_bits",
     "iommufd",
 ];
 /// Programs that fail on a kernel without our patches, and are to show it.
@@ -117,13 +118,13 @@ impl Which {
 
     /// Whether a program has something to do on it.
     fn runs(self, program: &str) -> bool {
-        let patched_only = PATCHED_ONLY.contains(&program);
+        let iommufd = WITH_IOMMUFD.contains(&program);
+        let patched_only = iommufd || PATCHED_ONLY.contains(&program);
         match self {
             Self::Stock => !DEBUG_ONLY.contains(&program) && !patched_only,
             Self::Patched => !DEBUG_ONLY.contains(&program),
             Self::Unpatched => REPRODUCERS.contains(&program),
-            // It has no iommufd.
-            Self::Debug => program != "dirty_bits",
+            Self::Debug => !iommufd,
         }
     }
 

@@ -91,12 +91,17 @@ fn open_device(endpoint: Bdf) -> Outcome<Device> {
 impl Iommufd {
     /// An iommufd with the first endpoint; a skip where the kernel has none.
     pub fn open() -> Outcome<Self> {
+        match endpoints().first() {
+            Some(&endpoint) => Self::with_endpoint(endpoint),
+            None => fail("no endpoint"),
+        }
+    }
+
+    /// The same with any endpoint.
+    pub fn with_endpoint(endpoint: Bdf) -> Outcome<Self> {
         if fs::metadata("/dev/iommu").is_err() {
             return skip("the kernel has no iommufd");
         }
-        let Some(&endpoint) = endpoints().first() else {
-            return fail("no endpoint");
-        };
         let fd = open("/dev/iommu")?;
         let device = open_device(endpoint)?;
         let id = iommufd::device_bind(device.as_fd(), fd.as_fd())?;

@@ -5,6 +5,8 @@
 //! - [`memory`]: guest memory, a memfd with guest-physical addresses;
 //! - [`stage1`]: a guest's page tables in it;
 //! - [`testdev`]: the driver of the endpoint `pasid-dma-testdev`;
+//! - [`dice`]: random numbers that can be had again;
+//! - [`hosts`]: the ways to the IOMMU beside each other;
 //! - [`iommufd`]: the kernel's other way to the same hardware;
 //! - [`ktap`]: tests, run one by one and reported as KTAP;
 //! - [`conformance`]: what every backend of the crate does alike;
@@ -28,6 +30,8 @@
 //! ```
 
 pub mod conformance;
+pub mod dice;
+pub mod hosts;
 pub mod iommufd;
 pub mod jail;
 pub mod ktap;

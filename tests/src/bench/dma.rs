@@ -2,8 +2,8 @@
 //! DMA through both stages and through stage 2 only: what the emulation makes of it.
 
 use crate::bindings::bind;
-use crate::hosts::{Contained, Way};
 use crate::report::Report;
+use host_iommu_tests::hosts::{Contained, Way};
 use host_iommu_tests::ktap::{fail, Outcome};
 use host_iommu_tests::memory::PAGE;
 use host_iommu_tests::rig::{status, Order};

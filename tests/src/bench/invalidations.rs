@@ -2,10 +2,10 @@
 //! Invalidating stage-1 translations of a bound PASID.
 
 use crate::bindings::bind;
-use crate::hosts::{Contained, Way};
 use crate::report::Report;
 use host_iommu::sys::ioasid;
 use host_iommu_bindings::uapi::{iommu_hwpt_vtd_s1_invalidate, VFIO_IOASID_SCOPE_BINDING};
+use host_iommu_tests::hosts::{Contained, Way};
 use host_iommu_tests::iommufd::Iommufd;
 use host_iommu_tests::ktap::{fail, Outcome};
 use host_iommu_tests::memory::PAGE;

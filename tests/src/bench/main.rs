@@ -7,7 +7,6 @@
 
 mod bindings;
 mod dma;
-mod hosts;
 mod invalidations;
 mod mappings;
 mod page_requests;
@@ -15,6 +14,7 @@ mod pasids;
 mod report;
 mod spaces;
 
+use host_iommu_tests::hosts;
 use host_iommu_tests::ktap::{Outcome, Stop};
 use report::Report;
 use std::process::ExitCode;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Mapping memory in stage 2: 1 GiB in pages of each size, and 64 GiB of addresses in steps.
 
-use crate::hosts::{Mapper, Way};
 use crate::report::Report;
+use host_iommu_tests::hosts::{Mapper, Way};
 use host_iommu_tests::ktap::{fail, Outcome};
 use host_iommu_tests::memory::{GuestMemory, PAGE};
 use std::fs;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Allocating PASIDs where many are taken.
 
-use crate::hosts::{Contained, Way};
 use crate::report::Report;
+use host_iommu_tests::hosts::{Contained, Way};
 use host_iommu_tests::ktap::Outcome;
 
 const ROUNDS: u32 = 256;

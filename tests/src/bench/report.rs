@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What was measured, as lines for `make bench`.
 
-use crate::hosts::Way;
+use host_iommu_tests::hosts::Way;
 use host_iommu_tests::ktap::Outcome;
 use host_iommu_tests::rig::Monitor;
 use std::time::Instant;

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use host_iommu_bindings::uapi::*;
+use host_iommu_tests::dice::Dice;
 use host_iommu_tests::rig::{
     as_entry, bind_as_at, bind_at, bind_at_rid, bind_stage2_at, expect_status, fail, program,
     range, status, storm_time, CallError, Canary, Container, Errno, FaultQueue, Memory, Order,
@@ -17,22 +18,6 @@ const GVA: u64 = 0x2345_6789_a000;
 const ELSEWHERE: u64 = 0x6_0000_0000;
 /// PASIDs that the threads share.
 const PASIDS: usize = 12;
-
-/// xorshift64*: the same storm for the same seed, but for the threads' timing.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) % sides
-    }
-
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[self.roll(from.len() as u64) as usize]
-    }
-}
 
 /// What the threads share.
 struct Sea<'r> {
@@ -329,7 +314,7 @@ fn everything_at_once_leaves_nothing() -> Outcome {
             .map(|number| {
                 let sea = &sea;
                 scope.spawn(move || -> Outcome {
-                    let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ (number + 1));
+                    let mut dice = Dice::new(0x9e37_79b9_7f4a_7c15 ^ (number + 1));
                     let result = (|| {
                         while Instant::now() < end && !sea.stop.load(Ordering::Relaxed) {
                             if number == 0 {

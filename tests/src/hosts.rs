@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The ways to the IOMMU that are measured beside each other, each with the same endpoint.
+//! The ways to the IOMMU beside each other: the same work by each, on one endpoint or on twins.
 
+use crate::iommufd::Iommufd;
+use crate::ktap::{fail, Outcome};
+use crate::memory::GuestMemory;
+use crate::rig::{Dma, GUEST_BASE, GUEST_SIZE};
+use crate::vfio::{endpoints, Bdf, Container, Device, Group};
 use host_iommu::sys::iommufd::{self, READABLE, WRITEABLE};
 use host_iommu::sys::memory::{DmaMemory, SharedMemory};
 use host_iommu::sys::Result;
-use host_iommu_bindings::uapi::vfio_ioasid_device;
-use host_iommu_tests::iommufd::Iommufd;
-use host_iommu_tests::ktap::{fail, Outcome};
-use host_iommu_tests::memory::GuestMemory;
-use host_iommu_tests::rig::{Dma, GUEST_BASE, GUEST_SIZE};
-use host_iommu_tests::vfio::{endpoints, Bdf, Container, Device, Group};
+use host_iommu_bindings::uapi::{
+    vfio_ioasid_device, VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE,
+};
 use std::fs;
 
 /// What DMA may do to what iommufd maps.
@@ -45,10 +47,11 @@ impl Way {
 const TYPE1V2: u32 = 3;
 const IOASID: u32 = 6;
 
-fn endpoint() -> Outcome<Bdf> {
-    match endpoints().first() {
+/// The endpoint of that number, in the order of addresses.
+fn endpoint(index: usize) -> Outcome<Bdf> {
+    match endpoints().get(index) {
         Some(bdf) => Ok(*bdf),
-        None => fail("no endpoint is bound to vfio-pci"),
+        None => fail(format!("no endpoint {index} is bound to vfio-pci")),
     }
 }
 
@@ -82,8 +85,8 @@ pub struct Contained {
 }
 
 impl Contained {
-    fn open(iommu_type: u32) -> Outcome<Self> {
-        let endpoint = endpoint()?;
+    fn open(iommu_type: u32, index: usize) -> Outcome<Self> {
+        let endpoint = endpoint(index)?;
         let container = Container::open()?;
         let group = Group::open(endpoint)?;
         group.set_container(&container)?;
@@ -104,7 +107,7 @@ impl Contained {
 
     /// One of ours.
     pub fn ours() -> Outcome<Self> {
-        Self::open(IOASID)
+        Self::open(IOASID, 0)
     }
 
     /// Closes the device; the container lives on with what is given.
@@ -129,13 +132,18 @@ pub enum Mapper {
 }
 
 impl Mapper {
-    /// Opens it.
+    /// Opens it with the first endpoint.
     pub fn open(way: Way) -> Outcome<Self> {
+        Self::with_endpoint(way, 0)
+    }
+
+    /// Opens it with the endpoint of that number.
+    pub fn with_endpoint(way: Way, index: usize) -> Outcome<Self> {
         match way {
-            Way::Ours => Contained::ours().map(Self::Contained),
-            Way::Type1 => Contained::open(TYPE1V2).map(Self::Contained),
+            Way::Ours => Contained::open(IOASID, index).map(Self::Contained),
+            Way::Type1 => Contained::open(TYPE1V2, index).map(Self::Contained),
             Way::Iommufd => {
-                let host = Iommufd::open()?;
+                let host = Iommufd::with_endpoint(endpoint(index)?)?;
                 host.attach(host.parent(), None)?;
                 Ok(Self::Iommufd(host))
             }
@@ -144,12 +152,28 @@ impl Mapper {
 
     /// Maps all of `memory`.
     pub fn map(&self, iova: u64, memory: &SharedMemory) -> Result<()> {
+        self.map_part(iova, memory, 0, memory.len() as u64)
+    }
+
+    /// Maps `size` bytes at `offset` of `memory`.
+    pub fn map_part(&self, iova: u64, memory: &SharedMemory, offset: u64, size: u64) -> Result<()> {
         match self {
-            Self::Contained(host) => host.container.map_memory(iova, memory),
-            Self::Iommufd(host) => {
-                let size = memory.len() as u64;
-                iommufd::ioas_map_part(host.fd(), (host.ioas(), RW), memory, 0, iova, size)
+            Self::Contained(host) => {
+                let flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
+                host.container.map_part(iova, memory, offset, size, flags)
             }
+            Self::Iommufd(host) => {
+                let to = (host.ioas(), RW);
+                iommufd::ioas_map_part(host.fd(), to, memory, offset, iova, size)
+            }
+        }
+    }
+
+    /// The endpoint.
+    pub fn dma(&self) -> &Dma {
+        match self {
+            Self::Contained(host) => &host.dma,
+            Self::Iommufd(host) => host.dma(),
         }
     }
 
