@@ -11,7 +11,7 @@ define boot
 @$(CARGO) run --quiet --release --locked -p qemu-boot -- $(1)
 endef
 
-.PHONY: help demo test test-all test-debug bench setup shell modules update clean-cache clippy msrv
+.PHONY: help demo test test-all test-debug bench fuzz setup shell modules update clean-cache clippy msrv
 
 help:
 	@echo "make demo               set up what is missing and run the demo (cold 7 to 15 minutes, warm 15 seconds)"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-all           the same, on a kernel with our patches too, and Linux's own vfio and iommufd selftests"
 	@echo "make test-debug         the guest's tests on a kernel that watches its locks and memory"
 	@echo "make bench              measure the module beside iommufd and vfio_iommu_type1"
+	@echo "make fuzz               fuzz the module's calls on the debug kernel (SECONDS=3600 for an hour)"
 	@echo "make setup              set up only"
 	@echo "make shell              a prompt in the booted machine"
 	@echo "make modules KDIR=DIR   build the module against your own kernel build"
@@ -42,6 +43,16 @@ test-debug:
 
 bench:
 	$(call boot,bench $(if $(PROFILE),--profile $(PROFILE)) $(ONLY))
+
+ifdef ENDS
+fuzz:
+	$(call boot,test --part guest --kernel $(or $(KERNEL),stock) --ends $(ENDS) ends)
+else
+fuzz:
+	$(call boot,fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(if $(REPLAY),--replay "$(abspath $(REPLAY))") \
+		$(if $(KERNEL),--kernel $(KERNEL)) $(if $(SEED),--seed $(SEED)) $(if $(CPUS),--cpus $(CPUS)) \
+		$(if $(PLANTED),--planted))
+endif
 
 setup:
 	$(call boot,setup)

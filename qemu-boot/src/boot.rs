@@ -41,7 +41,15 @@ pub struct Hardware {
     pub five_level_cpu: bool,
     /// Whether the guest's clock counts instructions, a nanosecond each, on a single CPU.
     pub counting: bool,
+    /// CPUs, but for a clock that counts.
+    pub cpus: u32,
+    /// Bytes of memory that the guest shares with the file [`RING`] of the run's folder; none if
+    /// zero.
+    pub ring: usize,
 }
+
+/// The file of shared memory.
+pub const RING: &str = "ring";
 
 impl Hardware {
     /// What everything runs on that does not ask for something else.
@@ -50,6 +58,8 @@ impl Hardware {
         five_levels: true,
         five_level_cpu: false,
         counting: false,
+        cpus: 2,
+        ring: 0,
     };
 }
 
@@ -72,14 +82,17 @@ impl Machine<'_> {
             five_levels,
             five_level_cpu,
             counting,
+            cpus,
+            ring,
         } = self.hardware;
         let on = |on| if on { "on" } else { "off" };
         let (cpus, more) = if counting {
             // Copies by words: each byte of a "rep movsb" would count as an instruction.
-            ("1", ",erms=off,fsrm=off")
+            (1, ",erms=off,fsrm=off")
         } else {
-            ("2", "")
+            (cpus, "")
         };
+        let cpus = cpus.to_string();
         let cpu = format!("max,la57={}{more}", on(five_level_cpu));
         let iommu = format!(
             "intel-iommu,intremap=on,x-scalable-mode=on,device-iotlb=on,nesting={},fs5lp={}",
@@ -107,7 +120,7 @@ impl Machine<'_> {
             "-cpu",
             &cpu,
             "-smp",
-            cpus,
+            &cpus,
             "-m",
             "4G",
             "-device",
@@ -135,6 +148,11 @@ impl Machine<'_> {
             "-append",
             &line,
         ];
+        let backend =
+            format!("memory-backend-file,id=ring,share=on,mem-path={RUN}/{RING},size={ring}");
+        if ring != 0 {
+            arguments.extend(["-object", &backend, "-device", "ivshmem-plain,memdev=ring"]);
+        }
         if self.hardware.counting {
             // A CPU that waits does not make the clock wait.
             arguments.extend(["-icount", "shift=0,sleep=off"]);

@@ -7,6 +7,7 @@ mod bench;
 mod boot;
 mod cache;
 mod command;
+mod fuzz;
 mod hw;
 mod judge;
 mod mirror;
@@ -22,7 +23,7 @@ use clap::{Parser, Subcommand};
 use setup::Setup;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use suite::{Part, Which};
+use suite::{Long, Part, Which};
 
 /// Sets up and runs host-iommu's demo and tests.
 ///
@@ -54,6 +55,9 @@ enum Task {
         /// Seconds for which the program `storm` goes on (by default 3, on the debug kernel 120)
         #[arg(long)]
         storm: Option<u32>,
+        /// How many times as many rounds the program `ends` makes
+        #[arg(long, default_value_t = 1)]
+        ends: u32,
         /// Names of guest programs, or a part of the hardware cases' names
         only: Vec<String>,
     },
@@ -65,6 +69,8 @@ enum Task {
         /// Subjects: map, bind, invalidate, request, as, pasid, dma (by default all)
         subjects: Vec<String>,
     },
+    /// Fuzz the module's calls on the debug kernel, guided by the points of its code they reach
+    Fuzz(fuzz::Wanted),
     /// Build the module against a kernel build of your own, with this machine's tools
     Modules {
         /// The kernel's build folder
@@ -102,9 +108,11 @@ fn run(arguments: Arguments) -> Result<()> {
             parts,
             kernels,
             storm,
+            ends,
             only,
-        } => suite::test(&setup, &kernels, &parts, &only, storm),
+        } => suite::test(&setup, &kernels, &parts, &only, Long { storm, ends }),
         Task::Bench { profile, subjects } => bench::run(&setup, &subjects, profile),
+        Task::Fuzz(wanted) => fuzz::run(&setup, &wanted),
         Task::Shell => suite::ready(&setup, Which::Stock)?.shell(&setup),
         Task::Clippy => {
             let (root, packages, _, metadata) = suite::kernel_side(&setup)?;

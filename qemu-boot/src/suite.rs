@@ -2,7 +2,7 @@
 //! What `make demo` and `make test` run once everything is set up, and their verdict.
 
 use crate::boot::{Hardware, Machine};
-use crate::command::tail;
+use crate::command::{output, tail};
 use crate::hw;
 use crate::judge::{console, ktap, Totals};
 use crate::progress::Progress;
@@ -27,8 +27,10 @@ const DEMO_LIMIT: Duration = Duration::from_secs(180);
 /// The whole guest suite.
 const TESTS_LIMIT: Duration = Duration::from_secs(900);
 
+/// What a judge finds on a console.
+type Complaints = fn(&str) -> Vec<&str>;
 /// The judge of a console that must be clean.
-const CLEAN: fn(&str) -> Vec<&str> = console::bad_lines;
+const CLEAN: Complaints = console::bad_lines;
 
 /// Programs that check a machine without nesting: they have nothing to do on the other.
 const WITHOUT_NESTING: [&str; 1] = ["no_nesting"];
@@ -101,7 +103,7 @@ impl Which {
     }
 
     /// The name of a run on it.
-    fn run(self, name: &str) -> String {
+    pub fn run(self, name: &str) -> String {
         match self {
             Self::Stock => name.to_owned(),
             other => format!("{name}-{}", other.name()),
@@ -109,7 +111,7 @@ impl Which {
     }
 
     /// How much longer than on the stock kernel things may take.
-    fn patience(self) -> u32 {
+    pub fn patience(self) -> u32 {
         match self {
             Self::Debug => 4,
             _ => 1,
@@ -197,6 +199,11 @@ impl Place {
 
 /// Sets up what is missing.
 pub fn ready(setup: &Setup, which: Which) -> Result<Ready> {
+    ready_with(setup, which, module::IOASID)
+}
+
+/// The same with the product built so.
+pub fn ready_with(setup: &Setup, which: Which, ioasid: module::KernelModule) -> Result<Ready> {
     let (root, packages, kernel, metadata) = kernel_side(setup)?;
     let qemu = qemu::make(setup, &root, &packages)?;
     let stock_source = || -> Result<_> {
@@ -216,11 +223,7 @@ pub fn ready(setup: &Setup, which: Which) -> Result<Ready> {
         }
     };
     let build = |module: module::KernelModule| module.make(setup, &tools, &tree);
-    let mut modules = vec![
-        build(module::IOASID)?,
-        build(module::SVA)?,
-        build(module::DELAY)?,
-    ];
+    let mut modules = vec![build(ioasid)?, build(module::SVA)?, build(module::DELAY)?];
     if which == Which::Debug {
         for module in module::PLANTED {
             modules.push(build(module)?);
@@ -249,6 +252,22 @@ fn own(
 }
 
 impl Ready {
+    /// The name of the kernel.
+    pub fn kernel(&self) -> &str {
+        &self.kernel.name
+    }
+
+    /// How many points of the module can be reached, if it says which are.
+    pub fn points(&self) -> Result<usize> {
+        const COUNT: &str = "readelf -rW /src/vfio_iommu_ioasid.ko | \
+            awk '/__sanitizer_cov_trace_pc/ { count++ } END { print count + 0 }'";
+        let module = self.modules.first().context("there are no modules")?;
+        let folder = module.parent().context("the module has no folder")?;
+        let mut command = self.root.script(&[(folder, "/src")], COUNT, &[]);
+        let text = output("counting the module's points", &mut command)?;
+        text.trim().parse().context("readelf says nothing")
+    }
+
     /// Makes an image and hands a machine with it to `with`.
     pub fn boot<T>(
         &self,
@@ -257,12 +276,25 @@ impl Ready {
         selftests: &[PathBuf],
         with: impl FnOnce(&Machine<'_>) -> Result<T>,
     ) -> Result<T> {
+        self.boot_with(setup, hardware, selftests, &[], with)
+    }
+
+    /// The same with files for the guest to read.
+    pub fn boot_with<T>(
+        &self,
+        setup: &Setup,
+        hardware: Hardware,
+        selftests: &[PathBuf],
+        inputs: &[PathBuf],
+        with: impl FnOnce(&Machine<'_>) -> Result<T>,
+    ) -> Result<T> {
         let run = setup.cache.run_folder()?;
         let contents = image::Contents {
             kernel: &self.kernel,
             modules: &self.modules,
             programs: &self.programs,
             selftests,
+            inputs,
         };
         image::make(setup, &self.root, run.path(), &contents)?;
         with(&Machine {
@@ -307,7 +339,7 @@ impl Ready {
     }
 
     /// Runs the guest's tests, all or those of `only`, each in the machine that it needs.
-    fn guest(&self, setup: &Setup, only: &[String], storm: Option<u32>) -> Result<Totals> {
+    fn guest(&self, setup: &Setup, only: &[String], long: Long) -> Result<Totals> {
         let mut totals = Totals::default();
         for place in Place::ALL {
             let tests = self.chosen(setup, place, only)?;
@@ -315,10 +347,11 @@ impl Ready {
                 continue;
             }
             let mut words = format!(
-                "run=tests kernel={} patience={} storm={} only={}",
+                "run=tests kernel={} patience={} storm={} ends={} only={}",
                 self.which.name(),
                 self.which.patience(),
-                storm.unwrap_or(self.which.storm()),
+                long.storm.unwrap_or(self.which.storm()),
+                long.ends,
                 tests.join(",")
             );
             if place == Place::WithoutLockdep {
@@ -331,7 +364,9 @@ impl Ready {
                 ..Hardware::USUAL
             };
             let name = self.which.run(place.name());
-            totals.add(self.guest_run(setup, &name, hardware, &words, &[], CLEAN)?);
+            let limit = TESTS_LIMIT.saturating_mul(self.which.patience().saturating_mul(long.ends));
+            let judge = (limit, CLEAN);
+            totals.add(self.guest_run(setup, &name, hardware, &words, &[], judge)?);
         }
         Ok(totals)
     }
@@ -356,13 +391,15 @@ impl Ready {
         let programs = selftests::make(setup, &root, &packages, &metadata)?;
         let words = format!("run=selftests kernel={}", self.which.name());
         let name = self.which.run("selftests");
-        self.guest_run(setup, &name, Hardware::USUAL, &words, &programs, CLEAN)
+        let judge = (TESTS_LIMIT, CLEAN);
+        self.guest_run(setup, &name, Hardware::USUAL, &words, &programs, judge)
     }
 
     /// Shows that the debug kernel sees what it should: its console is full of it.
     fn planted(&self, setup: &Setup) -> Result<Totals> {
         let words = "run=planted kasan_multi_shot";
-        let judge = |_: &str| Vec::new();
+        let complaints: Complaints = |_| Vec::new();
+        let judge = (TESTS_LIMIT, complaints);
         self.guest_run(setup, "planted-bugs", Hardware::USUAL, words, &[], judge)
     }
 
@@ -373,14 +410,13 @@ impl Ready {
         hardware: Hardware,
         words: &str,
         selftests: &[PathBuf],
-        complaints: fn(&str) -> Vec<&str>,
+        (limit, complaints): (Duration, Complaints),
     ) -> Result<Totals> {
         let what = format!("booting {} and running the test programs", self.kernel.name);
         let progress = Progress::start(name, &what);
         let log = setup.cache.log(name);
         let mut ktap = ktap::Parser::default();
         let mut text = fs::File::create(&log).context("cannot write the tests' log")?;
-        let limit = TESTS_LIMIT.saturating_mul(self.which.patience());
         let ended = self.boot(setup, hardware, selftests, |machine| {
             let ended = machine.run(words, limit, |line| {
                 ktap.line(line);
@@ -455,6 +491,15 @@ pub enum Part {
     Outside,
 }
 
+/// How long the tests go on that have no end of their own.
+#[derive(Clone, Copy)]
+pub struct Long {
+    /// Seconds of the storm, if somebody says.
+    pub storm: Option<u32>,
+    /// How many times as many rounds are made of what is counted in rounds.
+    pub ends: u32,
+}
+
 /// Runs the tests and prints their totals as the last line.
 ///
 /// # Errors
@@ -465,7 +510,7 @@ pub fn test(
     kernels: &[Which],
     parts: &[Part],
     only: &[String],
-    storm: Option<u32>,
+    long: Long,
 ) -> Result<()> {
     let wanted = |part, unasked| parts.contains(&part) || (parts.is_empty() && unasked);
     // What is not about the kernel is tested beside the stock one.
@@ -484,7 +529,7 @@ pub fn test(
             totals.add(ready.hardware(setup, only.first().map_or("", String::as_str))?);
         }
         if wanted(Part::Guest, true) {
-            totals.add(ready.guest(setup, only, storm)?);
+            totals.add(ready.guest(setup, only, long)?);
             if which == Which::Debug && only.is_empty() {
                 totals.add(ready.planted(setup)?);
             }
@@ -563,7 +608,7 @@ fn show(name: &str, report: &ktap::Report, log: &Path, console: &Path) {
     println!("{name}: {}", report.totals);
 }
 
-fn console_file(setup: &Setup, name: &str) -> PathBuf {
+pub fn console_file(setup: &Setup, name: &str) -> PathBuf {
     setup.cache.log(&format!("{name}-console"))
 }
 

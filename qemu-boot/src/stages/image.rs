@@ -51,12 +51,14 @@ pub struct Contents<'a> {
     pub programs: &'a Programs,
     /// Linux's own selftests.
     pub selftests: &'a [PathBuf],
+    /// What a program is to read: files for /inputs.
+    pub inputs: &'a [PathBuf],
 }
 
 /// Makes an image in `dir`, gives its path.
 pub fn make(setup: &Setup, root: &Root, dir: &Path, contents: &Contents<'_>) -> Result<PathBuf> {
     let tree = dir.join("tree");
-    for part in ["bin", "modules", "tests", "demo", "selftests"] {
+    for part in ["bin", "modules", "tests", "demo", "selftests", "inputs"] {
         let part = tree.join(part);
         fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
     }
@@ -80,11 +82,15 @@ pub fn make(setup: &Setup, root: &Root, dir: &Path, contents: &Contents<'_>) -> 
     for test in contents.selftests {
         copy_into(test, &tree.join("selftests"))?;
     }
+    for input in contents.inputs {
+        copy_into(input, &tree.join("inputs"))?;
+    }
     copy_into(&contents.programs.hostiommu(), &tree.join("bin"))?;
     for example in contents.programs.examples() {
         copy_into(&example, &tree.join("demo"))?;
     }
     copy_into(&contents.programs.bench(), &tree.join("bin"))?;
+    copy_into(&contents.programs.fuzz(), &tree.join("bin"))?;
     for name in GUEST {
         let from = setup.repo.join("qemu-boot/guest").join(name);
         copy_into(&from, &tree)?;

@@ -21,6 +21,8 @@ pub struct KernelModule {
     folder: &'static str,
     /// What it is built from, below that folder.
     sources: &'static [&'static str],
+    /// Variables of make, beside those of the kernel.
+    make: &'static str,
 }
 
 /// The product.
@@ -29,6 +31,13 @@ pub const IOASID: KernelModule = KernelModule {
     file: "vfio_iommu_ioasid.ko",
     folder: "",
     sources: &["Kbuild", "kmod", "bindings/src/uapi.rs"],
+    make: "",
+};
+
+/// The product, saying which of its points are reached (KCOV of the debug kernel).
+pub const IOASID_TRACED: KernelModule = KernelModule {
+    make: "KCOV_INSTRUMENT=y",
+    ..IOASID
 };
 
 /// The driver that the test of host SVA opens, which is no part of the product.
@@ -37,6 +46,7 @@ pub const SVA: KernelModule = KernelModule {
     file: "pasid_dma_sva.ko",
     folder: "qemu-boot",
     sources: &["sva", "qemu/files/include/hw/misc/pasid-dma-testdev.h"],
+    make: "",
 };
 
 /// Lets a function of the kernel take longer, so that a race is met every time.
@@ -45,6 +55,7 @@ pub const DELAY: KernelModule = KernelModule {
     file: "delay_function.ko",
     folder: "qemu-boot",
     sources: &["delay"],
+    make: "",
 };
 
 /// Wrong on purpose, in C and in Rust: what the debug kernel must see.
@@ -56,6 +67,7 @@ const fn planted(file: &'static str) -> KernelModule {
         file,
         folder: "qemu-boot",
         sources: &["planted"],
+        make: "",
     }
 }
 
@@ -88,7 +100,10 @@ impl Tree {
 
 impl KernelModule {
     fn key(&self, setup: &Setup, tree: &Tree) -> Result<Key> {
-        let key = Key::of(self.stage).key(&tree.key);
+        let mut key = Key::of(self.stage).key(&tree.key);
+        if !self.make.is_empty() {
+            key = key.text(self.make);
+        }
         self.sources
             .iter()
             .try_fold(key, |key, source| {
@@ -103,7 +118,8 @@ impl KernelModule {
         let key = self.key(setup, tree)?;
         let dir = setup.stage(self.stage, &key, &what, |dir, log, progress| {
             self.copy_sources(&setup.repo, dir)?;
-            let args = [&*self.inside(), tree.make, tree.build];
+            let variables = format!("{} {}", tree.make, self.make);
+            let args = [&*self.inside(), &variables, tree.build];
             log.run(
                 "building the module",
                 &mut root.script(&tree.binds(dir), MAKE, &args),

@@ -43,6 +43,11 @@ impl Programs {
         self.release.join("bench")
     }
 
+    /// What `make fuzz` runs.
+    pub fn fuzz(&self) -> PathBuf {
+        self.release.join("fuzz")
+    }
+
     /// The demo, and the crate's examples.
     pub fn examples(&self) -> [PathBuf; 3] {
         ["demo", "rust_vmm", "vsva"].map(|name| self.release.join("examples").join(name))

@@ -71,6 +71,11 @@ impl Endpoint {
         self.0.id()
     }
 
+    /// Whether no other device is in its IOMMU group.
+    pub fn is_alone(&self) -> bool {
+        self.0.is_alone()
+    }
+
     /// The number of its IOMMU group.
     pub fn group(&self) -> Called<u32> {
         named("iommu_group", self.0.group())

@@ -35,6 +35,11 @@ impl Memory {
         GuestMemory::huge(0, size, page_shift).map(Self)
     }
 
+    /// `size` bytes from GPA `base` on.
+    pub fn at(base: u64, size: u64) -> Result<Self> {
+        GuestMemory::new(base, size).map(Self)
+    }
+
     /// A rig's memory.
     pub(crate) fn guest() -> Result<Self> {
         GuestMemory::new(GUEST_BASE, GUEST_SIZE).map(Self)

@@ -71,7 +71,7 @@ pub fn map_dma_part(
 ///
 /// `start` is the first of `len` bytes that this value alone has mapped.
 #[derive(Debug)]
-struct Mapping {
+pub(super) struct Mapping {
     start: NonNull<u8>,
     len: usize,
 }
@@ -82,7 +82,12 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(len: usize, prot: i32, flags: i32, file: Option<(BorrowedFd<'_>, u64)>) -> Result<Self> {
+    pub(super) fn new(
+        len: usize,
+        prot: i32,
+        flags: i32,
+        file: Option<(BorrowedFd<'_>, u64)>,
+    ) -> Result<Self> {
         let (fd, offset) = file.map_or((-1, 0), |(fd, offset)| (fd.as_raw_fd(), offset));
         let offset = libc::off_t::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
         // SAFETY: without MAP_FIXED the kernel picks addresses that nobody has.
@@ -113,7 +118,7 @@ impl Mapping {
     ///
     /// If there is no such place: like an index of a slice, it is the caller's to know.
     #[track_caller]
-    fn place<T>(&self, offset: u64) -> *mut T {
+    pub(super) fn place<T>(&self, offset: u64) -> *mut T {
         match self.aligned(offset) {
             Some(pointer) => pointer,
             None => panic!(

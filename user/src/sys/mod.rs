@@ -6,6 +6,8 @@
 
 pub mod ioasid;
 pub mod iommufd;
+#[cfg(feature = "raw")]
+pub mod kcov;
 pub mod memory;
 pub mod plain;
 #[cfg(feature = "raw")]
