@@ -28,6 +28,13 @@ pub fn storm_time() -> Duration {
     Duration::from_secs(seconds.unwrap_or(3))
 }
 
+/// How many times as many rounds a test makes whose rounds are counted: `ENDS` of the environment,
+/// or one.
+pub fn ends() -> u32 {
+    let ends = std::env::var("ENDS").ok();
+    ends.and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 const SKIPPED: u8 = 4;
 
 /// Why a test did not pass.
@@ -215,6 +222,7 @@ impl Watchdog {
         let thread = thread::spawn(move || {
             let limit = TIME_LIMIT
                 .saturating_mul(patience())
+                .saturating_mul(ends())
                 .saturating_add(storm_time());
             if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
                 println!("# no end after {} s", limit.as_secs());
