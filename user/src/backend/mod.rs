@@ -5,5 +5,6 @@ pub mod iommufd;
 pub mod kmod;
 mod pasid;
 mod queue;
+mod shared;
 #[cfg(feature = "soft")]
 pub mod soft;

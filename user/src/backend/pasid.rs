@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which PASIDs are allocated.
 
+use crate::error::{Error, Operation, Result};
+use crate::pasid::PasidRequest;
 use crate::sys::Errno;
-use crate::types::Pasid;
-use std::collections::BTreeSet;
+use crate::types::{Bdf, Pasid};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most PASIDs of a context.
 pub(super) const MAX_PASIDS: usize = 65_536;
@@ -24,8 +26,28 @@ impl Pool {
         self.0.clear();
     }
 
+    /// As [`HostIommuContext::alloc_pasids`](crate::HostIommuContext::alloc_pasids).
+    pub(super) fn alloc_for(&mut self, request: &PasidRequest) -> Result<Pasid> {
+        let PasidRequest { min, max, count } = *request;
+        self.alloc(min.get(), max.get(), count)
+            .map_err(|errno| Error::failed(Operation::AllocPasids { min, max, count }, errno))
+            .and_then(Pasid::try_from)
+    }
+
+    /// As [`HostIommuContext::free_pasids`](crate::HostIommuContext::free_pasids).
+    pub(super) fn free_of<B>(
+        &mut self,
+        first: Pasid,
+        count: u32,
+        bindings: &BTreeMap<(Bdf, Pasid), B>,
+    ) -> Result<()> {
+        let bound = |pasid: u32| bindings.keys().any(|key| key.1.get() == pasid);
+        self.free(first.get(), count, bound)
+            .map_err(|errno| Error::failed(Operation::FreePasids { first, count }, errno))
+    }
+
     /// The first of `count` consecutive ones in `min..=max`.
-    pub(super) fn alloc(&mut self, min: u32, max: u32, count: u32) -> Result<u32, Errno> {
+    fn alloc(&mut self, min: u32, max: u32, count: u32) -> std::result::Result<u32, Errno> {
         if min == 0 || count == 0 || min > max || max > Pasid::MAX.get() {
             return Err(Errno::EINVAL);
         }
@@ -47,12 +69,12 @@ impl Pool {
     }
 
     /// All or none.
-    pub(super) fn free(
+    fn free(
         &mut self,
         first: u32,
         count: u32,
         bound: impl Fn(u32) -> bool,
-    ) -> Result<(), Errno> {
+    ) -> std::result::Result<(), Errno> {
         let last = count
             .checked_sub(1)
             .and_then(|more| first.checked_add(more));

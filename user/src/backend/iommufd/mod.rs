@@ -366,22 +366,12 @@ impl HostIommuContext for Iommufd {
     }
 
     fn alloc_pasids(&self, request: &PasidRequest) -> Result<Pasid> {
-        let PasidRequest { min, max, count } = *request;
-        let failed = |errno| Error::failed(Operation::AllocPasids { min, max, count }, errno);
-        let first = self
-            .inner
-            .with(|state| state.pasids.alloc(min.get(), max.get(), count))
-            .map_err(failed)?;
-        Pasid::try_from(first)
+        self.inner.with(|state| state.pasids.alloc_for(request))
     }
 
     fn free_pasids(&self, first: Pasid, count: u32) -> Result<()> {
         self.inner
-            .with(|state| {
-                let bound = |pasid: u32| state.bindings.keys().any(|key| key.1.get() == pasid);
-                state.pasids.free(first.get(), count, bound)
-            })
-            .map_err(|errno| Error::failed(Operation::FreePasids { first, count }, errno))
+            .with(|state| state.pasids.free_of(first, count, &state.bindings))
     }
 
     fn bind(&self, binding: &Binding<'_>) -> Result<()> {
@@ -394,14 +384,10 @@ impl HostIommuContext for Iommufd {
         } = *binding;
         let operation = Operation::BindStage1 { pasid, device };
         let failed = |errno| Error::failed(operation.clone(), errno);
-        let queue = match fault_queue {
-            None => None,
-            Some(channel) => {
-                let ours = channel.as_any().downcast_ref::<IommufdChannel>();
-                let ours = ours.filter(|channel| channel.is_of(&self.inner));
-                Some(ours.ok_or_else(|| failed(Errno::EINVAL))?.id())
-            }
-        };
+        let queue = fault_queue
+            .map(|channel| IommufdChannel::id_in(&self.inner, channel))
+            .transpose()
+            .map_err(failed)?;
         // Held until it is bound: the address space stays.
         let maps;
         let ioas = match translation {
@@ -452,7 +438,7 @@ impl HostIommuContext for Iommufd {
 
     fn fault_queue(&self, options: &FaultQueueOptions) -> Result<Arc<dyn FaultChannel>> {
         let failed = |errno| Error::failed(Operation::OpenFaultQueue, errno);
-        let channel = IommufdChannel::new(&self.inner, &self.fd, options).map_err(failed)?;
+        let channel = queue::open(&self.inner, &self.fd, options).map_err(failed)?;
         Ok(Arc::new(channel))
     }
 
@@ -466,14 +452,7 @@ impl HostIommuContext for Iommufd {
             address_spaces: spaces as u64,
             address_space_entries: entries as u64,
             mapped_pages: maps.pages(),
-            page_requests: state.counters.page_requests,
-            responses: state.counters.responses,
-            host_invalid: state.counters.host_invalid,
-            overflows: state.counters.overflows,
-            late_responses: state.counters.late_responses,
-            expired: state.counters.expired,
-            dma_faults: 0,
-            invalidations: state.counters.invalidations,
+            ..state.counters
         }))
     }
 

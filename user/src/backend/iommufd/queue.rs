@@ -16,19 +16,20 @@
 //!    is cancelled under the same lock, so that no number of the kernel's is used again before it is
 //!    forgotten here.
 
-use super::super::queue::{answer_each, event, Asks, Queue};
+use super::super::queue::{event, Asks, Queue};
+use super::super::shared::{count, Channel, Kept};
 use super::state::{Inner, State};
 use super::MAX_FAULT_QUEUES;
-use crate::fault::{FaultChannel, FaultQueueOptions, FaultRecord, ResponseRecord};
+use crate::capabilities::Stats;
+use crate::fault::{FaultQueueOptions, FaultRecord};
 use crate::sys::plain::{bytes_of_slice_mut, Plain};
 use crate::sys::{iommufd, Errno};
 use crate::types::{Bdf, Pasid};
 use host_iommu_bindings::uapi as abi;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::EventFd;
-use std::any::Any;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -145,6 +146,47 @@ enum Next {
     End,
 }
 
+impl Kept for State {
+    type Asker = Asker;
+
+    fn queue(&mut self, id: u64) -> Option<&mut Queue<Asker>> {
+        self.queues.get_mut(&id).map(|found| &mut found.queue)
+    }
+
+    fn signal(&mut self) {
+        for found in self.queues.values_mut() {
+            found.queue.signal();
+        }
+    }
+
+    fn resume(&mut self, queue: u64, asker: Asker, success: bool) {
+        if let Some(found) = self.queues.get(&queue) {
+            found.respond(asker.number, success);
+        }
+    }
+
+    /// The last close: what waits is answered INVALID, and what comes later.
+    fn close(&mut self, id: u64) {
+        let Some(found) = self.queues.get_mut(&id) else {
+            return;
+        };
+        let askers = found.queue.cancel_all();
+        for asker in &askers {
+            found.respond(asker.number, false);
+        }
+        found.closed = true;
+        found.wake();
+        if found.kernel.is_none() {
+            self.queues.remove(&id);
+        }
+        self.note_invalid(askers.len());
+    }
+
+    fn counters(&mut self) -> &mut Stats {
+        &mut self.counters
+    }
+}
+
 impl State {
     /// Takes in what the kernel has.
     ///
@@ -187,13 +229,13 @@ impl State {
             let weight = records.len();
             if weight <= abi::VFIO_IOASID_FAULT_GROUP_MAX as usize {
                 if found.queue.push(asker, records).is_ok() {
-                    counters.page_requests = counters.page_requests.saturating_add(1);
+                    count(&mut counters.page_requests, 1);
                     return;
                 }
-                counters.overflows = counters.overflows.saturating_add(weight as u64);
+                count(&mut counters.overflows, weight as u64);
             }
         }
-        counters.host_invalid = counters.host_invalid.saturating_add(1);
+        count(&mut counters.host_invalid, 1);
         kernel.respond(first.cookie, false);
     }
 
@@ -210,55 +252,17 @@ impl State {
         })
     }
 
-    /// Takes an answer.
-    pub(super) fn answer(&mut self, id: u64, cookie: u64, success: bool) -> Result<(), Errno> {
-        use super::super::queue::Answered;
-
-        let found = self.queues.get_mut(&id).ok_or(Errno::EBADF)?;
-        match found.queue.answer(cookie)? {
-            Answered::Pending(asker) => {
-                found.respond(asker.number, success);
-                self.counters.responses = self.counters.responses.saturating_add(1);
-            }
-            Answered::Late => {
-                let late = &mut self.counters.late_responses;
-                *late = late.saturating_add(1);
-            }
-        }
-        Ok(())
-    }
-
     /// Notes that the host has answered so many groups INVALID.
-    fn note_invalid(&mut self, count: usize) {
-        let host_invalid = &mut self.counters.host_invalid;
-        *host_invalid = host_invalid.saturating_add(count as u64);
+    fn note_invalid(&mut self, groups: usize) {
+        count(&mut self.counters.host_invalid, groups as u64);
     }
 
     /// Cancels what a binding asked for: the kernel has answered it.
     pub(super) fn cancel_binding(&mut self, device: Bdf, pasid: Pasid) {
-        let mut count = 0usize;
-        for found in self.queues.values_mut() {
-            let askers = found.queue.cancel_binding(device, pasid);
-            count = count.saturating_add(askers.len());
-        }
-        self.note_invalid(count);
-    }
-
-    /// The last close: what waits is answered INVALID, and what comes later.
-    fn close(&mut self, id: u64) {
-        let Some(found) = self.queues.get_mut(&id) else {
-            return;
-        };
-        let askers = found.queue.cancel_all();
-        for asker in &askers {
-            found.respond(asker.number, false);
-        }
-        found.closed = true;
-        found.wake();
-        if found.kernel.is_none() {
-            self.queues.remove(&id);
-        }
-        self.note_invalid(askers.len());
+        let queues = self.queues.values_mut();
+        let groups = queues.map(|found| found.queue.cancel_binding(device, pasid).len());
+        let groups = groups.sum();
+        self.note_invalid(groups);
     }
 
     /// One turn of the thread of a queue.
@@ -281,8 +285,7 @@ impl State {
                 self.queues.remove(&id);
             }
         }
-        let expired = &mut self.counters.expired;
-        *expired = expired.saturating_add(askers.len() as u64);
+        count(&mut self.counters.expired, askers.len() as u64);
         self.note_invalid(askers.len());
         match (unused, pumped) {
             (true, _) => Next::End,
@@ -383,111 +386,51 @@ fn wait(fds: &[Option<BorrowedFd<'_>>], limit: Option<Duration>) {
 }
 
 /// A fault queue as the crate reads it.
-#[derive(Debug)]
-pub(super) struct IommufdChannel {
-    inner: Arc<Inner>,
-    id: u64,
-    nonblocking: bool,
-    event: Arc<EventFd>,
-}
+pub(super) type IommufdChannel = Channel<State>;
 
-impl IommufdChannel {
-    pub(super) fn new(
-        inner: &Arc<Inner>,
-        iommufd: &Arc<OwnedFd>,
-        options: &FaultQueueOptions,
-    ) -> Result<Self, Errno> {
-        if options.dma_faults {
-            return Err(Errno::EOPNOTSUPP);
+/// Opens a fault queue.
+pub(super) fn open(
+    inner: &Arc<Inner>,
+    iommufd: &Arc<OwnedFd>,
+    options: &FaultQueueOptions,
+) -> Result<IommufdChannel, Errno> {
+    if options.dma_faults {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let (event, wake) = (event()?, event()?);
+    let id = inner.with(|state| -> Result<u64, Errno> {
+        if state.queues.len() >= MAX_FAULT_QUEUES {
+            return Err(Errno::EDQUOT);
         }
-        let (event, wake) = (event()?, event()?);
-        let id = inner.with(|state| -> Result<u64, Errno> {
-            if state.queues.len() >= MAX_FAULT_QUEUES {
-                return Err(Errno::EDQUOT);
-            }
-            let id = state.next_queue;
-            state.next_queue = id.checked_add(1).ok_or(Errno::EDQUOT)?;
-            let queue = Queue::new(id, options, state.devices.len(), event.clone())?;
-            let (kernel_id, fd) = iommufd::fault_alloc(iommufd.as_fd())?;
-            let kernel = Arc::new(KernelQueue {
-                id: kernel_id,
-                file: File::from(fd),
-            });
-            let pump = Pump {
-                inner: inner.clone(),
-                iommufd: iommufd.clone(),
-                id,
-                kernel: kernel.clone(),
-                wake: wake.clone(),
-            };
-            let thread = thread::Builder::new().name("host-iommu faults".to_owned());
-            let thread = thread
-                .spawn(move || pump.run())
-                .map_err(|_| Errno::EAGAIN)?;
-            let found = FaultState {
-                queue,
-                kernel: Some(kernel),
-                wake,
-                thread: Some(thread),
-                users: 0,
-                closed: false,
-            };
-            state.queues.insert(id, found);
-            Ok(id)
-        })?;
-        Ok(Self {
+        let id = state.next_queue;
+        state.next_queue = id.checked_add(1).ok_or(Errno::EDQUOT)?;
+        let queue = Queue::new(id, options, state.devices.len(), event.clone())?;
+        let (kernel_id, fd) = iommufd::fault_alloc(iommufd.as_fd())?;
+        let kernel = Arc::new(KernelQueue {
+            id: kernel_id,
+            file: File::from(fd),
+        });
+        let pump = Pump {
             inner: inner.clone(),
+            iommufd: iommufd.clone(),
             id,
-            nonblocking: options.nonblocking,
-            event,
-        })
-    }
-
-    pub(super) fn id(&self) -> u64 {
-        self.id
-    }
-
-    pub(super) fn is_of(&self, inner: &Arc<Inner>) -> bool {
-        Arc::ptr_eq(&self.inner, inner)
-    }
-}
-
-impl AsFd for IommufdChannel {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.event.as_fd()
-    }
-}
-
-impl FaultChannel for IommufdChannel {
-    fn read(&self, records: &mut [FaultRecord]) -> io::Result<usize> {
-        let count = self.inner.wait_for(|state| {
-            let Some(found) = state.queues.get_mut(&self.id) else {
-                return Some(Err(Errno::EBADF));
-            };
-            match found.queue.read(records) {
-                Ok(None) if self.nonblocking => Some(Err(Errno::EAGAIN)),
-                Ok(None) => None,
-                Ok(Some(count)) => Some(Ok(count)),
-                Err(errno) => Some(Err(errno)),
-            }
-        })?;
-        Ok(count)
-    }
-
-    fn write(&self, responses: &[ResponseRecord]) -> io::Result<usize> {
-        answer_each(responses, |cookie, success| {
-            self.inner
-                .with(|state| state.answer(self.id, cookie, success))
-        })
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
-
-impl Drop for IommufdChannel {
-    fn drop(&mut self) {
-        self.inner.with(|state| state.close(self.id));
-    }
+            kernel: kernel.clone(),
+            wake: wake.clone(),
+        };
+        let thread = thread::Builder::new().name("host-iommu faults".to_owned());
+        let thread = thread
+            .spawn(move || pump.run())
+            .map_err(|_| Errno::EAGAIN)?;
+        let found = FaultState {
+            queue,
+            kernel: Some(kernel),
+            wake,
+            thread: Some(thread),
+            users: 0,
+            closed: false,
+        };
+        state.queues.insert(id, found);
+        Ok(id)
+    })?;
+    Ok(Channel::new(inner.clone(), id, options.nonblocking, event))
 }

@@ -6,56 +6,25 @@
 //! kernel waits in a detach for its own thread only, which takes no lock that a call of ours holds.
 
 use super::super::pasid::Pool;
+use super::super::shared::{count, in_scope, Shared};
 use super::device::{Device, Parent};
 use super::queue::FaultState;
 use super::MAX_BINDINGS;
+use crate::capabilities::Stats;
 use crate::context::{Scope, Translation};
 use crate::nesting::InvalidationEntry;
 use crate::sys::{iommufd, Errno};
 use crate::types::{Bdf, Pasid};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 /// Entries of one call, far below the kernel's limit.
 const MAX_INVALIDATE: usize = 4096;
 
 /// The state, and who waits for it to change.
-#[derive(Debug, Default)]
-pub(super) struct Inner {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-impl Inner {
-    /// No method of the state panics half-way.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Does something with the state, and tells those who wait.
-    pub(super) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
-        let mut state = self.lock();
-        let result = act(&mut state);
-        state.signal();
-        self.changed.notify_all();
-        result
-    }
-
-    /// Waits until `act` gives something.
-    pub(super) fn wait_for<T>(&self, mut act: impl FnMut(&mut State) -> Option<T>) -> T {
-        let mut state = self.lock();
-        loop {
-            if let Some(result) = act(&mut state) {
-                state.signal();
-                return result;
-            }
-            let wait = self.changed.wait(state);
-            state = wait.unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
+pub(super) type Inner = Shared<State>;
 
 /// A translation in force.
 #[derive(Clone, Copy, Debug)]
@@ -98,17 +67,6 @@ pub(super) struct Wanted {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Counters {
-    pub(super) page_requests: u64,
-    pub(super) responses: u64,
-    pub(super) host_invalid: u64,
-    pub(super) overflows: u64,
-    pub(super) late_responses: u64,
-    pub(super) expired: u64,
-    pub(super) invalidations: u64,
-}
-
-#[derive(Debug, Default)]
 pub(super) struct State {
     /// Until the context ends.
     pub(super) iommufd: Option<Arc<OwnedFd>>,
@@ -118,7 +76,7 @@ pub(super) struct State {
     pub(super) pasids: Pool,
     pub(super) queues: BTreeMap<u64, FaultState>,
     pub(super) next_queue: u64,
-    pub(super) counters: Counters,
+    pub(super) counters: Stats,
 }
 
 /// Where the kernel is to attach.
@@ -134,12 +92,6 @@ fn attach_anew(device: BorrowedFd<'_>, hwpt: u32, at: Option<u32>) -> Result<(),
 }
 
 impl State {
-    fn signal(&mut self) {
-        for found in self.queues.values_mut() {
-            found.queue.signal();
-        }
-    }
-
     fn iommufd(&self) -> Result<Arc<OwnedFd>, Errno> {
         self.iommufd.clone().ok_or(Errno::EBADF)
     }
@@ -334,17 +286,11 @@ impl State {
     }
 
     fn in_scope(&self, scope: Scope) -> Result<Vec<(Bdf, Pasid)>, Errno> {
-        let keys = self.bindings.keys().copied();
-        match scope {
-            Scope::Binding(device, pasid) => {
-                let key = (device, pasid);
-                let found = self.bindings.contains_key(&key).then(|| vec![key]);
-                found.ok_or(Errno::ENOENT)
-            }
-            Scope::Device(device) if !self.devices.contains_key(&device) => Err(Errno::ENOENT),
-            Scope::Device(device) => Ok(keys.filter(|key| key.0 == device).collect()),
-            Scope::All => Ok(keys.collect()),
-        }
+        in_scope(
+            &self.bindings,
+            |device| self.devices.contains_key(&device),
+            scope,
+        )
     }
 
     pub(super) fn unbind(&mut self, scope: Scope) -> Result<(), Errno> {
@@ -391,8 +337,7 @@ impl State {
                 };
                 let result = iommufd::hwpt_invalidate(iommufd.as_fd(), bound.hwpt, &data);
                 let done = result.map_or_else(|failure| failure.done as usize, |()| chunk.len());
-                let count = &mut self.counters.invalidations;
-                *count = count.saturating_add(done as u64);
+                count(&mut self.counters.invalidations, done as u64);
                 if let Err(failure) = result {
                     return Err((before.saturating_add(done), failure.errno));
                 }

@@ -254,11 +254,12 @@ impl SoftDevice {
 
     /// Waits for the end of a DMA, for `limit` at most.
     pub fn wait(&self, dma: DmaId, limit: Duration) -> Option<DmaEnd> {
-        self.inner
-            .wait_within(limit, |state| match state.devices.get_mut(&self.device) {
+        self.inner.wait(Some(limit), |state| {
+            match state.devices.get_mut(&self.device) {
                 Some(device) => device.ended(dma.0),
                 None => Some(DmaEnd::Aborted),
-            })
+            }
+        })
     }
 
     /// Whether a DMA waits for a page.

@@ -201,7 +201,7 @@ impl State {
     }
 
     /// A page request is answered.
-    pub(super) fn resume(&mut self, asker: &Asker, success: bool) {
+    pub(super) fn go_on(&mut self, asker: &Asker, success: bool) {
         let Some(device) = self.devices.get_mut(&asker.device) else {
             return;
         };

@@ -216,35 +216,22 @@ impl HostIommuContext for Soft {
     }
 
     fn alloc_pasids(&self, request: &PasidRequest) -> Result<Pasid> {
-        let PasidRequest { min, max, count } = *request;
-        let failed = |errno| Error::failed(Operation::AllocPasids { min, max, count }, errno);
-        let first = self
-            .inner
-            .with(|state| state.pasids.alloc(min.get(), max.get(), count))
-            .map_err(failed)?;
-        Pasid::try_from(first)
+        self.inner.with(|state| state.pasids.alloc_for(request))
     }
 
     fn free_pasids(&self, first: Pasid, count: u32) -> Result<()> {
         self.inner
-            .with(|state| {
-                let bound = |pasid: u32| state.bindings.keys().any(|key| key.1.get() == pasid);
-                state.pasids.free(first.get(), count, bound)
-            })
-            .map_err(|errno| Error::failed(Operation::FreePasids { first, count }, errno))
+            .with(|state| state.pasids.free_of(first, count, &state.bindings))
     }
 
     fn bind(&self, binding: &Binding<'_>) -> Result<()> {
         let Binding { device, pasid, .. } = *binding;
         let failed = |errno| Error::failed(Operation::BindStage1 { pasid, device }, errno);
-        let queue = match binding.fault_queue {
-            None => None,
-            Some(channel) => {
-                let ours = channel.as_any().downcast_ref::<SoftChannel>();
-                let ours = ours.filter(|channel| channel.is_of(&self.inner));
-                Some(ours.ok_or_else(|| failed(Errno::EINVAL))?.id())
-            }
-        };
+        let queue = binding
+            .fault_queue
+            .map(|channel| SoftChannel::id_in(&self.inner, channel))
+            .transpose()
+            .map_err(failed)?;
         let bound = Bound {
             translation: binding.translation,
             queue,
@@ -273,7 +260,7 @@ impl HostIommuContext for Soft {
 
     fn fault_queue(&self, options: &FaultQueueOptions) -> Result<Arc<dyn FaultChannel>> {
         let failed = |errno| Error::failed(Operation::OpenFaultQueue, errno);
-        let channel = SoftChannel::new(&self.inner, options).map_err(failed)?;
+        let channel = queue::open(&self.inner, options).map_err(failed)?;
         Ok(Arc::new(channel))
     }
 

@@ -2,7 +2,8 @@
 //! What a soft context holds, under one lock.
 
 use super::super::pasid::Pool;
-use super::super::queue::{Answered, Queue};
+use super::super::queue::Queue;
+use super::super::shared::{count, in_scope, Kept, Shared};
 use super::dma::Device;
 use super::memory::Stage2;
 use super::queue::Asker;
@@ -14,85 +15,10 @@ use crate::nesting::InvalidationEntry;
 use crate::sys::Errno;
 use crate::types::{Bdf, IovaRange, Pasid};
 use std::collections::BTreeMap;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The state, and who waits for it to change.
-#[derive(Debug, Default)]
-pub(super) struct Inner {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-impl Inner {
-    /// No method of the state panics half-way.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Does something with the state, and tells those who wait.
-    pub(super) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
-        let mut state = self.lock();
-        let result = act(&mut state);
-        state.signal();
-        self.changed.notify_all();
-        result
-    }
-
-    /// Answers what is due in a queue, then waits for a change, for the next that is due, or for
-    /// `limit`. False if there is no such queue any more.
-    pub(super) fn watch(&self, queue: u64, limit: Duration) -> bool {
-        let now = Instant::now();
-        let mut state = self.lock();
-        let Some((expired, next)) = state.expire(queue, now) else {
-            return false;
-        };
-        // Nobody is woken up for nothing: watchers would go on for ever.
-        if expired {
-            state.signal();
-            self.changed.notify_all();
-        }
-        let next = next.map(|next| next.saturating_duration_since(now));
-        let wait = next.map_or(limit, |next| next.min(limit));
-        drop(self.changed.wait_timeout(state, wait));
-        true
-    }
-
-    /// Waits until `act` gives something.
-    pub(super) fn wait_for<T>(&self, mut act: impl FnMut(&mut State) -> Option<T>) -> T {
-        let mut state = self.lock();
-        loop {
-            if let Some(result) = act(&mut state) {
-                state.signal();
-                self.changed.notify_all();
-                return result;
-            }
-            let wait = self.changed.wait(state);
-            state = wait.unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Waits until `act` gives something, for `limit` at most.
-    pub(super) fn wait_within<T>(
-        &self,
-        limit: Duration,
-        mut act: impl FnMut(&mut State) -> Option<T>,
-    ) -> Option<T> {
-        let end = Instant::now().checked_add(limit);
-        let mut state = self.lock();
-        loop {
-            if let Some(result) = act(&mut state) {
-                return Some(result);
-            }
-            let left = end?.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return None;
-            }
-            let wait = self.changed.wait_timeout(state, left);
-            state = wait.unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-}
+pub(super) type Inner = Shared<State>;
 
 /// A translation in force.
 #[derive(Clone, Copy, Debug)]
@@ -100,18 +26,6 @@ pub(super) struct Bound {
     pub(super) translation: Translation,
     /// Where page requests go.
     pub(super) queue: Option<u64>,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    pub(super) page_requests: u64,
-    pub(super) responses: u64,
-    pub(super) host_invalid: u64,
-    pub(super) overflows: u64,
-    pub(super) late_responses: u64,
-    pub(super) expired: u64,
-    pub(super) invalidations: u64,
-    pub(super) dma_faults: u64,
 }
 
 #[derive(Debug, Default)]
@@ -128,14 +42,40 @@ pub(super) struct State {
     pub(super) next_queue: u64,
     /// The queue that gets the DMA faults that no binding's queue gets.
     pub(super) dma_queue: Option<u64>,
-    pub(super) counters: Counters,
+    pub(super) counters: Stats,
 }
 
-impl State {
+impl Kept for State {
+    type Asker = Asker;
+
+    fn queue(&mut self, id: u64) -> Option<&mut Queue<Asker>> {
+        self.queues.get_mut(&id)
+    }
+
     fn signal(&mut self) {
         self.queues.values_mut().for_each(Queue::signal);
     }
 
+    fn resume(&mut self, _queue: u64, asker: Asker, success: bool) {
+        self.go_on(&asker, success);
+    }
+
+    fn close(&mut self, queue: u64) {
+        if let Some(mut found) = self.queues.remove(&queue) {
+            let askers = found.cancel_all();
+            self.refuse(&askers);
+        }
+        if self.dma_queue == Some(queue) {
+            self.dma_queue = None;
+        }
+    }
+
+    fn counters(&mut self) -> &mut Stats {
+        &mut self.counters
+    }
+}
+
+impl State {
     pub(super) fn bind(
         &mut self,
         device: Bdf,
@@ -231,23 +171,17 @@ impl State {
     /// The host answers INVALID.
     fn refuse(&mut self, askers: &[Asker]) {
         for asker in askers {
-            self.counters.host_invalid = self.counters.host_invalid.saturating_add(1);
-            self.resume(asker, false);
+            count(&mut self.counters.host_invalid, 1);
+            self.go_on(asker, false);
         }
     }
 
     fn in_scope(&self, scope: Scope) -> Result<Vec<(Bdf, Pasid)>, Errno> {
-        let keys = self.bindings.keys().copied();
-        match scope {
-            Scope::Binding(device, pasid) => {
-                let key = (device, pasid);
-                let found = self.bindings.contains_key(&key).then(|| vec![key]);
-                found.ok_or(Errno::ENOENT)
-            }
-            Scope::Device(device) if !self.devices.contains_key(&device) => Err(Errno::ENOENT),
-            Scope::Device(device) => Ok(keys.filter(|key| key.0 == device).collect()),
-            Scope::All => Ok(keys.collect()),
-        }
+        in_scope(
+            &self.bindings,
+            |device| self.devices.contains_key(&device),
+            scope,
+        )
     }
 
     pub(super) fn unbind(&mut self, scope: Scope) -> Result<(), Errno> {
@@ -271,7 +205,7 @@ impl State {
         for (device, pasid) in keys {
             for entry in entries {
                 self.drop_cached(device, pasid, entry.range);
-                self.counters.invalidations = self.counters.invalidations.saturating_add(1);
+                count(&mut self.counters.invalidations, 1);
             }
         }
         Ok(())
@@ -287,41 +221,19 @@ impl State {
         Ok(bytes)
     }
 
-    pub(super) fn answer(&mut self, queue: u64, cookie: u64, success: bool) -> Result<(), Errno> {
-        let queue = self.queues.get_mut(&queue).ok_or(Errno::EBADF)?;
-        match queue.answer(cookie)? {
-            Answered::Pending(asker) => {
-                self.counters.responses = self.counters.responses.saturating_add(1);
-                self.resume(&asker, success);
-            }
-            Answered::Late => {
-                let late = &mut self.counters.late_responses;
-                *late = late.saturating_add(1);
-            }
-        }
-        Ok(())
-    }
-
-    /// The last close of a queue.
-    pub(super) fn close(&mut self, queue: u64) {
-        if let Some(mut found) = self.queues.remove(&queue) {
-            let askers = found.cancel_all();
-            self.refuse(&askers);
-        }
-        if self.dma_queue == Some(queue) {
-            self.dma_queue = None;
-        }
-    }
-
-    /// Answers what is due in a queue: whether something was, and when the next is. `None` if there
-    /// is no such queue, or it is at its end.
-    fn expire(&mut self, queue: u64, now: Instant) -> Option<(bool, Option<Instant>)> {
+    /// Answers what is due in a queue: whether something was, and how long until the next is, at
+    /// most `limit`. `None` if there is no such queue, or it is at its end.
+    pub(super) fn expire(&mut self, queue: u64, limit: Duration) -> Option<(bool, Duration)> {
+        let now = Instant::now();
         let queue = self.queues.get_mut(&queue).filter(|_| !self.ended)?;
         let (askers, next) = queue.expire(now);
-        let count = askers.len() as u64;
-        self.counters.expired = self.counters.expired.saturating_add(count);
+        count(&mut self.counters.expired, askers.len() as u64);
         self.refuse(&askers);
-        Some((!askers.is_empty(), next))
+        let next = next.map(|next| next.saturating_duration_since(now));
+        Some((
+            !askers.is_empty(),
+            next.map_or(limit, |next| next.min(limit)),
+        ))
     }
 
     /// A device is unplugged.
@@ -352,14 +264,7 @@ impl State {
             address_spaces: self.spaces.count() as u64,
             address_space_entries: self.spaces.entries() as u64,
             mapped_pages: self.stage2.pages(),
-            page_requests: self.counters.page_requests,
-            responses: self.counters.responses,
-            host_invalid: self.counters.host_invalid,
-            overflows: self.counters.overflows,
-            late_responses: self.counters.late_responses,
-            expired: self.counters.expired,
-            dma_faults: self.counters.dma_faults,
-            invalidations: self.counters.invalidations,
+            ..self.counters
         }
     }
 }
