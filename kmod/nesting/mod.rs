@@ -5,6 +5,8 @@ mod binding;
 mod capability;
 mod inspect;
 mod place;
+mod queues;
+mod report;
 mod stage1;
 
 pub(crate) use binding::Kind;
@@ -12,7 +14,6 @@ pub(crate) use binding::Kind;
 use crate::fault::{Counters, FaultQueue, Source};
 use crate::ffi::attach::{Attachment, Detached, Site, Translation};
 use crate::ffi::device::{Bdf, Device};
-use crate::ffi::dma_fault::DmaFault;
 use crate::ffi::errno::{edquot, eopnotsupp};
 use crate::ffi::group::Group;
 use crate::ffi::limits::Limit;
@@ -22,7 +23,7 @@ use crate::ffi::trace;
 use crate::ffi::uapi;
 use crate::pasid::Pasids;
 use crate::quota;
-use crate::uapi::{device_of, Bind, Devices, Invalidate, Scope, Target};
+use crate::uapi::{Bind, Invalidate, Scope, Target};
 use binding::{Binding, NewBinding, Unreplaced};
 use capability::Capability;
 use kernel::prelude::*;
@@ -519,143 +520,6 @@ impl Nesting {
             Scope::Device(device) => self.device(device).map(|_| None),
             Scope::Container => Ok(None),
         }
-    }
-
-    /// Depth of a fault queue whose user did not choose: no attached device overflows it alone.
-    pub(crate) fn default_depth(&self) -> u32 {
-        let devices = u32::try_from(self.devices.len()).unwrap_or(u32::MAX);
-        FaultQueue::DEPTH_PER_DEVICE
-            .saturating_mul(devices.max(1))
-            .min(uapi::VFIO_IOASID_FAULT_DEPTH_MAX)
-    }
-
-    /// Takes a new fault queue in.
-    ///
-    /// # Errors
-    ///
-    /// - [`EDQUOT`] if there are too many.
-    /// - [`EBUSY`] if it is for DMA faults, and another is.
-    /// - [`EINVAL`] if the container was released meanwhile.
-    pub(crate) fn add_queue(&mut self, queue: Arc<FaultQueue>) -> Result {
-        if self.released {
-            return Err(EINVAL);
-        }
-        if queue.takes_dma_faults() && self.dma_queue().is_some() {
-            return Err(EBUSY);
-        }
-        if self.queues.len() >= Limit::FaultQueues.get() as usize {
-            return Err(edquot());
-        }
-        Ok(self.queues.push(queue, GFP_KERNEL_ACCOUNT)?)
-    }
-
-    /// Forgets a fault queue whose fd is closed.
-    pub(crate) fn forget_queue(&mut self, queue: &Arc<FaultQueue>) {
-        self.queues.retain(|other| !Arc::ptr_eq(other, queue));
-    }
-
-    /// The queue for DMA faults that no binding's queue gets.
-    fn dma_queue(&self) -> Option<&Arc<FaultQueue>> {
-        self.queues.iter().find(|queue| queue.takes_dma_faults())
-    }
-
-    /// Tells of DMA that the IOMMU stopped: the queue of the binding whose DMA it was, else the
-    /// one for DMA faults.
-    pub(crate) fn dma_fault(&self, device: Bdf, fault: &DmaFault) {
-        trace::dma_fault(self.container, device, fault);
-        let site = fault.pasid.map_or(Site::Rid, Site::Pasid);
-        let binding = self.bindings.get(&Place::new(site, device));
-        let queue = binding.and_then(Binding::queue).or(self.dma_queue());
-        let Some(queue) = queue else {
-            return;
-        };
-        queue.push_dma_fault(uapi::vfio_ioasid_fault {
-            kind: uapi::VFIO_IOASID_FAULT_DMA,
-            flags: fault
-                .pasid
-                .map_or(0, |_| uapi::VFIO_IOASID_FAULT_FLAG_PASID),
-            device: device_of(device),
-            pasid: fault.pasid.unwrap_or(0),
-            guest_pasid: binding.map_or(0, |binding| binding.guest_pasid),
-            perm: fault.perm,
-            reason: fault.reason,
-            addr: fault.addr,
-            user_cookie: binding.map_or(0, |binding| binding.cookie),
-            ..Default::default()
-        });
-    }
-
-    /// DMA faults came that were lost before they could be told of one by one.
-    pub(crate) fn lose_dma_faults(&self, device: Bdf, count: u64) {
-        let mut of_device = self
-            .bindings
-            .iter()
-            .filter(|(place, _)| place.device() == device);
-        let queue = self
-            .dma_queue()
-            .or(of_device.find_map(|(_, binding)| binding.queue()));
-        if let Some(queue) = queue {
-            queue.lose(count);
-        }
-    }
-
-    /// The report of the container, on its stage-2 domain.
-    pub(crate) fn report(
-        &self,
-        parent: Option<&PagingDomain>,
-        dirty: Result<(), u32>,
-    ) -> uapi::vfio_ioasid_cap_nesting {
-        let mut report = capability::no_device();
-        for attached in &self.devices {
-            let device = &attached.device;
-            let capability = self.capability(attached, parent);
-            capability::add_to_report(&mut report, device, &capability);
-        }
-        if parent.is_some_and(PagingDomain::is_nest_parent) {
-            report.flags |= uapi::VFIO_IOASID_NESTING_NO_READONLY;
-        }
-        if parent.is_some_and(PagingDomain::is_coherent) {
-            report.flags |= uapi::VFIO_IOASID_NESTING_COHERENT;
-        }
-        match dirty {
-            Ok(()) => report.flags |= uapi::VFIO_IOASID_NESTING_DIRTY,
-            // CAST: the reasons are small numbers of the header.
-            Err(reason) => report.dirty_reason = reason as u16,
-        }
-        report.max_pasids = Limit::Pasids.get();
-        report.max_bindings = Limit::Bindings.get();
-        report.max_fault_queues = Limit::FaultQueues.get();
-        report.max_address_spaces = Limit::AddressSpaces.get();
-        report.max_as_entries = Limit::AsEntries.get();
-        report
-    }
-
-    /// Writes the devices into the user's array; gives their number.
-    pub(crate) fn write_devices(
-        &self,
-        call: &Devices,
-        parent: Option<&PagingDomain>,
-    ) -> Result<u32> {
-        for (index, attached) in self.devices.iter().take(call.room as usize).enumerate() {
-            let capability = self.capability(attached, parent);
-            call.write(
-                index,
-                &capability::device_info(&attached.device, &capability),
-            )?;
-        }
-        Ok(u32::try_from(self.devices.len())?)
-    }
-
-    /// Fills in the numbers that are a matter of this moment.
-    pub(crate) fn fill_stats(&self, stats: &mut uapi::vfio_ioasid_stats) {
-        stats.pasids = u64::from(self.pasids.taken());
-        stats.bindings = u64::from(self.bound);
-        stats.fault_queues = self.queues.len() as u64;
-    }
-
-    fn capability(&self, attached: &AttachedDevice, parent: Option<&PagingDomain>) -> Capability {
-        let nest_parent = parent.is_some_and(PagingDomain::is_nest_parent);
-        Capability::of(&attached.device, attached.shared, nest_parent)
     }
 
     fn device(&self, bdf: Bdf) -> Result<&AttachedDevice> {
