@@ -12,6 +12,7 @@ mod hw;
 mod judge;
 mod mirror;
 mod msrv;
+mod places;
 mod progress;
 mod root;
 mod setup;
@@ -20,10 +21,11 @@ mod suite;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use places::Which;
 use setup::Setup;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use suite::{Long, Part, Which};
+use suite::{Long, Part};
 
 /// Sets up and runs host-iommu's demo and tests.
 ///

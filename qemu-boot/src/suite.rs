@@ -5,6 +5,7 @@ use crate::boot::{Hardware, Machine};
 use crate::command::{output, tail};
 use crate::hw;
 use crate::judge::{console, ktap, Totals};
+use crate::places::{Place, Which};
 use crate::progress::Progress;
 use crate::root::Root;
 use crate::setup::Setup;
@@ -18,8 +19,11 @@ use crate::stages::{
 use anyhow::{bail, Context, Result};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 /// The demo takes seconds; a machine under load may take many.
@@ -27,37 +31,10 @@ const DEMO_LIMIT: Duration = Duration::from_secs(180);
 /// The whole guest suite.
 const TESTS_LIMIT: Duration = Duration::from_secs(900);
 
-/// What a judge finds on a console.
-type Complaints = fn(&str) -> Vec<&str>;
-/// The judge of a console that must be clean.
-const CLEAN: Complaints = console::bad_lines;
-
-/// Programs that check a machine without nesting: they have nothing to do on the other.
-const WITHOUT_NESTING: [&str; 1] = ["no_nesting"];
-/// Programs that check a machine whose stage 1 has four levels: they have nothing to do on the other.
-/// It is booted with the patched kernel alone, which takes seconds.
-const FOUR_LEVELS: [&str; 1] = ["four_levels"];
-/// Programs that see another side of a machine whose CPU has five levels; booted likewise.
-const FIVE_LEVEL_CPU: [&str; 2] = ["five_levels", "hw_bringup"];
-/// Programs in whose way lockdep finds cycles that are not the module's, and is off after the first
-/// report: they run in a machine of their own that does not prove locking. Host SVA takes
-/// `mmap_lock` in the page requests' workqueue, which vfio-pci's reset closes to a cycle
-/// (`memory_lock`, `iommu_group::mutex`); pciehp takes its `reset_lock` on both sides of
-/// `pci_rescan_remove_lock`.
-const WITHOUT_LOCKDEP: [&str; 2] = ["hotplug", "hw_bringup"];
-/// Programs that need what only the debug kernel has.
-const DEBUG_ONLY: [&str; 1] = ["fail_nth"];
-/// Programs that need our patches in the kernel.
-const PATCHED_ONLY: [&str; 2] = ["kernel_patches", "dma_fault"];
-/// Programs that need iommufd, which the patched kernel has.
-const WITH_IOMMUFD: [&str; 4] = [
-    "conformance_iommufd",
-    "differential",
-    "dirty_bits",
-    "iommufd",
-];
-/// Programs that fail on a kernel without our patches, and are to show it.
-const REPRODUCERS: [&str; 1] = ["kernel_patches"];
+/// How many machines the programs of one are shared out to, each on a CPU of its own.
+const SHARES: usize = 2;
+/// From so many programs on.
+const SHARED: usize = 12;
 
 /// Everything that a boot needs.
 pub struct Ready {
@@ -76,125 +53,6 @@ pub fn kernel_side(setup: &Setup) -> Result<(Root, Packages, Kernel, metadata::M
     let kernel = kernel::make(setup, &root, &packages)?;
     let metadata = metadata::make(setup, &root, &packages, &kernel)?;
     Ok((root, packages, kernel, metadata))
-}
-
-/// Which kernel is booted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Which {
-    /// Debian's own, unmodified.
-    Stock,
-    /// Built here from the same source with our patches and iommufd.
-    Patched,
-    /// The same, without our patches: what shows them necessary fails there.
-    Unpatched,
-    /// Built here from the patched source, to watch locks and memory.
-    Debug,
-}
-
-impl Which {
-    /// Its name.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Stock => "stock",
-            Self::Patched => "patched",
-            Self::Unpatched => "unpatched",
-            Self::Debug => "debug",
-        }
-    }
-
-    /// The name of a run on it.
-    pub fn run(self, name: &str) -> String {
-        match self {
-            Self::Stock => name.to_owned(),
-            other => format!("{name}-{}", other.name()),
-        }
-    }
-
-    /// How much longer than on the stock kernel things may take.
-    pub fn patience(self) -> u32 {
-        match self {
-            Self::Debug => 4,
-            _ => 1,
-        }
-    }
-
-    /// Whether a program has something to do on it.
-    fn runs(self, program: &str) -> bool {
-        let iommufd = WITH_IOMMUFD.contains(&program);
-        let patched_only = iommufd || PATCHED_ONLY.contains(&program);
-        match self {
-            Self::Stock => !DEBUG_ONLY.contains(&program) && !patched_only,
-            Self::Patched => !DEBUG_ONLY.contains(&program),
-            Self::Unpatched => REPRODUCERS.contains(&program),
-            Self::Debug => !iommufd,
-        }
-    }
-
-    /// Seconds for which the storm goes on if nobody says.
-    fn storm(self) -> u32 {
-        match self {
-            Self::Debug => 120,
-            _ => 3,
-        }
-    }
-}
-
-/// The machine that a program of the guest's runs in.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// The usual one.
-    Usual,
-    /// One whose VT-d does not nest.
-    WithoutNesting,
-    /// With a stage 1 of four levels.
-    FourLevels,
-    /// With a CPU of five levels.
-    FiveLevelCpu,
-    /// One of the debug kernel's that does not prove locking.
-    WithoutLockdep,
-}
-
-impl Place {
-    const ALL: [Self; 5] = [
-        Self::Usual,
-        Self::WithoutNesting,
-        Self::FourLevels,
-        Self::FiveLevelCpu,
-        Self::WithoutLockdep,
-    ];
-
-    /// The name of a run in it.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Usual => "guest",
-            Self::WithoutNesting => "guest-without-nesting",
-            Self::FourLevels => "guest-four-levels",
-            Self::FiveLevelCpu => "guest-five-level-cpu",
-            Self::WithoutLockdep => "guest-without-lockdep",
-        }
-    }
-
-    /// That of a program on a kernel.
-    fn of(program: &str, kernel: Which) -> Self {
-        if WITHOUT_NESTING.contains(&program) {
-            Self::WithoutNesting
-        } else if FOUR_LEVELS.contains(&program) {
-            Self::FourLevels
-        } else if kernel == Which::Debug && WITHOUT_LOCKDEP.contains(&program) {
-            Self::WithoutLockdep
-        } else {
-            Self::Usual
-        }
-    }
-
-    /// Whether a program runs in it on a kernel.
-    fn runs(self, program: &str, kernel: Which) -> bool {
-        match self {
-            Self::FiveLevelCpu => kernel == Which::Patched && FIVE_LEVEL_CPU.contains(&program),
-            Self::FourLevels => kernel == Which::Patched && FOUR_LEVELS.contains(&program),
-            _ => Self::of(program, kernel) == self,
-        }
-    }
 }
 
 /// Sets up what is missing.
@@ -249,6 +107,32 @@ fn own(
 ) -> Result<(Bootable, module::Tree, Root)> {
     let built = kernel.make(setup, &tools, source)?;
     Ok((built.bootable()?, built.tree(), tools))
+}
+
+/// Test programs in one machine.
+struct Run {
+    name: String,
+    hardware: Hardware,
+    /// For the kernel's command line.
+    words: String,
+    selftests: Vec<PathBuf>,
+    limit: Duration,
+    /// The judge of its console.
+    complaints: fn(&str) -> Vec<&str>,
+}
+
+impl Run {
+    /// In the usual machine.
+    fn new(name: String, words: String) -> Self {
+        Self {
+            name,
+            hardware: Hardware::USUAL,
+            words,
+            selftests: Vec::new(),
+            limit: TESTS_LIMIT,
+            complaints: console::bad_lines,
+        }
+    }
 }
 
 impl Ready {
@@ -338,37 +222,43 @@ impl Ready {
         }
     }
 
-    /// Runs the guest's tests, all or those of `only`, each in the machine that it needs.
-    fn guest(&self, setup: &Setup, only: &[String], long: Long) -> Result<Totals> {
-        let mut totals = Totals::default();
+    /// The guest's tests, all or those of `only`, each in the machine that it needs.
+    fn guest(&self, setup: &Setup, only: &[String], long: Long) -> Result<Vec<Run>> {
+        let mut runs = Vec::new();
         for place in Place::ALL {
             let tests = self.chosen(setup, place, only)?;
-            if tests.is_empty() {
-                continue;
-            }
-            let mut words = format!(
-                "run=tests kernel={} patience={} storm={} ends={} only={}",
-                self.which.name(),
-                self.which.patience(),
-                long.storm.unwrap_or(self.which.storm()),
-                long.ends,
-                tests.join(",")
-            );
-            if place == Place::WithoutLockdep {
-                words.push_str(" lockdep.prove_locking=0");
-            }
-            let hardware = Hardware {
-                nesting: place != Place::WithoutNesting,
-                five_levels: place != Place::FourLevels,
-                five_level_cpu: place == Place::FiveLevelCpu,
-                ..Hardware::USUAL
-            };
             let name = self.which.run(place.name());
-            let limit = TESTS_LIMIT.saturating_mul(self.which.patience().saturating_mul(long.ends));
-            let judge = (limit, CLEAN);
-            totals.add(self.guest_run(setup, &name, hardware, &words, &[], judge)?);
+            let shares = if tests.len() < SHARED { 1 } else { SHARES };
+            for share in 0..shares.min(tests.len()) {
+                let name = match shares {
+                    1 => name.clone(),
+                    _ => format!("{name}-{}", share + 1),
+                };
+                // Those that take long begin with the same letters: fault, map.
+                let tests: Vec<&str> = tests
+                    .iter()
+                    .skip(share)
+                    .step_by(shares)
+                    .map(String::as_str)
+                    .collect();
+                let words = format!(
+                    "run=tests kernel={} patience={} storm={} ends={} only={}{}",
+                    self.which.name(),
+                    self.which.patience(),
+                    long.storm.unwrap_or(self.which.storm()),
+                    long.ends,
+                    tests.join(","),
+                    place.words()
+                );
+                runs.push(Run {
+                    hardware: place.hardware(),
+                    limit: TESTS_LIMIT
+                        .saturating_mul(self.which.patience().saturating_mul(long.ends)),
+                    ..Run::new(name, words)
+                });
+            }
         }
-        Ok(totals)
+        Ok(runs)
     }
 
     /// The names of the programs to run in one kind of machine.
@@ -384,41 +274,34 @@ impl Ready {
             .collect())
     }
 
-    /// Runs Linux's own selftests: those of vfio on the module as type1, and where there is an
-    /// iommufd those of iommufd.
-    fn outside(&self, setup: &Setup) -> Result<Totals> {
+    /// Linux's own selftests: those of vfio on the module as type1, and where there is an iommufd
+    /// those of iommufd.
+    fn outside(&self, setup: &Setup) -> Result<Run> {
         let (root, packages, _, metadata) = kernel_side(setup)?;
-        let programs = selftests::make(setup, &root, &packages, &metadata)?;
         let words = format!("run=selftests kernel={}", self.which.name());
-        let name = self.which.run("selftests");
-        let judge = (TESTS_LIMIT, CLEAN);
-        self.guest_run(setup, &name, Hardware::USUAL, &words, &programs, judge)
+        Ok(Run {
+            selftests: selftests::make(setup, &root, &packages, &metadata)?,
+            ..Run::new(self.which.run("selftests"), words)
+        })
     }
 
     /// Shows that the debug kernel sees what it should: its console is full of it.
-    fn planted(&self, setup: &Setup) -> Result<Totals> {
-        let words = "run=planted kasan_multi_shot";
-        let complaints: Complaints = |_| Vec::new();
-        let judge = (TESTS_LIMIT, complaints);
-        self.guest_run(setup, "planted-bugs", Hardware::USUAL, words, &[], judge)
+    fn planted(&self) -> Run {
+        Run {
+            complaints: |_| Vec::new(),
+            ..Run::new("planted-bugs".into(), "run=planted kasan_multi_shot".into())
+        }
     }
 
-    fn guest_run(
-        &self,
-        setup: &Setup,
-        name: &str,
-        hardware: Hardware,
-        words: &str,
-        selftests: &[PathBuf],
-        (limit, complaints): (Duration, Complaints),
-    ) -> Result<Totals> {
+    fn run(&self, setup: &Setup, run: &Run) -> Result<Totals> {
+        let name = run.name.as_str();
         let what = format!("booting {} and running the test programs", self.kernel.name);
         let progress = Progress::start(name, &what);
         let log = setup.cache.log(name);
         let mut ktap = ktap::Parser::default();
         let mut text = fs::File::create(&log).context("cannot write the tests' log")?;
-        let ended = self.boot(setup, hardware, selftests, |machine| {
-            let ended = machine.run(words, limit, |line| {
+        let ended = self.boot(setup, run.hardware, &run.selftests, |machine| {
+            let ended = machine.run(&run.words, run.limit, |line| {
                 ktap.line(line);
                 progress.peek(line);
                 // A log that cannot be written must not end the run.
@@ -431,11 +314,12 @@ impl Ready {
         if ended.timed_out {
             report.totals.failed = report.totals.failed.saturating_add(1);
             report.failures.push(format!(
-                "stopped after {limit:?}; the last lines:\n{}",
+                "stopped after {:?}; the last lines:\n{}",
+                run.limit,
                 tail(&log)
             ));
         }
-        for bad in complaints(&ended.console) {
+        for bad in (run.complaints)(&ended.console) {
             report.totals.failed = report.totals.failed.saturating_add(1);
             report
                 .failures
@@ -525,24 +409,62 @@ pub fn test(
             break;
         }
         let ready = ready(setup, which)?;
-        if std::mem::take(&mut hardware) {
-            totals.add(ready.hardware(setup, only.first().map_or("", String::as_str))?);
-        }
+        let mut runs = Vec::new();
         if wanted(Part::Guest, true) {
-            totals.add(ready.guest(setup, only, long)?);
+            runs = ready.guest(setup, only, long)?;
             if which == Which::Debug && only.is_empty() {
-                totals.add(ready.planted(setup)?);
+                runs.push(ready.planted());
             }
         }
         if wanted(Part::Outside, false) {
-            totals.add(ready.outside(setup)?);
+            runs.push(ready.outside(setup)?);
         }
+        let mut jobs: Vec<Job<'_>> = Vec::new();
+        for run in &runs {
+            jobs.push(Box::new(|| ready.run(setup, run)));
+        }
+        if std::mem::take(&mut hardware) {
+            let filter = only.first().map_or("", String::as_str);
+            jobs.push(Box::new(|| ready.hardware(setup, filter)));
+        }
+        totals.add(together(jobs)?);
     }
     println!("{totals}");
     if totals.failed != 0 {
         bail!("{} tests failed", totals.failed);
     }
     Ok(())
+}
+
+/// A part of the tests, which needs nothing of the others.
+type Job<'a> = Box<dyn FnOnce() -> Result<Totals> + Send + 'a>;
+
+/// Runs jobs in order, as many at a time as there are CPUs, for a machine runs on one thread.
+///
+/// # Errors
+///
+/// That of the first that had one; the others are run all the same.
+fn together(jobs: Vec<Job<'_>>) -> Result<Totals> {
+    let lanes = thread::available_parallelism().map_or(1, NonZero::get);
+    let waiting = Mutex::new(jobs.into_iter());
+    let next = || {
+        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.next()
+    };
+    let lane = || -> Vec<Result<Totals>> { std::iter::from_fn(next).map(|job| job()).collect() };
+    let ended = thread::scope(|scope| {
+        let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(lane)).collect();
+        let ended = lanes.into_iter().map(|lane| lane.join());
+        ended.collect::<std::result::Result<Vec<_>, _>>()
+    });
+    let Ok(ended) = ended else {
+        bail!("a part of the tests could not be run");
+    };
+    let mut totals = Totals::default();
+    for result in ended.into_iter().flatten() {
+        totals.add(result?);
+    }
+    Ok(totals)
 }
 
 /// Runs cargo's tests and counts them by the lines that its harness ends with.
@@ -595,17 +517,20 @@ fn harness_totals(line: &str) -> Option<Totals> {
     })
 }
 
+/// Prints a report in one piece.
 fn show(name: &str, report: &ktap::Report, log: &Path, console: &Path) {
+    let mut text = String::new();
     for skip in &report.skips {
-        println!("{name}: skipped {skip}");
+        text.push_str(&format!("{name}: skipped {skip}\n"));
     }
     for failure in &report.failures {
-        println!("{name}: FAILED {failure}");
+        text.push_str(&format!("{name}: FAILED {failure}\n"));
     }
     if !report.failures.is_empty() {
-        println!("{name}: see {} and {}", log.display(), console.display());
+        let (log, console) = (log.display(), console.display());
+        text.push_str(&format!("{name}: see {log} and {console}\n"));
     }
-    println!("{name}: {}", report.totals);
+    println!("{text}{name}: {}", report.totals);
 }
 
 pub fn console_file(setup: &Setup, name: &str) -> PathBuf {

@@ -11,9 +11,10 @@ mod profile;
 mod table;
 
 use crate::boot::Hardware;
+use crate::places::Which;
 use crate::progress::Progress;
 use crate::setup::Setup;
-use crate::suite::{self, keep_console, Ready, Which};
+use crate::suite::{self, keep_console, Ready};
 use anyhow::{bail, Context, Result};
 use figures::{field, Figures};
 use profile::Symbols;

@@ -13,10 +13,11 @@ mod smaller;
 
 use crate::boot::{Hardware, RING};
 use crate::judge::console;
+use crate::places::Which;
 use crate::progress::Progress;
 use crate::setup::Setup;
 use crate::stages::module::{IOASID, IOASID_TRACED};
-use crate::suite::{self, console_file, keep_console, Ready, Which};
+use crate::suite::{self, console_file, keep_console, Ready};
 use anyhow::{bail, Context, Result};
 use call::{Kind, Program};
 use std::collections::BTreeSet;

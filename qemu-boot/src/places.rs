@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! On which kernel and in which machine a program of the guest's runs.
+
+use crate::boot::Hardware;
+
+/// Programs that check a machine without nesting: they have nothing to do on the other.
+const WITHOUT_NESTING: [&str; 1] = ["no_nesting"];
+/// Programs that check a machine whose stage 1 has four levels: they have nothing to do on the other.
+/// It is booted with the patched kernel alone, which takes seconds.
+const FOUR_LEVELS: [&str; 1] = ["four_levels"];
+/// Programs that see another side of a machine whose CPU has five levels; booted likewise.
+const FIVE_LEVEL_CPU: [&str; 2] = ["five_levels", "hw_bringup"];
+/// Programs in whose way lockdep finds cycles that are not the module's, and is off after the first
+/// report: they run in a machine of their own that does not prove locking. Host SVA takes
+/// `mmap_lock` in the page requests' workqueue, which vfio-pci's reset closes to a cycle
+/// (`memory_lock`, `iommu_group::mutex`); pciehp takes its `reset_lock` on both sides of
+/// `pci_rescan_remove_lock`.
+const WITHOUT_LOCKDEP: [&str; 2] = ["hotplug", "hw_bringup"];
+/// Programs that need what only the debug kernel has.
+const DEBUG_ONLY: [&str; 1] = ["fail_nth"];
+/// Programs that need our patches in the kernel.
+const PATCHED_ONLY: [&str; 2] = ["kernel_patches", "dma_fault"];
+/// Programs that need iommufd, which the patched kernel has.
+const WITH_IOMMUFD: [&str; 4] = [
+    "conformance_iommufd",
+    "differential",
+    "dirty_bits",
+    "iommufd",
+];
+/// Programs that fail on a kernel without our patches, and are to show it.
+const REPRODUCERS: [&str; 1] = ["kernel_patches"];
+
+/// Which kernel is booted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Which {
+    /// Debian's own, unmodified.
+    Stock,
+    /// Built here from the same source with our patches and iommufd.
+    Patched,
+    /// The same, without our patches: what shows them necessary fails there.
+    Unpatched,
+    /// Built here from the patched source, to watch locks and memory.
+    Debug,
+}
+
+impl Which {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stock => "stock",
+            Self::Patched => "patched",
+            Self::Unpatched => "unpatched",
+            Self::Debug => "debug",
+        }
+    }
+
+    /// The name of a run on it.
+    pub fn run(self, name: &str) -> String {
+        match self {
+            Self::Stock => name.to_owned(),
+            other => format!("{name}-{}", other.name()),
+        }
+    }
+
+    /// How much longer than on the stock kernel things may take.
+    pub fn patience(self) -> u32 {
+        match self {
+            Self::Debug => 4,
+            _ => 1,
+        }
+    }
+
+    /// Whether a program has something to do on it.
+    pub fn runs(self, program: &str) -> bool {
+        let iommufd = WITH_IOMMUFD.contains(&program);
+        let patched_only = iommufd || PATCHED_ONLY.contains(&program);
+        match self {
+            Self::Stock => !DEBUG_ONLY.contains(&program) && !patched_only,
+            Self::Patched => !DEBUG_ONLY.contains(&program),
+            Self::Unpatched => REPRODUCERS.contains(&program),
+            Self::Debug => !iommufd,
+        }
+    }
+
+    /// Seconds for which the storm goes on if nobody says.
+    pub fn storm(self) -> u32 {
+        match self {
+            Self::Debug => 120,
+            _ => 3,
+        }
+    }
+}
+
+/// The machine that a program of the guest's runs in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The usual one.
+    Usual,
+    /// One whose VT-d does not nest.
+    WithoutNesting,
+    /// With a stage 1 of four levels.
+    FourLevels,
+    /// With a CPU of five levels.
+    FiveLevelCpu,
+    /// One of the debug kernel's that does not prove locking.
+    WithoutLockdep,
+}
+
+impl Place {
+    pub const ALL: [Self; 5] = [
+        Self::Usual,
+        Self::WithoutNesting,
+        Self::FourLevels,
+        Self::FiveLevelCpu,
+        Self::WithoutLockdep,
+    ];
+
+    /// The name of a run in it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Usual => "guest",
+            Self::WithoutNesting => "guest-without-nesting",
+            Self::FourLevels => "guest-four-levels",
+            Self::FiveLevelCpu => "guest-five-level-cpu",
+            Self::WithoutLockdep => "guest-without-lockdep",
+        }
+    }
+
+    /// That of a program on a kernel.
+    fn of(program: &str, kernel: Which) -> Self {
+        if WITHOUT_NESTING.contains(&program) {
+            Self::WithoutNesting
+        } else if FOUR_LEVELS.contains(&program) {
+            Self::FourLevels
+        } else if kernel == Which::Debug && WITHOUT_LOCKDEP.contains(&program) {
+            Self::WithoutLockdep
+        } else {
+            Self::Usual
+        }
+    }
+
+    /// Whether a program runs in it on a kernel.
+    pub fn runs(self, program: &str, kernel: Which) -> bool {
+        match self {
+            Self::FiveLevelCpu => kernel == Which::Patched && FIVE_LEVEL_CPU.contains(&program),
+            Self::FourLevels => kernel == Which::Patched && FOUR_LEVELS.contains(&program),
+            _ => Self::of(program, kernel) == self,
+        }
+    }
+
+    /// What it is made of.
+    pub fn hardware(self) -> Hardware {
+        Hardware {
+            nesting: self != Self::WithoutNesting,
+            five_levels: self != Self::FourLevels,
+            five_level_cpu: self == Self::FiveLevelCpu,
+            ..Hardware::USUAL
+        }
+    }
+
+    /// What its kernel is told beside what every one is.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::WithoutLockdep => " lockdep.prove_locking=0",
+            _ => "",
+        }
+    }
+}
