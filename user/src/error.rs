@@ -62,6 +62,15 @@ pub enum Error {
         /// The guest's PASID.
         guest: u32,
     },
+    /// The context of a device does not carry what the guest's unit offers.
+    #[cfg(feature = "vtd")]
+    #[error("The host of {device} does not carry {what}, which the guest's IOMMU offers")]
+    NotCarried {
+        /// The device.
+        device: Bdf,
+        /// What it does not.
+        what: crate::vtd::NotCarried,
+    },
     /// A number has more than the 20 bits of a PASID.
     #[error("{0} is no PASID: they have 20 bits")]
     PasidOutOfRange(u32),
@@ -146,6 +155,8 @@ pub enum Operation {
     ReadDirty(IovaRange),
     AddressSpace(&'static str),
     OpenFaultQueue,
+    MakeUnit,
+    PlugIn(Bdf),
     PlugDevice(Bdf),
     UnplugDevice(Bdf),
     SubmitDma(Bdf),
@@ -195,6 +206,8 @@ impl fmt::Display for Operation {
             Self::UnplugDevice(device) => write!(f, "take out {device}"),
             Self::SubmitDma(device) => write!(f, "start DMA of {device}"),
             Self::OpenFaultQueue => f.write_str("open a fault queue"),
+            Self::MakeUnit => f.write_str("make an IOMMU for the guest"),
+            Self::PlugIn(device) => write!(f, "plug {device} in behind the guest's IOMMU"),
             Self::ReadFaults => f.write_str("read the fault queue"),
             Self::Respond { cookie } => write!(f, "answer page request group {cookie:#x}"),
         }

@@ -111,6 +111,8 @@ pub mod backend;
 #[doc = include_str!("guide.md")]
 pub mod guide {}
 pub mod pci;
+#[cfg(feature = "vtd")]
+pub mod vtd;
 
 mod capabilities;
 mod context;

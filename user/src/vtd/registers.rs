@@ -220,7 +220,10 @@ impl Registers {
             return false;
         };
         let mut bytes = [0; 8];
-        bytes.iter_mut().zip(data).for_each(|(to, from)| *to = *from);
+        bytes
+            .iter_mut()
+            .zip(data)
+            .for_each(|(to, from)| *to = *from);
         let value = u64::from_le_bytes(bytes) << place.shift;
         let (write, clear) = bits(place.word);
         let mask = place.mask << place.shift;

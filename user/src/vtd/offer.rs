@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What a unit offers its guest, and which hosts can carry it.
+
+use super::registers::{Registers, FAULT_RECORDS, FRCD, IVA};
+use super::tables::Offered;
+use crate::capabilities::NestingCapability;
+use crate::types::AddressWidth;
+
+/// What a unit is and offers. Made by [`VtdConfig::carried_by`], or by hand to offer less.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct VtdConfig {
+    /// The guest-physical address of the register file, on a page.
+    pub base: u64,
+    /// The PCI segment of the devices behind it.
+    pub segment: u16,
+    /// Bits of guest-physical addresses, 39 to 52.
+    pub address_bits: u32,
+    /// Stage-1 tables of five levels beside those of four.
+    pub five_levels: bool,
+    /// Stage-1 pages of 1 GiB.
+    pub huge_pages: bool,
+    /// Bits of a PASID, 6 to 20.
+    pub pasid_bits: u32,
+    /// Page requests.
+    pub page_requests: bool,
+    /// Device TLBs (ATS).
+    pub device_tlbs: bool,
+    /// Requests of a supervisor (SRS).
+    pub supervisor: bool,
+    /// Extended accessed flags (EAFS).
+    pub extended_accessed: bool,
+}
+
+impl Default for VtdConfig {
+    /// What every host carries that nests at all, at the address where PCs have the first unit.
+    fn default() -> Self {
+        Self {
+            base: 0xfed9_0000,
+            segment: 0,
+            address_bits: 46,
+            five_levels: false,
+            huge_pages: false,
+            pasid_bits: 6,
+            page_requests: false,
+            device_tlbs: true,
+            supervisor: false,
+            extended_accessed: false,
+        }
+    }
+}
+
+/// Why a context cannot carry what a unit offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotCarried {
+    /// The host does not nest: stage-1 tables cannot be bound.
+    Nesting,
+    /// Nothing can be bound for requests without PASID.
+    Rid,
+    /// Stage-1 tables of five levels.
+    FiveLevels,
+    /// Stage-1 pages of 1 GiB.
+    HugePages,
+    /// So many bits of a PASID.
+    PasidBits,
+    /// Page requests.
+    PageRequests,
+    /// Requests of a supervisor.
+    Supervisor,
+    /// Extended accessed flags.
+    ExtendedAccessed,
+}
+
+impl std::fmt::Display for NotCarried {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Nesting => "nested translation",
+            Self::Rid => "stage-1 tables for requests without PASID",
+            Self::FiveLevels => "stage-1 tables of five levels",
+            Self::HugePages => "stage-1 pages of 1 GiB",
+            Self::PasidBits => "so many PASID bits",
+            Self::PageRequests => "page requests",
+            Self::Supervisor => "requests of a supervisor",
+            Self::ExtendedAccessed => "extended accessed flags",
+        })
+    }
+}
+
+/// CAP and ECAP bits that a host may have and a unit offers.
+const CAP_HUGE_PAGES: u64 = 1 << 56;
+const CAP_FIVE_LEVELS: u64 = 1 << 60;
+const ECAP_SUPERVISOR: u64 = 1 << 31;
+const ECAP_EXTENDED_ACCESSED: u64 = 1 << 34;
+
+impl VtdConfig {
+    /// The most that a host carries, but for requests of a supervisor, which guests of today do not
+    /// need.
+    pub fn carried_by(host: &NestingCapability) -> Self {
+        let five_levels = host.widths.contains(&AddressWidth::Bits57);
+        Self {
+            five_levels,
+            huge_pages: host.vtd_cap & CAP_HUGE_PAGES != 0,
+            pasid_bits: host.pasid_bits.clamp(6, 20),
+            page_requests: host.page_requests.is_present(),
+            extended_accessed: host.vtd_ecap & ECAP_EXTENDED_ACCESSED != 0,
+            ..Self::default()
+        }
+    }
+
+    /// Whether a host carries all that is offered.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that it does not.
+    pub fn check(&self, host: &NestingCapability) -> Result<(), NotCarried> {
+        let has = |bit: u64, register: u64| register & bit != 0;
+        let five_levels = host.widths.contains(&AddressWidth::Bits57);
+        let lacks = [
+            (!host.stage1.is_present(), NotCarried::Nesting),
+            (!host.rid, NotCarried::Rid),
+            (self.five_levels && !five_levels, NotCarried::FiveLevels),
+            (
+                self.huge_pages && !has(CAP_HUGE_PAGES, host.vtd_cap),
+                NotCarried::HugePages,
+            ),
+            (self.pasid_bits > host.pasid_bits, NotCarried::PasidBits),
+            (
+                self.page_requests && !host.page_requests.is_present(),
+                NotCarried::PageRequests,
+            ),
+            (
+                self.supervisor && !has(ECAP_SUPERVISOR, host.vtd_ecap),
+                NotCarried::Supervisor,
+            ),
+            (
+                self.extended_accessed && !has(ECAP_EXTENDED_ACCESSED, host.vtd_ecap),
+                NotCarried::ExtendedAccessed,
+            ),
+        ];
+        let first = lacks.into_iter().find(|(lacks, _)| *lacks);
+        first.map_or(Ok(()), |(_, what)| Err(what))
+    }
+
+    /// Whether the numbers are ones that a unit can have.
+    pub(super) fn is_sound(&self) -> bool {
+        self.base % 4096 == 0
+            && self.base.checked_add(4096).is_some()
+            && (39..=52).contains(&self.address_bits)
+            && (6..=20).contains(&self.pasid_bits)
+            && (self.device_tlbs || !self.page_requests)
+    }
+
+    pub(super) fn offered(&self) -> Offered {
+        Offered {
+            address_bits: self.address_bits,
+            five_levels: self.five_levels,
+            supervisor: self.supervisor,
+            extended_accessed: self.extended_accessed,
+            pasid_bits: self.pasid_bits,
+        }
+    }
+
+    /// The registers of a unit after a reset (VT-d 4.1, 11.4.2 and 11.4.3).
+    pub(super) fn registers(&self) -> Registers {
+        let when = |on: bool, bits: u64| if on { bits } else { 0 };
+        // 65,536 domains; caching mode, for what becomes present in a PASID table must be told.
+        let cap = 6
+            | 1 << 7
+            // Second-stage tables are not offered; their widths go with passthrough.
+            | 0x4 << 8
+            | when(self.five_levels, 0x8 << 8)
+            | u64::from(self.address_bits - 1) << 16
+            // Reads of no bytes.
+            | 1 << 22
+            | (FRCD as u64 / 16) << 24
+            // Invalidation by pages, of up to 2^18.
+            | 1 << 39
+            | (FAULT_RECORDS as u64 - 1) << 40
+            | 18 << 48
+            // Drains.
+            | 3 << 54
+            | when(self.huge_pages, CAP_HUGE_PAGES)
+            | when(self.five_levels, CAP_FIVE_LEVELS)
+            // A new root drops what was cached.
+            | 1 << 63;
+        let ecap = 1 << 1
+            | when(self.device_tlbs, 1 << 2)
+            | 1 << 6
+            | (IVA as u64 / 16) << 8
+            | when(self.page_requests, 1 << 29)
+            | when(self.supervisor, ECAP_SUPERVISOR)
+            | when(self.extended_accessed, ECAP_EXTENDED_ACCESSED)
+            | u64::from(self.pasid_bits - 1) << 35
+            | 1 << 40
+            // Page request drain.
+            | when(self.page_requests, 1 << 42)
+            // Scalable mode, first stage, coherent walks.
+            | 1 << 43
+            | 1 << 47
+            | 1 << 48
+            // RID_PASID.
+            | 1 << 49
+            | 1;
+        Registers::new(cap, ecap)
+    }
+}
