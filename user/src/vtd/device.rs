@@ -22,6 +22,8 @@ pub(super) struct Device {
     bdf: Bdf,
     host: HostIommu,
     pub(super) faults: Option<Arc<FaultQueue>>,
+    /// They are offered to the guest.
+    page_requests: bool,
     /// By the guest's PASID.
     bound: BTreeMap<u32, Bound>,
     rid: Rid,
@@ -41,15 +43,22 @@ enum Rid {
     /// An entry of the guest's, and what was made of it: stage 2 alone if nothing.
     Entry(Entry, Option<Stage1Binding>),
     /// Nothing: all are stopped.
-    Blocked(Option<Stage1Binding>),
+    Blocked(#[expect(dead_code, reason = "held")] Option<Stage1Binding>),
 }
 
 impl Device {
-    pub(super) fn new(bdf: Bdf, host: HostIommu, faults: Option<Arc<FaultQueue>>) -> Self {
+    /// With nothing bound.
+    pub(super) fn new(
+        bdf: Bdf,
+        host: HostIommu,
+        faults: Option<Arc<FaultQueue>>,
+        page_requests: bool,
+    ) -> Self {
         Self {
             bdf,
             host,
             faults,
+            page_requests,
             bound: BTreeMap::new(),
             rid: Rid::Stage2,
         }
@@ -57,6 +66,15 @@ impl Device {
 
     pub(super) fn bdf(&self) -> Bdf {
         self.bdf
+    }
+
+    pub(super) fn is_of_host(&self, host: &HostIommu) -> bool {
+        self.host.is(host)
+    }
+
+    /// Where page requests of what is bound go.
+    fn asks(&self) -> Option<&FaultQueue> {
+        self.faults.as_deref().filter(|_| self.page_requests)
     }
 
     /// The guest's PASIDs that are bound.
@@ -112,16 +130,16 @@ impl Device {
                 None => Ok(()),
             };
         };
-        let faults = self.faults.as_deref();
+        let faults = self.faults.clone().filter(|_| self.page_requests);
         if let Some(bound) = self.bound.get_mut(&pasid) {
             let same = bound.entry.translation == entry.translation;
             let changed = match entry.translation {
                 // Nothing of its own is cached.
                 Kind::PassThrough if same => Ok(()),
                 Kind::Stage1(_) if same => bound.binding.flush(&Invalidation::all()),
-                Kind::Stage1(table) if bound.was_stage1() => {
-                    bound.binding.rebind(&table.with_guest_pasid(pasid), faults)
-                }
+                Kind::Stage1(table) if bound.was_stage1() => bound
+                    .binding
+                    .rebind(&table.with_guest_pasid(pasid), faults.as_deref()),
                 _ => {
                     self.bound.remove(&pasid);
                     return self.bind(pasid, entry);
@@ -155,8 +173,7 @@ impl Device {
         let binding = match entry.translation {
             Kind::Stage1(table) => {
                 let table = table.with_guest_pasid(pasid);
-                self.host
-                    .bind(self.bdf, &pasids, at, &table, self.faults.as_deref())?
+                self.host.bind(self.bdf, &pasids, at, &table, self.asks())?
             }
             Kind::PassThrough => self.host.bind_stage2(self.bdf, &pasids, at, Some(pasid))?,
         };
@@ -187,10 +204,9 @@ impl Device {
                 self.rid = Rid::Stage2;
                 let bound = match entry.translation {
                     Kind::PassThrough => Ok(None),
-                    Kind::Stage1(table) => self
-                        .host
-                        .bind_rid(self.bdf, &table, self.faults.as_deref())
-                        .map(Some),
+                    Kind::Stage1(table) => {
+                        self.host.bind_rid(self.bdf, &table, self.asks()).map(Some)
+                    }
                 };
                 match bound {
                     Ok(binding) => {

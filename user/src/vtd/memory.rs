@@ -15,13 +15,6 @@ pub(super) trait Memory: fmt::Debug + Send + Sync {
 
     /// Writes half a word at an aligned address. False where there is no memory.
     fn write_half(&self, at: u64, half: u32) -> bool;
-
-    /// Sets bits of a word that is still `old`. False where it is not, or there is no memory.
-    fn set_bits(&self, at: u64, old: u64, bits: u64) -> bool {
-        // No compare-and-swap is to be had of guest memory; the guest's own CPUs set these two
-        // bits only, and never clear them without a flush.
-        self.read(at) == Some(old) && self.write(at, old | bits)
-    }
 }
 
 /// The words that follow each other at an aligned address.

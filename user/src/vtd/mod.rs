@@ -15,7 +15,7 @@
 //! 3. For each passed-through device [`Vtd::assign`] its place on the guest's buses, then
 //!    [`HostIommu::plug`].
 //! 4. Guest accesses to the page at [`VtdConfig::base`] go to [`Vtd::read`] and [`Vtd::write`].
-//! 5. A thread waits for each [`Vtd::fault_queue`] and calls
+//! 5. A thread polls each [`Vtd::fault_queue`], one for each context, and calls
 //!    [`FaultQueue::deliver`](crate::FaultQueue::deliver) with the unit.
 //! 6. When [`VtdEvents::more`] is called, some thread calls [`Vtd::run`] until it gives false.
 //!
@@ -44,11 +44,13 @@
 
 mod descriptor;
 mod device;
+mod dmar;
 mod faults;
 mod memory;
 mod offer;
 mod registers;
 mod requests;
+mod state;
 mod tables;
 mod unit;
 mod work;
@@ -56,6 +58,7 @@ mod work;
 pub use device::MAX_BINDINGS;
 pub use offer::{NotCarried, VtdConfig};
 pub use registers::{Msi, SIZE};
+pub use state::VtdState;
 pub use tables::SourceId;
 pub use work::BUDGET;
 
@@ -195,6 +198,30 @@ impl Vtd {
         self.state().unit.requests.waiting()
     }
 
+    /// What it is saved as. The devices' page requests that wait are to be answered first, as
+    /// [`PciIommuOps`] has it: a restored unit knows nothing of them.
+    pub fn save(&self) -> VtdState {
+        VtdState::save(&self.config, &self.state().unit)
+    }
+
+    /// Makes it what was saved, with the devices that are plugged in now: what the guest's tables say is
+    /// bound when this returns, or [`VtdEvents::more`] was called. Guest memory must be restored
+    /// before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] with EINVAL for what another configuration saved; nothing is changed then.
+    pub fn restore(&self, saved: VtdState) -> Result<()> {
+        let mut result = Ok(());
+        self.with(|state, memory| {
+            let mut messages = Vec::new();
+            result = saved.restore(&self.config, &mut state.unit);
+            let more = result.is_ok() && state.unit.go_on(memory, &mut messages);
+            (messages, more)
+        });
+        result
+    }
+
     /// As after power-on: everything is unbound, what waits is answered INVALID. The devices stay.
     pub fn reset(&self) {
         self.state().unit.reset(self.config.registers());
@@ -211,17 +238,11 @@ impl PciIommuOps for Vtd {
     /// Refuses a context that does not carry what the unit offers.
     fn set_context(&self, device: Bdf, context: &HostIommu) -> Result<()> {
         let capabilities = context.capabilities()?;
-        let carried = match &capabilities.nesting {
-            Some(nesting) => self.config.check(nesting),
-            None => Err(NotCarried::Nesting),
+        let not_carried = |what| Error::NotCarried { device, what };
+        let Some(nesting) = &capabilities.nesting else {
+            return Err(not_carried(NotCarried::Nesting));
         };
-        carried.map_err(|what| Error::NotCarried { device, what })?;
-        let options = FaultQueueOptions::default();
-        let faults = self
-            .config
-            .page_requests
-            .then(|| context.fault_queue(&options).map(Arc::new))
-            .transpose()?;
+        self.config.check(nesting).map_err(not_carried)?;
         let failed = |errno| Error::failed(Operation::PlugIn(device), errno);
         let mut messages = Vec::new();
         let more = {
@@ -234,7 +255,18 @@ impl PciIommuOps for Vtd {
             if state.unit.devices.len() >= MAX_DEVICES {
                 return Err(failed(Errno::EDQUOT));
             }
-            let device = Device::new(device, context.clone(), faults);
+            let faults = state.unit.queue_of(context);
+            let faults = match faults {
+                None if self.config.page_requests || nesting.dma_faults.is_present() => {
+                    let mut options = FaultQueueOptions::nonblocking();
+                    if nesting.dma_faults.is_present() {
+                        options = options.with_dma_faults();
+                    }
+                    Some(Arc::new(context.fault_queue(&options)?))
+                }
+                known => known,
+            };
+            let device = Device::new(device, context.clone(), faults, self.config.page_requests);
             state.unit.add(source, device);
             state.unit.go_on(&*self.memory, &mut messages)
         };

@@ -170,9 +170,10 @@ impl Registers {
         registers
     }
 
-    /// Whether what was saved is a register file.
-    pub(super) fn is_whole(&self) -> bool {
-        self.words.len() == SIZE as usize / 8
+    /// Whether this may have become of `fresh` registers: what a guest cannot write is the same.
+    pub(super) fn is_of(&self, fresh: &Self) -> bool {
+        let offered = |words: &Self| [CAP, ECAP].map(|offset| words.get(offset, 8));
+        self.words.len() == fresh.words.len() && offered(self) == offered(fresh)
     }
 
     /// A register; `width` is 4 or 8 bytes.

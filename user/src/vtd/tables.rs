@@ -18,8 +18,6 @@ pub(super) mod reason {
     pub(in crate::vtd) const CONTEXT_INVALID: u8 = 0x43;
     pub(in crate::vtd) const NO_PASIDS: u8 = 0x45;
     pub(in crate::vtd) const PASID_TOO_LARGE: u8 = 0x46;
-    pub(in crate::vtd) const NO_PAGE_REQUESTS: u8 = 0x47;
-    pub(in crate::vtd) const RID_PASID: u8 = 0x48;
     pub(in crate::vtd) const DIRECTORY_ACCESS: u8 = 0x50;
     pub(in crate::vtd) const DIRECTORY_ABSENT: u8 = 0x51;
     pub(in crate::vtd) const DIRECTORY_RESERVED: u8 = 0x52;
@@ -27,13 +25,7 @@ pub(super) mod reason {
     pub(in crate::vtd) const PASID_ABSENT: u8 = 0x59;
     pub(in crate::vtd) const PASID_RESERVED: u8 = 0x5a;
     pub(in crate::vtd) const PASID_INVALID: u8 = 0x5b;
-    pub(in crate::vtd) const SUPERVISOR: u8 = 0x5d;
-    pub(in crate::vtd) const STAGE1_ACCESS: u8 = 0x70;
     pub(in crate::vtd) const STAGE1_ABSENT: u8 = 0x71;
-    pub(in crate::vtd) const STAGE1_RESERVED: u8 = 0x72;
-    pub(in crate::vtd) const NOT_CANONICAL: u8 = 0x80;
-    pub(in crate::vtd) const USER: u8 = 0x81;
-    pub(in crate::vtd) const NO_WRITE: u8 = 0x85;
 }
 
 /// What a request is stopped by, and whether the guest wants to hear of it.

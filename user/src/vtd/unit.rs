@@ -11,8 +11,10 @@ use super::registers::{
 use super::requests::{self, Requests};
 use super::tables::{Offered, SourceId};
 use super::work::{Tables, Work, BUDGET};
-use crate::fault::FaultGroup;
+use crate::context::HostIommu;
+use crate::fault::{FaultGroup, FaultQueue};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// GCMD and GSTS.
 const TRANSLATION: u64 = 1 << 31;
@@ -118,7 +120,8 @@ impl Unit {
         }
     }
 
-    fn look_at_all(&mut self) {
+    /// The guest's entries of all devices may have changed.
+    pub(super) fn look_at_all(&mut self) {
         for (&source, device) in &self.devices {
             self.work.device(source, device);
         }
@@ -271,6 +274,15 @@ impl Unit {
         requests::lost(&mut self.registers)
     }
 
+    /// The fault queue of a context, if a device of it has one.
+    pub(super) fn queue_of(&self, host: &HostIommu) -> Option<Arc<FaultQueue>> {
+        let mut devices = self.devices.values();
+        devices
+            .find(|device| device.is_of_host(host))?
+            .faults
+            .clone()
+    }
+
     /// A device is there: what the guest's entries say of it is bound.
     pub(super) fn add(&mut self, source: SourceId, device: Device) {
         self.work.device(source, &device);
@@ -294,10 +306,5 @@ impl Unit {
             self.requests.forget(source);
             device.reset();
         }
-    }
-
-    /// Looks at everything anew, after a restore.
-    pub(super) fn restored(&mut self) {
-        self.look_at_all();
     }
 }

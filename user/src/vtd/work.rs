@@ -111,10 +111,9 @@ impl Work {
     ) {
         let flush = |pasid| Job::Flush(source, pasid, what.range, what.leaf);
         let rid = tables.rid_pasid(source);
-        if what.pasid.is_none() || what.pasid == rid {
-            if device.is_of(None, what.domain) {
-                self.jobs.push_back(flush(None));
-            }
+        let of_rid = what.pasid.is_none() || what.pasid == rid;
+        if of_rid && device.is_of(None, what.domain) {
+            self.jobs.push_back(flush(None));
         }
         match what.pasid {
             Some(pasid) if device.is_of(Some(pasid), what.domain) => {

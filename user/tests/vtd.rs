@@ -1,0 +1,523 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The unit for guests (`host_iommu::vtd`) driven as Linux drives one, with the IOMMU in the process
+//! as the host.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
+
+use host_iommu::backend::soft::{Dma, DmaEnd, Soft, SoftDevice, SoftDeviceOptions};
+use host_iommu::vtd::{Msi, SourceId, Vtd, VtdConfig, VtdEvents};
+use host_iommu::{Bdf, Delivered, Error, HostIommu, Iova, Plugged, RegionListener};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
+
+const MEMORY: usize = 32 << 20;
+const ROOT: u64 = 0x1000;
+const CONTEXTS: u64 = 0x2000;
+const DIRECTORY: u64 = 0x3000;
+const PASIDS: u64 = 0x4000;
+const QUEUE: u64 = 0x5000;
+const REQUESTS: u64 = 0x6000;
+const STATUS: u64 = 0x7000;
+/// The first page of page tables and of data.
+const FREE: u64 = 0x10_0000;
+const GVA: u64 = 0x7f12_3456_7000;
+const SOURCE: u16 = 0x0028;
+
+#[derive(Debug, Default)]
+struct Told {
+    interrupts: Mutex<Vec<Msi>>,
+    more: Mutex<u32>,
+}
+
+impl VtdEvents for Told {
+    fn interrupt(&self, message: Msi) {
+        self.interrupts.lock().unwrap().push(message);
+    }
+
+    fn more(&self) {
+        *self.more.lock().unwrap() += 1;
+    }
+}
+
+/// A guest with its driver, and a device that was passed through.
+struct Guest {
+    memory: Arc<GuestMemoryMmap>,
+    unit: Arc<Vtd>,
+    told: Arc<Told>,
+    host: HostIommu,
+    device: SoftDevice,
+    _plugged: Plugged,
+    free: u64,
+    tail: u64,
+}
+
+fn memory() -> GuestMemoryMmap {
+    let fd = nix::sys::memfd::memfd_create(c"guest", nix::sys::memfd::MFdFlags::empty()).unwrap();
+    let file = std::fs::File::from(fd);
+    file.set_len(MEMORY as u64).unwrap();
+    let file = Some(FileOffset::new(file, 0));
+    GuestMemoryMmap::from_ranges_with_files([(GuestAddress(0), MEMORY, file)]).unwrap()
+}
+
+impl Guest {
+    fn new() -> Self {
+        Self::with(|config| config)
+    }
+
+    fn with(change: impl FnOnce(VtdConfig) -> VtdConfig) -> Self {
+        let soft = Soft::new();
+        let bdf: Bdf = "0000:3a:04.0".parse().unwrap();
+        let device = soft.bus().add(bdf, &SoftDeviceOptions::default()).unwrap();
+        let host = HostIommu::new(soft);
+        let memory = Arc::new(memory());
+        let skipped = RegionListener::new(host.clone()).update(&*memory).unwrap();
+        assert!(skipped.is_empty());
+        let nesting = host.capabilities().unwrap().nesting.unwrap();
+        let config = change(VtdConfig::carried_by(&nesting));
+        let told = Arc::new(Told::default());
+        let unit = Vtd::new(config, memory.clone(), told.clone()).unwrap();
+        unit.assign(bdf, SourceId(SOURCE));
+        let plugged = host.plug(bdf, unit.clone()).unwrap();
+        Self {
+            memory,
+            unit,
+            told,
+            host,
+            device,
+            _plugged: plugged,
+            free: FREE,
+            tail: 0,
+        }
+    }
+
+    fn put(&self, at: u64, word: u64) {
+        self.memory.write_obj(word, GuestAddress(at)).unwrap();
+    }
+
+    fn get(&self, at: u64) -> u64 {
+        self.memory.read_obj(GuestAddress(at)).unwrap()
+    }
+
+    fn write4(&self, offset: u64, value: u32) {
+        self.unit.write(offset, &value.to_le_bytes());
+    }
+
+    fn write8(&self, offset: u64, value: u64) {
+        self.unit.write(offset, &value.to_le_bytes());
+    }
+
+    fn read4(&self, offset: u64) -> u32 {
+        let mut data = [0; 4];
+        self.unit.read(offset, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    fn read8(&self, offset: u64) -> u64 {
+        let mut data = [0; 8];
+        self.unit.read(offset, &mut data);
+        u64::from_le_bytes(data)
+    }
+
+    fn page(&mut self) -> u64 {
+        self.free += 0x1000;
+        self.free - 0x1000
+    }
+
+    /// As Linux does at boot: queue, root table, page requests, translation on.
+    fn boot(&mut self) {
+        self.write8(0x88, 0);
+        self.write8(0x90, QUEUE | 1 << 11);
+        self.command(1 << 26);
+        self.put(ROOT, CONTEXTS | 1);
+        let context = CONTEXTS + u64::from(SOURCE) * 32;
+        self.put(context, DIRECTORY | 0x1d);
+        self.put(DIRECTORY, PASIDS | 1);
+        self.write8(0x20, ROOT | 1 << 10);
+        self.command(1 << 30);
+        self.write8(0xc0, 0);
+        self.write8(0xc8, 0);
+        self.write8(0xd0, REQUESTS);
+        for control in [0x38, 0xa0, 0xe0] {
+            self.write4(control + 4, control as u32);
+            self.write4(control + 8, 0xfee0_0000);
+            self.write4(control, 0);
+        }
+        // Requests without PASID pass through.
+        self.set_entry(0, [1 | 4 << 6, 1, 0]);
+        self.command(1 << 31);
+    }
+
+    /// A bit of GCMD beside those in force.
+    fn command(&self, bit: u32) {
+        let status = self.read4(0x1c) & 0x8680_0000;
+        self.write4(0x18, status | bit);
+        assert_eq!(self.read4(0x1c) & bit, bit, "GSTS");
+    }
+
+    fn set_entry(&self, pasid: u64, words: [u64; 3]) {
+        let at = PASIDS + pasid * 64;
+        self.put(at + 8, words[1]);
+        self.put(at + 16, words[2]);
+        self.put(at, words[0]);
+    }
+
+    /// Gives descriptors to the queue and waits for them.
+    fn submit(&mut self, descriptors: &[[u64; 2]]) {
+        self.put(STATUS, 0);
+        let wait = [1 << 32 | 1 << 5 | 5, STATUS];
+        for descriptor in descriptors.iter().chain([&wait]) {
+            let at = QUEUE + self.tail;
+            for (index, word) in [descriptor[0], descriptor[1], 0, 0].into_iter().enumerate() {
+                self.put(at + index as u64 * 8, word);
+            }
+            self.tail = (self.tail + 32) % 4096;
+        }
+        self.write8(0x88, self.tail);
+        while self.unit.run() {}
+    }
+
+    fn is_done(&self) -> bool {
+        self.get(STATUS) == 1
+    }
+
+    /// A PASID entry has changed.
+    fn pasid_changed(&mut self, pasid: u64) {
+        self.submit(&[
+            [7 | 1 << 4 | 2 << 16 | pasid << 32, 0],
+            [6 | 2 << 4 | 2 << 16 | pasid << 32, 0],
+        ]);
+        assert!(self.is_done());
+    }
+
+    /// Binds an empty table at a PASID; gives its root.
+    fn bind(&mut self, pasid: u64) -> u64 {
+        let root = self.page();
+        self.set_entry(pasid, [1 | 1 << 6, 2, root | 1 << 4]);
+        self.pasid_changed(pasid);
+        root
+    }
+
+    /// Maps a page in a table of four levels; gives the page.
+    fn map(&mut self, root: u64, address: u64) -> u64 {
+        let mut table = root;
+        for shift in [39, 30, 21] {
+            let at = table + 8 * (address >> shift & 0x1ff);
+            if self.get(at) & 1 == 0 {
+                let next = self.page();
+                self.put(at, next | 7);
+            }
+            table = self.get(at) & !0xfff;
+        }
+        let page = self.page();
+        self.put(table + 8 * (address >> 12 & 0x1ff), page | 7);
+        page
+    }
+
+    fn load(&self, pasid: Option<u32>, address: u64, asking: bool) -> Option<DmaEnd> {
+        let mut dma = Dma::read(Iova(address), 8);
+        if let Some(pasid) = pasid {
+            let guest = pasid.try_into().unwrap();
+            let host = self.host.host_pasid(self.device.address(), guest);
+            dma = dma.at(host.unwrap());
+        }
+        if !asking {
+            dma = dma.no_page_requests();
+        }
+        self.device.run(dma, Duration::ZERO).unwrap()
+    }
+
+    fn deliver(&self) -> Delivered {
+        let queue = self.unit.fault_queue(self.device.address()).unwrap();
+        queue.deliver(&*self.unit).unwrap()
+    }
+
+    fn interrupts(&self) -> Vec<u32> {
+        let told: Vec<Msi> = self.told.interrupts.lock().unwrap().drain(..).collect();
+        told.iter().map(|message| message.data).collect()
+    }
+}
+
+fn done(word: u64) -> Option<DmaEnd> {
+    Some(DmaEnd::Done(word.to_le_bytes().to_vec()))
+}
+
+#[test]
+fn pasid_entry_becomes_a_binding_and_a_descriptor_a_flush() {
+    let mut guest = Guest::new();
+    guest.boot();
+    let root = guest.bind(5);
+    let page = guest.map(root, GVA);
+    guest.put(page, 0x1111);
+    assert_eq!(guest.load(Some(5), GVA, false), done(0x1111));
+    // The guest moves the page: the device knows the old one until it is told.
+    let other = guest.map(root, GVA);
+    guest.put(other, 0x2222);
+    assert_eq!(guest.load(Some(5), GVA, false), done(0x1111));
+    guest.submit(&[[6 | 3 << 4 | 2 << 16 | 5 << 32, GVA | 1 << 6]]);
+    assert!(guest.is_done());
+    assert_eq!(guest.load(Some(5), GVA, false), done(0x2222));
+    // Another domain's flush is not this one's.
+    let third = guest.map(root, GVA);
+    guest.put(third, 0x3333);
+    guest.submit(&[[6 | 2 << 4 | 3 << 16 | 5 << 32, 0]]);
+    assert_eq!(guest.load(Some(5), GVA, false), done(0x2222));
+    guest.submit(&[[6 | 2 << 4 | 2 << 16 | 5 << 32, 0]]);
+    assert_eq!(guest.load(Some(5), GVA, false), done(0x3333));
+}
+
+#[test]
+fn entry_that_goes_is_unbound_and_one_that_changes_is_rebound() {
+    let mut guest = Guest::new();
+    guest.boot();
+    let root = guest.bind(5);
+    let page = guest.map(root, GVA);
+    guest.put(page, 1);
+    assert_eq!(guest.load(Some(5), GVA, false), done(1));
+    let other = guest.bind(5);
+    let page = guest.map(other, GVA);
+    guest.put(page, 2);
+    assert_eq!(guest.load(Some(5), GVA, false), done(2));
+    assert_eq!(guest.host.stats().unwrap().bindings, 1);
+    // Passthrough: addresses are guest-physical.
+    guest.set_entry(5, [1 | 4 << 6, 2, 0]);
+    guest.pasid_changed(5);
+    assert_eq!(guest.load(Some(5), page, false), done(2));
+    guest.set_entry(5, [0, 0, 0]);
+    guest.pasid_changed(5);
+    assert_eq!(guest.host.stats().unwrap().bindings, 0);
+    let end = guest.load(Some(5), page, false);
+    assert_eq!(end, Some(DmaEnd::NoAccess(Iova(page))));
+}
+
+#[test]
+fn requests_without_pasid_follow_their_entry() {
+    let mut guest = Guest::new();
+    guest.boot();
+    guest.put(0x20_0000, 7);
+    assert_eq!(guest.load(None, 0x20_0000, false), done(7));
+    let root = guest.page();
+    let page = guest.map(root, GVA);
+    guest.put(page, 8);
+    guest.set_entry(0, [1 | 1 << 6, 1, root]);
+    guest.pasid_changed(0);
+    assert_eq!(guest.load(None, GVA, false), done(8));
+    // An entry that is not there stops them.
+    guest.set_entry(0, [0, 0, 0]);
+    guest.pasid_changed(0);
+    assert!(matches!(
+        guest.load(None, 0x20_0000, false),
+        Some(DmaEnd::NoAccess(_))
+    ));
+    // Without translation they reach guest memory as before.
+    guest.write4(0x18, 1 << 26);
+    assert_eq!(guest.read4(0x1c) >> 31, 0);
+    assert_eq!(guest.load(None, 0x20_0000, false), done(7));
+}
+
+#[test]
+fn page_request_reaches_the_guest_and_its_answer_the_device() {
+    let mut guest = Guest::new();
+    guest.boot();
+    let root = guest.bind(5);
+    assert_eq!(guest.load(Some(5), GVA, true), None);
+    assert_eq!(guest.deliver(), Delivered::Events(1));
+    assert_eq!(guest.interrupts(), [0xe0]);
+    assert_eq!(guest.read4(0xdc), 1);
+    assert_eq!(guest.read8(0xc8), 32);
+    let (first, second) = (guest.get(REQUESTS), guest.get(REQUESTS + 8));
+    assert_eq!(first & 0xff, 1);
+    assert_eq!(first >> 8 & 1, 1);
+    assert_eq!(first >> 16 & 0xffff, u64::from(SOURCE));
+    assert_eq!(first >> 32 & 0xf_ffff, 5);
+    assert_eq!(second & !0xfff, GVA);
+    assert_eq!(second & 5, 5, "a read, the last of its group");
+    let page = guest.map(root, GVA);
+    guest.put(page, 9);
+    let group = second >> 3 & 0x1ff;
+    guest.write4(0xdc, 1);
+    guest.write8(0xc0, 32);
+    let source = u64::from(SOURCE);
+    guest.submit(&[[9 | 1 << 4 | source << 16 | 5 << 32, group << 3]]);
+    assert_eq!(guest.unit.waiting(), 0);
+    assert_eq!(guest.device.counters().success, 1);
+    assert_eq!(guest.load(Some(5), GVA, false), done(9));
+}
+
+#[test]
+fn page_requests_over_the_queue_are_invalid_and_told() {
+    let mut guest = Guest::new();
+    guest.boot();
+    guest.bind(5);
+    // A page has room for 127.
+    for number in 0..130u64 {
+        let _ = guest.load(Some(5), GVA + number * 4096, true);
+        guest.deliver();
+    }
+    assert_eq!(guest.read4(0xdc), 3);
+    assert_eq!(guest.unit.waiting(), 127);
+    assert_eq!(guest.device.counters().invalid, 3);
+    // One interrupt for what is there, one for what was lost.
+    assert_eq!(guest.interrupts(), [0xe0, 0xe0]);
+    // The guest has taken all, and cleared the bits: there is room again.
+    let tail = guest.read8(0xc8);
+    guest.write8(0xc0, tail);
+    guest.write4(0xdc, 3);
+    let _ = guest.load(Some(5), GVA + 200 * 4096, true);
+    guest.deliver();
+    assert_eq!(guest.interrupts(), [0xe0]);
+    // What waits is answered when the entry goes.
+    guest.set_entry(5, [0, 0, 0]);
+    guest.pasid_changed(5);
+    guest.deliver();
+    assert_eq!(guest.unit.waiting(), 0);
+    assert_eq!(guest.device.counters().invalid, 3 + 128);
+}
+
+#[test]
+fn stopped_dma_is_recorded() {
+    let mut guest = Guest::new();
+    guest.boot();
+    guest.bind(5);
+    // Without ATS, whose translation requests end in a refusal and no fault.
+    let dma = Dma::read(Iova(GVA), 8).at(5.try_into().unwrap()).no_ats();
+    let end = guest.device.run(dma, Duration::ZERO).unwrap();
+    assert_eq!(end, Some(DmaEnd::NoAccess(Iova(GVA))));
+    guest.deliver();
+    assert_eq!(guest.interrupts(), [0x38]);
+    assert_eq!(guest.read4(0x34) & 3, 2);
+    let offset = (guest.read8(8) >> 24 & 0x3ff) * 16;
+    assert_eq!(guest.read8(offset), GVA);
+    let high = guest.read8(offset + 8);
+    assert_eq!(high & 0xffff, u64::from(SOURCE));
+    assert_eq!(high >> 40 & 0xf_ffff, 5);
+    assert_eq!(high >> 32 & 0xff, 0x71);
+    guest.write4(offset + 12, 1 << 31);
+    assert_eq!(guest.read4(0x34) & 3, 0);
+}
+
+#[test]
+fn malformed_descriptor_stops_the_queue_until_it_is_cleared() {
+    let mut guest = Guest::new();
+    guest.boot();
+    guest.submit(&[[0xf, 0]]);
+    assert!(!guest.is_done());
+    assert_eq!(guest.interrupts(), [0x38]);
+    assert_eq!(guest.read4(0x34), 0x10);
+    assert_eq!(guest.read8(0xb0) & 0xf, 3);
+    assert_eq!(guest.read8(0x80), 0);
+    // The guest puts a wait in its place, as Linux does.
+    guest.put(QUEUE, 1 << 6 | 5);
+    guest.write4(0x34, 0x10);
+    assert!(guest.is_done());
+    assert_eq!(guest.read8(0x80), guest.read8(0x88));
+}
+
+#[test]
+fn queue_in_no_memory_and_tail_beyond_it_stop_it() {
+    let mut guest = Guest::new();
+    guest.boot();
+    guest.write8(0x90, 1 << 40 | 1 << 11);
+    guest.write8(0x88, 32);
+    assert_eq!((guest.read4(0x34), guest.read8(0xb0)), (0x10, 2));
+    guest.write8(0x90, QUEUE | 1 << 11);
+    guest.write8(0x88, 0x2000);
+    guest.write4(0x34, 0x10);
+    assert_eq!((guest.read4(0x34), guest.read8(0xb0)), (0x10, 1));
+}
+
+#[test]
+fn context_that_carries_less_is_refused() {
+    let guest = Guest::new();
+    let host = HostIommu::new(Soft::new());
+    let device = "0000:3a:05.0".parse().unwrap();
+    let refused = host.plug(device, guest.unit.clone());
+    assert!(
+        matches!(refused, Err(Error::NotCarried { .. })),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn saved_unit_goes_on_where_it_was() {
+    let mut guest = Guest::new();
+    guest.boot();
+    let root = guest.bind(5);
+    let page = guest.map(root, GVA);
+    guest.put(page, 4);
+    let saved = guest.unit.save();
+    guest.unit.reset();
+    assert_eq!(guest.host.stats().unwrap().bindings, 0);
+    guest.unit.restore(saved.clone()).unwrap();
+    while guest.unit.run() {}
+    assert_eq!(guest.load(Some(5), GVA, false), done(4));
+    assert_eq!(guest.unit.save(), saved);
+    guest.submit(&[[1 << 4 | 1, 0]]);
+    assert!(guest.is_done());
+    // One that offers something else is not made of it.
+    let other = Guest::with(|mut config| {
+        config.pasid_bits = 8;
+        config
+    });
+    assert!(other.unit.restore(saved).is_err());
+}
+
+#[test]
+fn pasids_of_a_large_directory_are_looked_at_in_pieces() {
+    let mut guest = Guest::new();
+    guest.boot();
+    // A directory of 2^10 entries which all lead to one table, whose entries are there.
+    let directory = 0x80_0000;
+    for index in 0..1 << 10 {
+        guest.put(directory + index * 8, PASIDS | 1);
+    }
+    for pasid in 0..64 {
+        guest.set_entry(pasid, [1 | 1 << 6, 2, 0x9000]);
+    }
+    let context = CONTEXTS + u64::from(SOURCE) * 32;
+    guest.put(context, directory | 3 << 9 | 0x1d);
+    let before = *guest.told.more.lock().unwrap();
+    guest.put(QUEUE + guest.tail, 7 | 3 << 4);
+    guest.put(QUEUE + guest.tail + 8, 0);
+    guest.tail += 32;
+    guest.write8(0x88, guest.tail);
+    assert_eq!(*guest.told.more.lock().unwrap(), before + 1);
+    assert_eq!(guest.read8(0x80), guest.tail, "the descriptor was taken");
+    assert!(guest.host.stats().unwrap().bindings < 100);
+    let mut rounds = 0;
+    while guest.unit.run() {
+        rounds += 1;
+    }
+    assert!(rounds > 100, "{rounds}");
+    let bound = guest.host.stats().unwrap().bindings;
+    // And the one of requests without PASID.
+    assert_eq!(bound as usize, host_iommu::vtd::MAX_BINDINGS + 1);
+    // What could not be bound is told.
+    assert_eq!(guest.read4(0x34) & 3, 3);
+    guest.unit.reset();
+    assert_eq!(guest.host.stats().unwrap().bindings, 0);
+    assert_eq!(guest.read4(0x1c), 0);
+}
+
+#[test]
+fn million_descriptors() {
+    let mut guest = Guest::new();
+    guest.boot();
+    let root = guest.bind(5);
+    guest.map(root, GVA);
+    let before = guest.host.stats().unwrap().invalidations;
+    for slot in 0..4096 / 32 {
+        guest.put(QUEUE + slot * 32, 6 | 3 << 4 | 2 << 16 | 5 << 32);
+        guest.put(QUEUE + slot * 32 + 8, GVA | 1 << 6);
+    }
+    let mut done = 0;
+    while done < 1_000_000 {
+        // As many as the ring holds.
+        guest.tail = (guest.tail + 127 * 32) % 4096;
+        guest.write8(0x88, guest.tail);
+        while guest.unit.run() {}
+        assert_eq!(guest.read8(0x80), guest.tail);
+        done += 127;
+    }
+    let after = guest.host.stats().unwrap().invalidations;
+    assert_eq!(after - before, done);
+}
