@@ -21,6 +21,7 @@
 //! | shadow, or isolate a queue | [`HostIommu::address_space`], an owned [`AddressSpace`] |
 //! | reset or move a guest | [`HostIommu::unbind`], [`HostIommu::export`], [`HostIommu::import`] |
 //! | show the guest PASID, ATS and PRI | [`pci::extended_capabilities`] |
+//! | give a guest a VT-d unit | `vtd`, with the feature of that name |
 //! | run in a jail | `from_fds` of the backends, [`seccomp`] |
 //! | use it beside vfio-ioctls | [`backend::kmod::Kmod::share`], and the example `rust_vmm` |
 //! | follow guest memory of vm-memory | `RegionListener`, with the feature `vm-memory` |

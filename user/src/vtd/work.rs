@@ -11,7 +11,7 @@ use crate::types::IovaRange;
 use std::collections::{BTreeMap, VecDeque};
 
 /// How much a unit does before it lets its caller go: reads of a word of guest memory count 1, a
-/// call of the host's [`CALL`].
+/// call of the host's 64.
 pub const BUDGET: u32 = 4096;
 const CALL: u32 = 64;
 
