@@ -25,8 +25,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Programs to begin with that came of long runs, one a line.
-const SEEDS: &str = "tests/src/fuzz/seeds";
 /// Where runs keep theirs, and crashes.
 const KEPT: &str = "target/fuzz";
 /// What booting takes, and looking for leaks, on a busy machine.
@@ -229,19 +227,13 @@ impl Fuzz<'_> {
         }
     }
 
-    /// Programs to begin with: those of the repository, and of runs before.
+    /// Programs to begin with: those of runs before, if there are any.
     fn seeds(&self) -> Result<BTreeSet<String>> {
-        let mut seeds = BTreeSet::new();
-        let mine = self.kept()?.join("seeds");
-        for file in [self.setup.repo.join(SEEDS), mine] {
-            // A run that is the first has kept none.
-            let text = fs::read_to_string(&file).unwrap_or_default();
-            let programs = text
-                .lines()
-                .filter(|line| call::parse_program(line).is_some());
-            seeds.extend(programs.map(str::to_owned));
-        }
-        Ok(seeds)
+        let text = fs::read_to_string(self.kept()?.join("seeds")).unwrap_or_default();
+        let programs = text
+            .lines()
+            .filter(|line| call::parse_program(line).is_some());
+        Ok(programs.map(str::to_owned).collect())
     }
 
     fn fuzz(&self) -> Result<()> {
