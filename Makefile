@@ -11,7 +11,7 @@ define boot
 @$(CARGO) run --quiet --release --locked -p qemu-boot -- $(1)
 endef
 
-.PHONY: help demo test test-all test-debug bench fuzz setup shell modules update clean-cache clippy msrv
+.PHONY: help demo test test-all test-debug bench fuzz setup shell modules update clean-cache clippy msrv capi install-capi
 
 help:
 	@echo "make demo               set up what is missing and run the demo (cold 7 to 15 minutes, warm 15 seconds)"
@@ -26,6 +26,8 @@ help:
 	@echo "make update             take the archive's newest kernel and QEMU from now on"
 	@echo "make clean-cache        remove everything that was set up"
 	@echo "make clippy             lint the crates and the module"
+	@echo "make capi               build the C library, shared and static"
+	@echo "make install-capi       install it, its header and its pkg-config file (PREFIX=/usr/local DESTDIR=)"
 	@echo "make msrv               check the library by the oldest Rust that it promises"
 
 demo:
@@ -80,3 +82,25 @@ clippy:
 
 msrv:
 	$(call boot,msrv)
+
+# The C API: its version is that of the crate, and the number in the soname that of the header.
+PREFIX ?= /usr/local
+CAPI_API := $(shell sed -n 's/^.define HOST_IOMMU_API_VERSION //p' user/include/host_iommu.h)
+CAPI_VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+CAPI_OUT := $(or $(CARGO_TARGET_DIR),target)/release
+
+capi:
+	@sh qemu-boot/check-cargo "$(CARGO)" $(MSRV)
+	$(CARGO) rustc --quiet --locked --release -p host-iommu --lib --features capi --crate-type cdylib \
+		-- -C link-arg=-Wl,-soname,libhost_iommu.so.$(CAPI_API)
+	$(CARGO) rustc --quiet --locked --release -p host-iommu --lib --features capi --crate-type staticlib
+
+install-capi: capi
+	install -d "$(DESTDIR)$(PREFIX)/include" "$(DESTDIR)$(PREFIX)/lib/pkgconfig"
+	install -m 644 user/include/host_iommu.h "$(DESTDIR)$(PREFIX)/include"
+	install -m 644 $(CAPI_OUT)/libhost_iommu.a "$(DESTDIR)$(PREFIX)/lib"
+	install -m 755 $(CAPI_OUT)/libhost_iommu.so "$(DESTDIR)$(PREFIX)/lib/libhost_iommu.so.$(CAPI_VERSION)"
+	ln -sf libhost_iommu.so.$(CAPI_VERSION) "$(DESTDIR)$(PREFIX)/lib/libhost_iommu.so.$(CAPI_API)"
+	ln -sf libhost_iommu.so.$(CAPI_API) "$(DESTDIR)$(PREFIX)/lib/libhost_iommu.so"
+	sed -e 's,@PREFIX@,$(PREFIX),' -e 's,@VERSION@,$(CAPI_VERSION),' user/host_iommu.pc.in \
+		> "$(DESTDIR)$(PREFIX)/lib/pkgconfig/host_iommu.pc"

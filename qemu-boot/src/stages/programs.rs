@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The name of the example of the C API.
+const C_EXAMPLE: &str = "demo_c";
 
 /// The folders of the built programs.
 pub struct Programs {
@@ -49,9 +51,34 @@ impl Programs {
     }
 
     /// The demo, and the crate's examples.
-    pub fn examples(&self) -> [PathBuf; 3] {
-        ["demo", "rust_vmm", "vsva"].map(|name| self.release.join("examples").join(name))
+    pub fn examples(&self) -> [PathBuf; 4] {
+        ["demo", C_EXAMPLE, "rust_vmm", "vsva"].map(|name| self.release.join("examples").join(name))
     }
+}
+
+/// Compiles the example of the C API against the static library, as a user would by the C compiler
+/// that cargo links with.
+fn c_example(setup: &Setup, release: &Path, log: &Log, progress: &Progress) -> Result<()> {
+    let user = setup.repo.join("user");
+    log.run(
+        "compiling the C example (is there a C compiler? cargo needs one too)",
+        Command::new(std::env::var_os("CC").unwrap_or("cc".into()))
+            .args([
+                "-static",
+                "-O2",
+                "-std=gnu11",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+            ])
+            .arg("-I")
+            .arg(user.join("include"))
+            .arg(user.join("examples/c/demo.c"))
+            .arg(release.join("libhost_iommu.a"))
+            .args(["-lpthread", "-ldl", "-lm", "-o"])
+            .arg(release.join("examples").join(C_EXAMPLE)),
+        progress,
+    )
 }
 
 /// Builds the programs; cargo knows what is up to date.
@@ -60,16 +87,17 @@ pub fn make(setup: &Setup) -> Result<Programs> {
     let log = Log::create(setup.cache.log("programs"))?;
     let target = target_folder(setup);
     for what in [
-        &["-p", "host-iommu-tests", "--bins"][..],
-        &["-p", "host-iommu", "--examples", "--features", "vm-memory"],
-        &["-p", "host-iommu", "--bins", "--features", "cli"],
+        "build -p host-iommu-tests --bins",
+        "build -p host-iommu --examples --features vm-memory",
+        "build -p host-iommu --bins --features cli",
+        "rustc -p host-iommu --lib --features capi --crate-type staticlib",
     ] {
         log.run(
             "building the programs",
             Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
                 .current_dir(&setup.repo)
-                .args(["build", "--release", "--locked", "--target", TARGET])
-                .args(what)
+                .args(what.split(' '))
+                .args(["--release", "--locked", "--target", TARGET])
                 .arg("--target-dir")
                 .arg(&target)
                 .env("RUSTFLAGS", "-C target-feature=+crt-static")
@@ -79,10 +107,10 @@ pub fn make(setup: &Setup) -> Result<Programs> {
             &progress,
         )?;
     }
+    let release = target.join(TARGET).join("release");
+    c_example(setup, &release, &log, &progress)?;
     progress.done();
-    Ok(Programs {
-        release: target.join(TARGET).join("release"),
-    })
+    Ok(Programs { release })
 }
 
 /// A folder of its own below target: other flags than the host's builds have.

@@ -4,6 +4,8 @@
 //! Nothing here keeps state or interprets an error. Functions take the fd they work on; the
 //! structures are those of `host-iommu-bindings`.
 
+#[cfg(feature = "capi")]
+mod c;
 pub mod ioasid;
 pub mod iommufd;
 #[cfg(feature = "raw")]
