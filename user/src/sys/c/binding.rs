@@ -99,10 +99,6 @@ extern "C" fn host_iommu_pasids_free(pasids: Option<Box<Pasids>>) {
 /// bound, -EEXIST if the guest's PASID is bound elsewhere, -EDQUOT at the quota, -EAGAIN while the
 /// device is being reset.
 #[no_mangle]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "handles are arguments, by the shape of the API"
-)]
 extern "C" fn host_iommu_bind(
     context: Option<&Context>,
     device: CBdf,
