@@ -129,6 +129,8 @@ pub mod seccomp;
 mod space;
 mod trace;
 mod types;
+#[cfg(any(feature = "soft", feature = "vtd"))]
+mod walk;
 
 #[doc(hidden)]
 #[allow(unsafe_code, reason = "the system calls")]

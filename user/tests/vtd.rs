@@ -4,11 +4,11 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 use host_iommu::backend::soft::{Dma, DmaEnd, Soft, SoftDevice, SoftDeviceOptions};
-use host_iommu::vtd::{Msi, SourceId, Vtd, VtdConfig, VtdEvents};
+use host_iommu::vtd::{Msi, SourceId, Vtd, VtdConfig, VtdEvents, VtdTranslation};
 use host_iommu::{Bdf, Delivered, Error, HostIommu, Iova, Plugged, RegionListener};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, IommuMemory};
 
 const MEMORY: usize = 32 << 20;
 const ROOT: u64 = 0x1000;
@@ -435,6 +435,46 @@ fn context_that_carries_less_is_refused() {
         matches!(refused, Err(Error::NotCarried { .. })),
         "{refused:?}"
     );
+}
+
+#[test]
+fn emulated_device_is_behind_the_same_unit() {
+    let mut guest = Guest::new();
+    guest.boot();
+    let root = guest.bind(5);
+    let page = guest.map(root, GVA);
+    let next = guest.map(root, GVA + 0x1000);
+    // Its own source, which the guest has in the same context table.
+    let context = CONTEXTS + 0x30 * 32;
+    guest.put(context, DIRECTORY | 0x1d);
+    let behind = |pasid| {
+        let iommu = VtdTranslation::new(guest.unit.clone(), SourceId(0x30), pasid);
+        IommuMemory::new((*guest.memory).clone(), iommu, true, ())
+    };
+    let dma = behind(Some(5));
+    dma.write_slice(&[7; 0x20], GuestAddress(GVA + 0xff0))
+        .unwrap();
+    assert_eq!(guest.get(page + 0xff8), 0x0707_0707_0707_0707);
+    assert_eq!(guest.get(next + 8), 0x0707_0707_0707_0707);
+    // Without PASID it passes through.
+    let plain = behind(None);
+    assert_eq!(
+        plain.read_obj::<u64>(GuestAddress(next + 8)).unwrap(),
+        0x0707_0707_0707_0707
+    );
+    // What is not there is recorded.
+    assert!(dma.read_obj::<u64>(GuestAddress(GVA + 0x2000)).is_err());
+    assert_eq!(guest.interrupts(), [0x38]);
+    let offset = (guest.read8(8) >> 24 & 0x3ff) * 16;
+    assert_eq!(guest.read8(offset), GVA + 0x2000);
+    assert_eq!(guest.read8(offset + 8) & 0xffff, 0x30);
+    // What is cached stays until it is invalidated.
+    let other = guest.map(root, GVA);
+    guest.put(other, 0x42);
+    let seen = |dma: &IommuMemory<_, _>| dma.read_obj::<u64>(GuestAddress(GVA)).unwrap();
+    assert_eq!(seen(&dma), 0);
+    guest.submit(&[[6 | 3 << 4 | 2 << 16 | 5 << 32, GVA | 1 << 6]]);
+    assert_eq!(seen(&dma), 0x42);
 }
 
 #[test]

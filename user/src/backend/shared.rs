@@ -62,6 +62,7 @@ impl<S: Kept> Shared<S> {
 
     /// Has `act` say whether it changed something and how long to wait then, and waits for a change
     /// for that long. False, at once, if it says nothing.
+    #[cfg(feature = "soft")]
     pub(super) fn pause(&self, act: impl FnOnce(&mut S) -> Option<(bool, Duration)>) -> bool {
         let mut state = self.lock();
         let Some((changed, limit)) = act(&mut state) else {

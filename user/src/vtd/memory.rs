@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Guest memory as a unit reads and writes it: each word once, whatever the guest does meanwhile.
 
+use crate::walk::{Access, TableMemory};
 use std::fmt;
-use std::sync::atomic::Ordering;
-use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
+use std::sync::atomic::{AtomicU64, Ordering};
+use vm_memory::bitmap::Bitmap;
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemory, Permissions, VolatileMemory};
 
 /// Guest-physical memory by words of 64 bits.
 pub(super) trait Memory: fmt::Debug + Send + Sync {
@@ -12,6 +14,9 @@ pub(super) trait Memory: fmt::Debug + Send + Sync {
 
     /// Writes a word at an aligned address. False where there is no memory.
     fn write(&self, at: u64, word: u64) -> bool;
+
+    /// Replaces a word that is still `old`: false if it is not, `None` where there is no memory.
+    fn replace(&self, at: u64, old: u64, new: u64) -> Option<bool>;
 
     /// Writes half a word at an aligned address. False where there is no memory.
     fn write_half(&self, at: u64, half: u32) -> bool;
@@ -24,6 +29,21 @@ pub(super) fn read_words<const N: usize>(memory: &dyn Memory, at: u64) -> Option
         *word = memory.read(at.checked_add(index as u64 * 8)?)?;
     }
     Some(words)
+}
+
+impl TableMemory for &dyn Memory {
+    fn read(&self, at: u64) -> Option<u64> {
+        (**self).read(at)
+    }
+
+    fn replace(&self, at: u64, old: u64, new: u64) -> Option<bool> {
+        (**self).replace(at, old, new)
+    }
+
+    /// Whoever uses the address finds out.
+    fn reaches(&self, _at: u64, _access: Access) -> bool {
+        true
+    }
 }
 
 /// A VMM's guest memory.
@@ -46,6 +66,17 @@ impl<A: GuestAddressSpace + Send + Sync> Memory for Space<A> {
         memory
             .store(word.to_le(), GuestAddress(at), Ordering::Release)
             .is_ok()
+    }
+
+    fn replace(&self, at: u64, old: u64, new: u64) -> Option<bool> {
+        let memory = self.0.memory();
+        let slices = memory.get_slices(GuestAddress(at), 8, Permissions::ReadWrite);
+        let slice = slices.ok()?.next()?.ok()?;
+        let word = slice.get_atomic_ref::<AtomicU64>(0).ok()?;
+        let (old, new) = (old.to_le(), new.to_le());
+        let done = word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire);
+        slice.bitmap().mark_dirty(0, 8);
+        Some(done.is_ok())
     }
 
     fn write_half(&self, at: u64, half: u32) -> bool {
@@ -74,6 +105,14 @@ pub(super) mod tests {
         fn write(&self, at: u64, word: u64) -> bool {
             self.0.lock().expect("no panic").insert(at, word);
             true
+        }
+
+        fn replace(&self, at: u64, old: u64, new: u64) -> Option<bool> {
+            let mut words = self.0.lock().expect("no panic");
+            let word = words.get_mut(&at)?;
+            let same = *word == old;
+            *word = if same { new } else { *word };
+            Some(same)
         }
 
         fn write_half(&self, at: u64, half: u32) -> bool {

@@ -19,6 +19,8 @@
 //!    [`FaultQueue::deliver`](crate::FaultQueue::deliver) with the unit.
 //! 6. When [`VtdEvents::more`] is called, some thread calls [`Vtd::run`] until it gives false.
 //!
+//! Devices that the VMM emulates are behind the same unit by [`VtdTranslation`].
+//!
 //! # What is offered, and what is not
 //!
 //! - Caching mode: Linux tells of PASID entries that become present only then. First-stage pages
@@ -52,6 +54,7 @@ mod registers;
 mod requests;
 mod state;
 mod tables;
+mod translate;
 mod unit;
 mod work;
 
@@ -60,6 +63,7 @@ pub use offer::{NotCarried, VtdConfig};
 pub use registers::{Msi, SIZE};
 pub use state::VtdState;
 pub use tables::SourceId;
+pub use translate::{Guard, VtdTranslation, MAX_ACCESS};
 pub use work::BUDGET;
 
 use crate::context::HostIommu;

@@ -40,6 +40,8 @@ pub(super) struct Unit {
     /// What RTADDR was when the guest set the root.
     pub(super) root: u64,
     pub(super) next_record: usize,
+    /// Counts what may have changed a translation.
+    pub(super) epoch: u64,
 }
 
 impl Unit {
@@ -52,6 +54,16 @@ impl Unit {
             work: Work::default(),
             root: 0,
             next_record: 0,
+            epoch: 0,
+        }
+    }
+
+    /// The guest's tables at this moment.
+    pub(super) fn tables<'a>(&'a self, memory: &'a dyn Memory) -> Tables<'a> {
+        Tables {
+            memory,
+            offered: &self.offered,
+            root: self.translation_root(),
         }
     }
 
@@ -122,6 +134,7 @@ impl Unit {
 
     /// The guest's entries of all devices may have changed.
     pub(super) fn look_at_all(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
         for (&source, device) in &self.devices {
             self.work.device(source, device);
         }
@@ -207,6 +220,12 @@ impl Unit {
             offered: &offered,
             root: self.translation_root(),
         };
+        if !matches!(
+            descriptor,
+            Descriptor::Wait { .. } | Descriptor::Response { .. }
+        ) {
+            self.epoch = self.epoch.wrapping_add(1);
+        }
         match descriptor {
             Descriptor::Contexts(None) | Descriptor::Pasids { pasid: None, .. } => {
                 self.look_at_all();
@@ -299,6 +318,7 @@ impl Unit {
     /// As after power-on; the devices stay, with nothing bound.
     pub(super) fn reset(&mut self, registers: Registers) {
         self.work.clear();
+        self.epoch = self.epoch.wrapping_add(1);
         self.registers = registers;
         self.root = 0;
         self.next_record = 0;

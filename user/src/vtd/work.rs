@@ -31,7 +31,7 @@ impl Tables<'_> {
     }
 
     /// The entry of a PASID; nothing for the one that stands for requests without, or for none.
-    fn of_pasid(&self, source: SourceId, pasid: u32) -> Result<Entry, Stopped> {
+    pub(super) fn of_pasid(&self, source: SourceId, pasid: u32) -> Result<Entry, Stopped> {
         use super::tables::reason;
 
         let context = self
@@ -44,7 +44,7 @@ impl Tables<'_> {
     }
 
     /// That of requests without PASID; `None` while translation is off.
-    fn of_rid(&self, source: SourceId) -> Option<Result<Entry, Stopped>> {
+    pub(super) fn of_rid(&self, source: SourceId) -> Option<Result<Entry, Stopped>> {
         let context = match self.context(source)? {
             Ok(context) => context,
             Err(stopped) => return Some(Err(stopped)),

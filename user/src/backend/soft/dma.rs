@@ -5,12 +5,12 @@ use super::client::{Dma, DmaEnd, SoftDeviceCounters, SoftDeviceOptions, Work};
 use super::memory::{Page, Stage2, PAGE};
 use super::queue::Asker;
 use super::state::State;
-use super::walk::{reason, walk, Access};
 use super::{DEVICE_TLB_PAGES, MAX_DMAS};
 use crate::context::Translation;
 use crate::fault::FaultRecord;
 use crate::sys::Errno;
 use crate::types::{Bdf, Iova, IovaRange, Pasid};
+use crate::walk::{reason, walk, Access};
 use host_iommu_bindings::uapi as abi;
 use std::collections::BTreeMap;
 
@@ -286,7 +286,14 @@ impl State {
         };
         let page = match self.bindings.get(&(device, pasid)) {
             Some(bound) => match bound.translation {
-                Translation::Stage1(table) => walk(&self.stage2, &table, address, access)?,
+                Translation::Stage1(table) => {
+                    let leaf = walk(&self.stage2, &table, address, access)?;
+                    let page = self.stage2.page(leaf.address).ok_or(reason::STAGE2)?;
+                    Page {
+                        write: page.write && leaf.write,
+                        ..page
+                    }
+                }
                 Translation::Stage2 { .. } => stage2(&self.stage2)?,
                 // A first-stage table of the host's.
                 Translation::AddressSpace { id, .. } => {

@@ -5,6 +5,7 @@ use super::MAX_MAPPINGS;
 use crate::context::Mapping;
 use crate::sys::Errno;
 use crate::types::{Iova, IovaRange, MapAccess};
+use crate::walk::{Access, TableMemory};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -217,6 +218,25 @@ impl Stage2 {
             read: map.access != MapAccess::Write,
             write: map.access != MapAccess::Read,
         })
+    }
+}
+
+impl TableMemory for Stage2 {
+    fn read(&self, at: u64) -> Option<u64> {
+        let page = self.page(at).filter(|page| page.read)?;
+        page.memory
+            .load(page.offset.checked_add((at % PAGE) as usize)?)
+    }
+
+    fn replace(&self, at: u64, old: u64, new: u64) -> Option<bool> {
+        let page = self.page(at).filter(|page| page.write)?;
+        let offset = page.offset.checked_add((at % PAGE) as usize)?;
+        page.memory.replace(offset, old, new)
+    }
+
+    fn reaches(&self, at: u64, access: Access) -> bool {
+        self.page(at)
+            .is_some_and(|page| (page.write || !access.write) && (page.read || !access.read))
     }
 }
 

@@ -47,6 +47,7 @@ mod memory;
 mod queue;
 mod spaces;
 mod state;
+#[cfg(test)]
 mod walk;
 
 pub use client::{Dma, DmaEnd, DmaId, SoftBus, SoftDevice, SoftDeviceCounters, SoftDeviceOptions};

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! An emulated device behind a unit: its DMA by vm-memory's trait of IOMMUs.
+
+use super::faults::Fault;
+use super::tables::{reason, Kind, SourceId, Stopped};
+use super::unit::Unit;
+use super::{Memory, Vtd};
+use crate::walk::{walk, Access};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use vm_memory::iommu::{Error, Iotlb, IotlbIterator, IovaRange};
+use vm_memory::{GuestAddress, Iommu, Permissions};
+
+/// Most bytes of one access, so that its walk ends soon.
+pub const MAX_ACCESS: usize = 1 << 28;
+/// Most pages that a device has cached; then it forgets them all.
+const MAX_CACHED: u64 = 1 << 16;
+
+const PAGE: u64 = 4096;
+
+/// What translates the DMA of an emulated device, by one PASID or without:
+/// for [`IommuMemory`](vm_memory::IommuMemory).
+///
+/// What it finds it has cached until the guest invalidates anything, as a device TLB has. What it does not find
+/// is recorded in the unit's fault registers, as for a real device without ATS.
+#[derive(Debug)]
+pub struct VtdTranslation {
+    unit: Arc<Vtd>,
+    source: SourceId,
+    pasid: Option<u32>,
+    cache: RwLock<Cache>,
+}
+
+#[derive(Debug, Default)]
+struct Cache {
+    iotlb: Iotlb,
+    pages: u64,
+    /// The number of invalidations when it was last found empty.
+    epoch: u64,
+}
+
+impl VtdTranslation {
+    /// Of the function that the guest knows as `source`; `pasid` is the guest's number.
+    pub fn new(unit: Arc<Vtd>, source: SourceId, pasid: Option<u32>) -> Self {
+        Self {
+            unit,
+            source,
+            pasid,
+            cache: RwLock::default(),
+        }
+    }
+
+    fn fill(&self, iova: u64, length: usize, access: Permissions) -> Result<(), u8> {
+        let mut cache = self.cache.write().unwrap_or_else(PoisonError::into_inner);
+        let (result, message) = {
+            let mut state = self.unit.state();
+            let unit = &mut state.unit;
+            if cache.epoch != unit.epoch || cache.pages > MAX_CACHED {
+                *cache = Cache {
+                    epoch: unit.epoch,
+                    ..Cache::default()
+                };
+            }
+            let memory = &*self.unit.memory;
+            let found = unit.look_up(memory, self.source, self.pasid, iova, length, access);
+            match found {
+                Ok(pages) => (Ok(pages), None),
+                Err((address, stopped)) => {
+                    let fault = Fault {
+                        source: self.source,
+                        pasid: self.pasid,
+                        address,
+                        write: access.has_write(),
+                        reason: stopped.reason,
+                    };
+                    let told = !stopped.silent;
+                    let message = told.then(|| unit.fault(&fault)).flatten();
+                    (Err(stopped.reason), message)
+                }
+            }
+        };
+        self.unit.send(message);
+        for (from, to, permissions) in result? {
+            cache.pages = cache.pages.saturating_add(1);
+            let (from, to) = (GuestAddress(from), GuestAddress(to));
+            // It has no reason to fail.
+            let _ = cache
+                .iotlb
+                .set_mapping(from, to, PAGE as usize, permissions);
+        }
+        Ok(())
+    }
+}
+
+/// A page: where it is asked for, where it is, and what may be done there.
+type Translated = (u64, u64, Permissions);
+
+impl Unit {
+    /// The pages of a range.
+    ///
+    /// # Errors
+    ///
+    /// The address that is stopped, and why.
+    fn look_up(
+        &self,
+        memory: &dyn Memory,
+        source: SourceId,
+        pasid: Option<u32>,
+        iova: u64,
+        length: usize,
+        access: Permissions,
+    ) -> Result<Vec<Translated>, (u64, Stopped)> {
+        let entry = match (self.translation_root(), pasid) {
+            (None, _) => None,
+            (Some(_), Some(pasid)) => Some(self.tables(memory).of_pasid(source, pasid)),
+            (Some(_), None) => self.tables(memory).of_rid(source),
+        };
+        let entry = entry.transpose().map_err(|stopped| (iova, stopped))?;
+        let first = iova & !(PAGE - 1);
+        let end = iova.saturating_add(length as u64);
+        let pages = (first..end).step_by(PAGE as usize);
+        let wanted = Access {
+            read: matches!(access, Permissions::Read | Permissions::ReadWrite),
+            write: access.has_write(),
+            privileged: false,
+        };
+        pages
+            .map(|page| match entry.map(|entry| (entry, entry.translation)) {
+                // Addresses are guest-physical.
+                None | Some((_, Kind::PassThrough)) => Ok((page, page, Permissions::ReadWrite)),
+                Some((entry, Kind::Stage1(table))) => {
+                    let leaf = walk(&memory, &table, page, wanted).map_err(|reason| {
+                        let reason = u8::try_from(reason).unwrap_or(reason::PASID_INVALID);
+                        (page, entry.stopped(reason))
+                    })?;
+                    let permissions = if leaf.write {
+                        Permissions::ReadWrite
+                    } else {
+                        Permissions::Read
+                    };
+                    Ok((page, leaf.address & !(PAGE - 1), permissions))
+                }
+            })
+            .collect()
+    }
+}
+
+impl Iommu for VtdTranslation {
+    type IotlbGuard<'a> = Guard<'a>;
+
+    fn translate(
+        &self,
+        iova: GuestAddress,
+        length: usize,
+        access: Permissions,
+    ) -> Result<IotlbIterator<Guard<'_>>, Error> {
+        let stopped = |reason: String| Error::CannotResolve {
+            iova_range: IovaRange { base: iova, length },
+            reason,
+        };
+        if length > MAX_ACCESS || iova.0.checked_add(length as u64).is_none() {
+            return Err(stopped("too long".to_owned()));
+        }
+        // A guest that invalidates meanwhile has it looked for again, but not for ever.
+        for _ in 0..64 {
+            {
+                let cache = self.cache.read().unwrap_or_else(PoisonError::into_inner);
+                if cache.epoch == self.unit.state().unit.epoch {
+                    if let Ok(found) = Iotlb::lookup(Guard(cache), iova, length, access) {
+                        return Ok(found);
+                    }
+                }
+            }
+            self.fill(iova.0, length, access)
+                .map_err(|reason| stopped(format!("reason {reason:#x} of VT-d")))?;
+        }
+        Err(stopped("it changes again and again".to_owned()))
+    }
+}
+
+/// A hold on what is cached.
+#[derive(Debug)]
+pub struct Guard<'a>(RwLockReadGuard<'a, Cache>);
+
+impl std::ops::Deref for Guard<'_> {
+    type Target = Iotlb;
+
+    fn deref(&self) -> &Iotlb {
+        &self.0.iotlb
+    }
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The walk of a stage-1 table in guest memory (VT-d 4.1, 3.6, 3.8, 9.7).
+
+use crate::nesting::Stage1Table;
+
+/// Memory that tables are in and lead to, by guest-physical addresses.
+pub(crate) trait TableMemory {
+    /// An entry; `None` where it cannot be read.
+    fn read(&self, at: u64) -> Option<u64>;
+
+    /// Replaces an entry if it is still `old`: false if it is not, `None` if it cannot be written.
+    fn replace(&self, at: u64, old: u64, new: u64) -> Option<bool>;
+
+    /// Whether an address that a table leads to can be reached.
+    fn reaches(&self, at: u64, access: Access) -> bool;
+}
+
+/// Where a table leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Leaf {
+    /// The guest-physical address.
+    pub(crate) address: u64,
+    /// The table lets it be written, and its dirty bit is set.
+    pub(crate) write: bool,
+}
+
+const PRESENT: u64 = 1 << 0;
+const WRITE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
+const LARGE: u64 = 1 << 7;
+const EXTENDED_ACCESSED: u64 = 1 << 10;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// An entry that others change so often in a row is given up, as by hardware.
+const TRIES: usize = 64;
+
+/// What a device wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Access {
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+    pub(crate) privileged: bool,
+}
+
+/// What the entries so far allow.
+#[derive(Clone, Copy)]
+struct Rights {
+    user: bool,
+    write: bool,
+}
+
+fn shift(level: u32) -> u32 {
+    12 + 9 * (level - 1)
+}
+
+fn reserved(value: u64, level: u32, leaf: bool) -> bool {
+    let large_above = level >= 4 && value & LARGE != 0;
+    // Bit 12 of a large page is PAT.
+    let low = (1u64 << shift(level)) - 1;
+    large_above || (leaf && level > 1 && value & low & !0x1fff != 0)
+}
+
+/// Why a request is stopped (VT-d 4.1, 7.1.3, in scalable mode).
+pub(crate) mod reason {
+    /// The PASID has no table.
+    #[cfg(feature = "soft")]
+    pub(crate) const NO_PASID_ENTRY: u32 = 0x59;
+    /// A supervisor's request where the PASID allows none.
+    pub(crate) const NO_SUPERVISOR: u32 = 0x5d;
+    /// An entry of stage 1 is not present.
+    pub(crate) const NOT_PRESENT: u32 = 0x71;
+    /// It has reserved bits set.
+    pub(crate) const RESERVED: u32 = 0x72;
+    /// It lies in memory that stage 2 does not let be read.
+    pub(crate) const ENTRY_NOT_READABLE: u32 = 0x76;
+    /// Its accessed or dirty bit lies in memory that stage 2 does not let be written.
+    pub(crate) const ENTRY_NOT_WRITABLE: u32 = 0x77;
+    /// Stage 2 does not allow it.
+    pub(crate) const STAGE2: u32 = 0x79;
+    /// The address is not canonical.
+    pub(crate) const NOT_CANONICAL: u32 = 0x80;
+    /// A user's request for a supervisor's page.
+    pub(crate) const NOT_USER: u32 = 0x81;
+    /// A write to what is read-only.
+    pub(crate) const NOT_WRITABLE: u32 = 0x85;
+    /// A read of what is write-only.
+    #[cfg(feature = "soft")]
+    pub(crate) const NOT_READABLE: u32 = 0x86;
+}
+
+/// Where `address` leads, if the table allows the access; whether it may be written too is told with
+/// it.
+///
+/// # Errors
+///
+/// The [`reason`].
+pub(crate) fn walk(
+    memory: &impl TableMemory,
+    table: &Stage1Table,
+    address: u64,
+    access: Access,
+) -> Result<Leaf, u32> {
+    let bits = table.width.bits();
+    let unused = 64 - bits;
+    // CAST: to spread the sign bit.
+    let canonical = ((address << unused) as i64 >> unused) as u64 == address;
+    if access.privileged && !table.supervisor {
+        return Err(reason::NO_SUPERVISOR);
+    }
+    if !canonical {
+        return Err(reason::NOT_CANONICAL);
+    }
+    let mut rights = Rights {
+        user: true,
+        write: true,
+    };
+    let mut at = table.root.0 & ADDRESS;
+    for level in (1..=(bits - 12) / 9).rev() {
+        let gpa = at + 8 * ((address >> shift(level)) & 0x1ff);
+        match step(memory, table, gpa, address, level, rights, access)? {
+            Step::Table(next, now) => (at, rights) = (next, now),
+            Step::Leaf(leaf) => return Ok(leaf),
+        }
+    }
+    // The last level has leaves only.
+    Err(reason::NOT_PRESENT)
+}
+
+enum Step {
+    Table(u64, Rights),
+    Leaf(Leaf),
+}
+
+fn step(
+    memory: &impl TableMemory,
+    table: &Stage1Table,
+    gpa: u64,
+    address: u64,
+    level: u32,
+    rights: Rights,
+    access: Access,
+) -> Result<Step, u32> {
+    let accessed = if table.extended_accessed {
+        ACCESSED | EXTENDED_ACCESSED
+    } else {
+        ACCESSED
+    };
+    for _ in 0..TRIES {
+        let entry = memory.read(gpa).ok_or(reason::ENTRY_NOT_READABLE)?;
+        let leaf = level == 1 || (level <= 3 && entry & LARGE != 0);
+        if entry & PRESENT == 0 {
+            return Err(reason::NOT_PRESENT);
+        }
+        if reserved(entry, level, leaf) {
+            return Err(reason::RESERVED);
+        }
+        let set = |bits: u64| match entry & bits == bits {
+            true => Ok(true),
+            false => memory
+                .replace(gpa, entry, entry | bits)
+                .ok_or(reason::ENTRY_NOT_WRITABLE),
+        };
+        let now = Rights {
+            user: rights.user && entry & USER != 0,
+            write: rights.write && entry & WRITE != 0,
+        };
+        if !leaf {
+            if set(accessed)? {
+                return Ok(Step::Table(entry & ADDRESS, now));
+            }
+            continue;
+        }
+        let writable = now.write || (access.privileged && !table.write_protect);
+        if !access.privileged && !now.user {
+            return Err(reason::NOT_USER);
+        }
+        if access.write && !writable {
+            return Err(reason::NOT_WRITABLE);
+        }
+        let mask = (1 << shift(level)) - 1;
+        let target = (entry & ADDRESS & !mask) | (address & mask);
+        if !memory.reaches(target, access) {
+            return Err(reason::STAGE2);
+        }
+        let bits = if access.write {
+            accessed | DIRTY
+        } else {
+            accessed
+        };
+        if set(bits)? {
+            let dirty = (entry | bits) & DIRTY != 0;
+            return Ok(Step::Leaf(Leaf {
+                address: target,
+                write: writable && dirty,
+            }));
+        }
+    }
+    // It changes again and again.
+    Err(reason::NOT_PRESENT)
+}
