@@ -2,11 +2,11 @@
 //! The ACPI table that tells a guest of the unit (VT-d 4.1, chapter 8).
 
 use super::offer::VtdConfig;
-use acpi_tables::sdt::Sdt;
 
-/// DMAR's own fields, behind the header of every table.
-const HEADER: u32 = 48;
 const REVISION: u8 = 1;
+/// Where the header of every table has the length and the sum.
+const LENGTH: usize = 4;
+const SUM: usize = 9;
 /// Types of remapping structures.
 const DRHD: u16 = 0;
 const ATSR: u16 = 2;
@@ -17,26 +17,40 @@ impl VtdConfig {
     /// The table DMAR: one unit for all devices of the segment, which may have device TLBs if these
     /// are offered, and no interrupt remapping.
     pub fn dmar(&self, oem: [u8; 6], oem_table: [u8; 8], oem_revision: u32) -> Vec<u8> {
-        let mut table = Sdt::new(*b"DMAR", HEADER, REVISION, oem, oem_table, oem_revision);
-        // CAST: at most 52.
-        table.write_u8(36, (self.address_bits - 1) as u8);
-        let mut unit = Vec::new();
-        unit.extend(DRHD.to_le_bytes());
-        unit.extend(16u16.to_le_bytes());
+        let mut table = Vec::new();
+        table.extend(b"DMAR");
+        table.extend([0; 4]);
+        table.extend([REVISION, 0]);
+        table.extend(oem);
+        table.extend(oem_table);
+        table.extend(oem_revision.to_le_bytes());
+        // Who made it, which nobody reads.
+        table.extend(b"HIOM");
+        table.extend(1u32.to_le_bytes());
+        // CAST: at most 52. Then flags, and what is reserved.
+        table.push((self.address_bits - 1) as u8);
+        table.extend([0; 11]);
+        table.extend(DRHD.to_le_bytes());
+        table.extend(16u16.to_le_bytes());
         // The size is of one page.
-        unit.extend([ALL, 0]);
-        unit.extend(self.segment.to_le_bytes());
-        unit.extend(self.base.to_le_bytes());
-        table.append_slice(&unit);
+        table.extend([ALL, 0]);
+        table.extend(self.segment.to_le_bytes());
+        table.extend(self.base.to_le_bytes());
         if self.device_tlbs {
-            let mut ports = Vec::new();
-            ports.extend(ATSR.to_le_bytes());
-            ports.extend(8u16.to_le_bytes());
-            ports.extend([ALL, 0]);
-            ports.extend(self.segment.to_le_bytes());
-            table.append_slice(&ports);
+            table.extend(ATSR.to_le_bytes());
+            table.extend(8u16.to_le_bytes());
+            table.extend([ALL, 0]);
+            table.extend(self.segment.to_le_bytes());
         }
-        table.as_slice().to_vec()
+        // CAST: less than a hundred.
+        let length = (table.len() as u32).to_le_bytes();
+        let places = table.iter_mut().skip(LENGTH);
+        places.zip(length).for_each(|(to, from)| *to = from);
+        let sum = table.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+        if let Some(place) = table.get_mut(SUM) {
+            *place = sum.wrapping_neg();
+        }
+        table
     }
 }
 
