@@ -5,6 +5,8 @@ use crate::boot::Hardware;
 
 /// Programs that check a machine without nesting: they have nothing to do on the other.
 const WITHOUT_NESTING: [&str; 1] = ["no_nesting"];
+/// Programs that see another side of a machine without nesting.
+const WITHOUT_NESTING_TOO: [&str; 1] = ["shadow"];
 /// Programs that check a machine whose stage 1 has four levels: they have nothing to do on the other.
 /// It is booted with the patched kernel alone, which takes seconds.
 const FOUR_LEVELS: [&str; 1] = ["four_levels"];
@@ -144,6 +146,7 @@ impl Place {
         match self {
             Self::FiveLevelCpu => kernel == Which::Patched && FIVE_LEVEL_CPU.contains(&program),
             Self::FourLevels => kernel == Which::Patched && FOUR_LEVELS.contains(&program),
+            Self::WithoutNesting if WITHOUT_NESTING_TOO.contains(&program) => true,
             _ => Self::of(program, kernel) == self,
         }
     }

@@ -37,6 +37,7 @@ pub mod jail;
 pub mod ktap;
 pub mod memory;
 pub mod rig;
+pub mod shadow;
 pub mod stage1;
 pub mod testdev;
 pub mod vfio;

@@ -28,6 +28,8 @@ pub enum MissingBecause {
     Format,
     /// The running kernel does not offer it.
     Kernel,
+    /// Stage 1 is shadowed, by [`NestingCapability::shadowed`].
+    Shadowed,
     /// A reason that a later kernel gave.
     Other(u16),
 }
@@ -43,6 +45,7 @@ impl fmt::Display for MissingBecause {
             Self::NoDevice => "no device is attached",
             Self::Format => "the IOMMU's stage-1 format is not known",
             Self::Kernel => "the running kernel does not offer it",
+            Self::Shadowed => "stage 1 is shadowed",
             Self::Other(number) => return write!(f, "reason {number}"),
         })
     }
@@ -91,6 +94,19 @@ impl fmt::Display for Support {
     }
 }
 
+/// What the guest has to promise where stage 1 is shadowed: walked by the crate, not by the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Shadowing {
+    /// Its tables are of the second stage, and it invalidates each change, also when an entry
+    /// becomes present: what drivers do for a unit with caching mode (CM=1; VT-d 4.1, 6.1) that
+    /// offers no first stage. Tables of the first stage are refused.
+    CachingMode,
+    /// It invalidates each change of either stage's tables. Linux as a guest does not for the first.
+    EveryChange,
+}
+
 /// What can be nested, for the devices attached at the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -106,6 +122,8 @@ pub struct NestingCapability {
     pub dirty: Support,
     /// A stage-1 table can be bound at the RID of at least one device.
     pub rid: bool,
+    /// Stage 1 is shadowed, for guests that promise this; `None` if the host walks it.
+    pub shadowed: Option<Shadowing>,
     /// Widths of stage 1.
     pub widths: Vec<AddressWidth>,
     /// PASID bits that every device with PASIDs has.
@@ -220,6 +238,7 @@ fn nesting(report: &abi::vfio_ioasid_cap_nesting) -> NestingCapability {
         ),
         dirty: Support::new(has(abi::VFIO_IOASID_NESTING_DIRTY), report.dirty_reason),
         rid: has(abi::VFIO_IOASID_NESTING_RID),
+        shadowed: None,
         widths: (0..)
             .zip(widths)
             .filter(|(bit, _)| report.addr_width & (1 << bit) != 0)

@@ -71,6 +71,16 @@ pub enum Error {
         /// What it does not.
         what: crate::vtd::NotCarried,
     },
+    /// A table cannot be shadowed. Its errno is EOPNOTSUPP.
+    #[error("Failed to bind {}: a shadow of the table would be wrong: {reason}", Scope::Binding(*device, *pasid))]
+    NotShadowed {
+        /// The device.
+        device: Bdf,
+        /// The host's PASID.
+        pasid: Pasid,
+        /// Why.
+        reason: &'static str,
+    },
     /// A number has more than the 20 bits of a PASID.
     #[error("{0} is no PASID: they have 20 bits")]
     PasidOutOfRange(u32),
@@ -111,6 +121,7 @@ impl Error {
             | Self::Flush { source, .. }
             | Self::Entries { source, .. }
             | Self::Blocked { source, .. } => source.raw_os_error(),
+            Self::NotShadowed { .. } => Some(libc::EOPNOTSUPP),
             _ => None,
         }
     }

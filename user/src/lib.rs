@@ -24,6 +24,7 @@
 //! | give a guest a VT-d unit | `vtd`, with the feature of that name |
 //! | run in a jail | `from_fds` of the backends, [`seccomp`] |
 //! | use it beside vfio-ioctls | [`backend::kmod::Kmod::share`], and the example `rust_vmm` |
+//! | bind tables on a host that cannot nest | `shadow`, with the feature `shadow` |
 //! | follow guest memory of vm-memory | `RegionListener`, with the feature `vm-memory` |
 //!
 //! # What each backend can do
@@ -126,6 +127,8 @@ mod ops;
 mod pasid;
 mod registry;
 pub mod seccomp;
+#[cfg(feature = "shadow")]
+pub mod shadow;
 mod space;
 mod trace;
 mod types;
@@ -137,7 +140,7 @@ mod walk;
 pub mod sys;
 
 pub use capabilities::{
-    Capabilities, DeviceInfo, MissingBecause, NestingCapability, Stats, Support,
+    Capabilities, DeviceInfo, MissingBecause, NestingCapability, Shadowing, Stats, Support,
 };
 pub use context::{Binding, HostIommu, HostIommuContext, Mapping, Scope, Translation};
 pub use error::{Error, Operation, Result};
@@ -147,7 +150,7 @@ pub use fault::{
 };
 #[cfg(feature = "vm-memory")]
 pub use listener::{RegionListener, Skipped, SkippedBecause};
-pub use nesting::{Invalidation, InvalidationEntry, Stage1Binding, Stage1Table};
+pub use nesting::{Invalidation, InvalidationEntry, Stage1Binding, Stage1Table, TableFormat};
 pub use ops::{Delivered, PciIommuOps, Plugged};
 pub use pasid::{PasidAllocation, PasidRequest};
 pub use registry::BoundTable;

@@ -17,6 +17,19 @@ use host_iommu_bindings::uapi::{
 };
 use std::sync::Arc;
 
+/// How the entries of a table are laid out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum TableFormat {
+    /// As VT-d's first stage and the CPU's (VT-d 4.1, 9.7 and 9.8): what hosts nest.
+    #[default]
+    FirstStage,
+    /// As VT-d's second stage (VT-d 4.1, 9.9), which a guest that was offered no other uses as its
+    /// own. Only `Shadow` takes it.
+    SecondStage,
+}
+
 /// A VT-d stage-1 table in guest memory (VT-d 4.1, 9.6: a scalable-mode PASID-table entry).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -25,6 +38,9 @@ pub struct Stage1Table {
     pub root: Gpa,
     /// How many bits it translates.
     pub width: AddressWidth,
+    /// How its entries are laid out.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub format: TableFormat,
     /// Supervisor requests are allowed (SRE).
     pub supervisor: bool,
     /// Accessed flags are extended (EAFE).
@@ -43,6 +59,7 @@ impl Stage1Table {
         Self {
             root,
             width: AddressWidth::Bits48,
+            format: TableFormat::FirstStage,
             supervisor: false,
             extended_accessed: false,
             write_protect: false,
@@ -63,6 +80,14 @@ impl Stage1Table {
         Self {
             guest_pasid: Some(guest_pasid),
             ..self
+        }
+    }
+
+    /// Refuses with EOPNOTSUPP what no host walks as stage 1.
+    pub(crate) fn walked_by_host(&self) -> std::result::Result<(), Errno> {
+        match self.format {
+            TableFormat::FirstStage => Ok(()),
+            TableFormat::SecondStage => Err(Errno::EOPNOTSUPP),
         }
     }
 

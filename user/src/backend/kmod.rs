@@ -266,6 +266,11 @@ impl HostIommuContext for Kmod {
             fault_queue,
             replace,
         } = *binding;
+        if let Translation::Stage1(table) = &translation {
+            let operation = Operation::BindStage1 { pasid, device };
+            let checked = table.walked_by_host();
+            checked.map_err(|errno| Error::failed(operation, errno))?;
+        }
         let what = match translation {
             Translation::Stage1(table) => ioasid::BindWhat::Stage1(table.data()),
             Translation::Stage2 { .. } => ioasid::BindWhat::Stage2,

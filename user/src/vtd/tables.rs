@@ -257,6 +257,7 @@ fn entry(words: &[u64; 8], offered: &Offered) -> Result<Entry, Stopped> {
                 return Err(stopped(reason::PASID_RESERVED));
             }
             Kind::Stage1(Stage1Table {
+                format: crate::nesting::TableFormat::FirstStage,
                 root: Gpa(third & ADDRESS),
                 width,
                 supervisor,

@@ -133,6 +133,7 @@ impl Device {
         if !self.rid() {
             return Err(Errno::EOPNOTSUPP);
         }
+        table.walked_by_host()?;
         let lacks = |wanted: bool, bit: u64| wanted && self.vtd().1 & bit == 0;
         if table.root.0 % 4096 != 0
             || table.root.0 >> 52 != 0

@@ -189,6 +189,7 @@ impl Iommufd {
                 Support::Missing(MissingBecause::Hardware)
             },
             rid: devices().any(Device::rid),
+            shadowed: None,
             widths: widths.unwrap_or_default().to_vec(),
             pasid_bits: with_pasids
                 .map(|device| device.max_pasids().ilog2())

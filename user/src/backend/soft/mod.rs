@@ -163,6 +163,7 @@ impl HostIommuContext for Soft {
                     dma_faults: Support::Present,
                     dirty: Support::Missing(MissingBecause::Hardware),
                     rid: stage1,
+                    shadowed: None,
                     widths: vec![AddressWidth::Bits48, AddressWidth::Bits57],
                     pasid_bits: bits
                         .map(|options| options.max_pasids.ilog2())

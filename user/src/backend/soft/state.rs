@@ -84,6 +84,9 @@ impl State {
         replace: bool,
     ) -> Result<(), Errno> {
         let options = self.devices.get(&device).ok_or(Errno::ENOENT)?.options;
+        if let Translation::Stage1(table) = &bound.translation {
+            table.walked_by_host()?;
+        }
         match bound.translation {
             // Both widths are there.
             Translation::Stage1(table) if table.root.0 % 4096 == 0 && table.root.0 >> 52 == 0 => {}

@@ -163,6 +163,7 @@ impl CTranslation {
     pub(super) fn table(&self) -> Result<Stage1Table> {
         let has = |flag: u32| self.flags & flag != 0;
         Ok(Stage1Table {
+            format: crate::TableFormat::FirstStage,
             root: Gpa(self.root),
             width: match self.width {
                 48 => AddressWidth::Bits48,
@@ -351,6 +352,8 @@ fn support(support: Support) -> u32 {
             MissingBecause::NoDevice => HOST_IOMMU_MISSING_DEVICE,
             MissingBecause::Format => HOST_IOMMU_MISSING_FORMAT,
             MissingBecause::Kernel => HOST_IOMMU_MISSING_KERNEL,
+            // No context of this API shadows.
+            MissingBecause::Shadowed => HOST_IOMMU_MISSING_OTHER,
             MissingBecause::Other(number) => HOST_IOMMU_MISSING_OTHER | u32::from(number),
         },
     }

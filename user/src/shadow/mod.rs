@@ -1,0 +1,629 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Guests' tables on hosts that cannot nest: walked here, and composed with stage 2 into an address
+//! space of the backend's, which is bound in their place.
+//!
+//! [`Shadow`] is a context over another one's. It holds what a guest's table maps only as long as
+//! it is told of each change, also of an entry that becomes present, for which Linux sends nothing
+//! when the table is one of the first stage. [`Shadowing`] says which promise the VMM makes, and the
+//! capabilities repeat it; a table that it does not cover is refused, and so are fault queues, as
+//! nobody fills holes by page requests here.
+//!
+//! | of the table | here |
+//! |---|---|
+//! | an entry changes | seen at the next invalidation of its addresses, none before |
+//! | accessed flag, extended too | set at the walk in all entries on the way to what is mapped |
+//! | dirty flag | set at the walk in each leaf that may be written: a write is not seen |
+//! | flags of the second stage | not touched: offer a guest no SSADS |
+//! | supervisor's pages | not mapped; tables with [`Stage1Table::supervisor`] are refused |
+//! | a request that asks for privilege | served as a user's |
+//! | addresses the host does not translate, as the upper half | refused if a table maps them |
+//! | memory that is mapped or unmapped | followed at once |
+//!
+//! An entry that changes is taken out before the new one is put in: DMA that hits it meanwhile
+//! fails. Entries that stay as they were stay in force.
+//!
+//! # Cost
+//!
+//! A bind reads all of the table, an invalidation the tables that cover its range; one entry of an
+//! address space stands for each leaf and each mapping of stage 2 under it. [`Shadow::cost`]
+//! counts. [`MAX_ENTRIES`] and [`MAX_TABLES`] bound what one guest can ask for: over them, the bind
+//! is refused, and an invalidation leaves its range empty and fails.
+//!
+//! All calls of a shadow wait for each other.
+
+mod stage2;
+mod walk;
+
+pub use walk::MAX_TABLES;
+
+use crate::capabilities::{Capabilities, DeviceInfo, MissingBecause, Shadowing, Stats, Support};
+use crate::context::{Binding, HostIommuContext, Mapping, Scope, Translation};
+use crate::error::{Error, Operation, Result};
+use crate::fault::{FaultChannel, FaultQueueOptions};
+use crate::nesting::{InvalidationEntry, Stage1Table, TableFormat};
+use crate::pasid::PasidRequest;
+use crate::space::{AddressSpaceEntry, AddressSpaceId};
+use crate::sys::Errno;
+use crate::types::{AddressWidth, Bdf, Iova, IovaRange, Pasid};
+use stage2::Stage2;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vm_memory::{GuestAddressSpace, GuestMemoryBackend};
+use walk::{Entry, Stop, Walk, PAGE};
+
+/// Most entries of all tables of a shadow: a GiB in pages of 4 KiB, some 20 MiB of memory here and
+/// as much in the host. A guest chooses how many leaves its tables have.
+pub const MAX_ENTRIES: usize = 1 << 18;
+
+/// What was done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Cost {
+    /// Entries held now.
+    pub entries: u64,
+    /// Tables read, each with up to 512 entries.
+    pub tables: u64,
+    /// Entries put into address spaces.
+    pub mapped: u64,
+    /// Entries taken out.
+    pub unmapped: u64,
+}
+
+/// A table, and what of it is in force.
+#[derive(Debug)]
+struct Copied {
+    id: AddressSpaceId,
+    table: Stage1Table,
+    /// By first address; they do not overlap.
+    entries: BTreeMap<u64, Entry>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    stage2: Stage2,
+    copies: BTreeMap<(Bdf, Pasid), Copied>,
+    /// Bindings that are the backend's alone.
+    others: BTreeSet<(Bdf, Pasid)>,
+    cost: Cost,
+    invalidations: u64,
+}
+
+/// A context that shadows, over one that has address spaces.
+pub struct Shadow<C, A> {
+    context: C,
+    memory: A,
+    shadowing: Shadowing,
+    state: Mutex<State>,
+}
+
+impl<C: fmt::Debug, A> fmt::Debug for Shadow<C, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shadow")
+            .field("context", &self.context)
+            .field("shadowing", &self.shadowing)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether a binding is in a scope.
+fn is_in(scope: Scope, key: (Bdf, Pasid)) -> bool {
+    match scope {
+        Scope::Binding(device, pasid) => key == (device, pasid),
+        Scope::Device(device) => key.0 == device,
+        Scope::All => true,
+    }
+}
+
+fn add(counter: &mut u64, more: usize) {
+    *counter = counter.saturating_add(more as u64);
+}
+
+fn source(error: &Error) -> io::Error {
+    io::Error::from_raw_os_error(error.errno().unwrap_or(Errno::EIO as i32))
+}
+
+impl<C, A> Shadow<C, A>
+where
+    C: HostIommuContext,
+    A: GuestAddressSpace,
+    A::M: GuestMemoryBackend,
+{
+    /// Over a context in which nothing is mapped yet. `memory` is the guest's, by the addresses at
+    /// which [`HostIommuContext::map`] will give it to devices.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] with EBUSY if something is mapped, EOPNOTSUPP for a context without address
+    /// spaces.
+    pub fn over(context: C, memory: A, shadowing: Shadowing) -> Result<Self> {
+        let failed = |errno| Error::failed(Operation::AddressSpace("shadow by"), errno);
+        if context.stats()?.mapped_pages != 0 {
+            return Err(failed(Errno::EBUSY));
+        }
+        let nesting = context.capabilities()?.nesting;
+        if nesting.is_none_or(|nesting| nesting.max_address_spaces == 0) {
+            return Err(failed(Errno::EOPNOTSUPP));
+        }
+        Ok(Self {
+            context,
+            memory,
+            shadowing,
+            state: Mutex::default(),
+        })
+    }
+
+    /// The context below. What is mapped and bound by it is not known here.
+    pub fn inner(&self) -> &C {
+        &self.context
+    }
+
+    /// What was done so far.
+    pub fn cost(&self) -> Cost {
+        self.lock().cost
+    }
+
+    /// Each change of the state is whole.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why a table cannot be shadowed, if so.
+    fn refuses(&self, binding: &Binding<'_>, table: &Stage1Table) -> Option<&'static str> {
+        if self.shadowing == Shadowing::CachingMode && table.format == TableFormat::FirstStage {
+            return Some("guests do not tell when an entry of the first stage becomes present");
+        }
+        if binding.fault_queue.is_some() {
+            return Some("page requests do not fill its holes");
+        }
+        if table.supervisor {
+            return Some("requests of a supervisor cannot be told from a user's");
+        }
+        if table.root.0 % PAGE != 0 || table.root.0 >> 52 != 0 {
+            return Some("its root is no page");
+        }
+        None
+    }
+
+    /// Where both the host and a table translate, ascending.
+    fn reachable(&self, table: &Stage1Table) -> Result<Vec<(u64, u64)>> {
+        let bits = match table.format {
+            TableFormat::FirstStage => table.width.bits() - 1,
+            TableFormat::SecondStage => table.width.bits(),
+        };
+        let last = (1u64 << bits) - 1;
+        let mut ranges: Vec<(u64, u64)> = self
+            .context
+            .capabilities()?
+            .iova_ranges
+            .iter()
+            .map(|range| (range.start().0, range.last().0.min(last)))
+            .filter(|(start, last)| start < last)
+            .collect();
+        ranges.sort_unstable();
+        Ok(ranges)
+    }
+
+    /// Makes the copy of a table as the table is in a range.
+    fn sync(
+        &self,
+        stage2: &Stage2,
+        cost: &mut Cost,
+        copied: &mut Copied,
+        range: IovaRange,
+    ) -> std::result::Result<(), io::Error> {
+        let Copied { id, table, entries } = copied;
+        let (mut start, mut last) = (range.start().0 & !(PAGE - 1), range.last().0 | (PAGE - 1));
+        // Entries are changed as a whole.
+        if let Some((&first, entry)) = entries.range(..=start).next_back() {
+            if entry.last >= start {
+                start = first;
+            }
+        }
+        if let Some((_, entry)) = entries.range(..=last).next_back() {
+            last = last.max(entry.last);
+        }
+        let walked = self.walk(stage2, cost, table, (start, last), entries.len());
+        let wanted: BTreeMap<u64, Entry> = match &walked {
+            Ok(found) => found.iter().copied().collect(),
+            // What it was is not what it is.
+            Err(_) => BTreeMap::new(),
+        };
+        let gone: Vec<(u64, IovaRange)> = entries
+            .range(start..=last)
+            .filter(|(first, entry)| wanted.get(first) != Some(entry))
+            .filter_map(|(&first, entry)| {
+                IovaRange::new(Iova(first), Iova(entry.last)).map(|range| (first, range))
+            })
+            .collect();
+        let ranges: Vec<IovaRange> = gone.iter().map(|(_, range)| *range).collect();
+        if !ranges.is_empty() {
+            let done = self.context.unmap_address_space(*id, &ranges);
+            let count = match &done {
+                Ok(()) => gone.len(),
+                Err(Error::Entries { index, .. }) => *index,
+                Err(_) => 0,
+            };
+            for (first, _) in gone.iter().take(count) {
+                entries.remove(first);
+                cost.entries = cost.entries.saturating_sub(1);
+            }
+            add(&mut cost.unmapped, count);
+            done.map_err(|error| source(&error))?;
+        }
+        walked?;
+        let new: Vec<(u64, Entry)> = wanted
+            .into_iter()
+            .filter(|(first, _)| !entries.contains_key(first))
+            .collect();
+        let more: Vec<AddressSpaceEntry> = new
+            .iter()
+            .filter_map(|(first, entry)| {
+                Some(AddressSpaceEntry {
+                    range: IovaRange::new(Iova(*first), Iova(entry.last))?,
+                    gpa: crate::types::Gpa(entry.gpa),
+                    access: entry.access,
+                })
+            })
+            .collect();
+        if more.is_empty() {
+            return Ok(());
+        }
+        let done = self.context.map_address_space(*id, &more);
+        let count = match &done {
+            Ok(()) => more.len(),
+            Err(Error::Entries { index, .. }) => *index,
+            Err(_) => 0,
+        };
+        for &(first, entry) in new.iter().take(count) {
+            entries.insert(first, entry);
+        }
+        add(&mut cost.entries, count);
+        add(&mut cost.mapped, count);
+        done.map_err(|error| source(&error))
+    }
+
+    /// What a table maps of a range, with `held` entries in its copy already.
+    fn walk(
+        &self,
+        stage2: &Stage2,
+        cost: &mut Cost,
+        table: &Stage1Table,
+        (start, last): (u64, u64),
+        held: usize,
+    ) -> std::result::Result<Vec<(u64, Entry)>, io::Error> {
+        let reachable = self
+            .reachable(table)
+            .map_err(|error| io::Error::from_raw_os_error(error.errno().unwrap_or(0)))?;
+        // Those of this copy may all be found again.
+        let used = usize::try_from(cost.entries).unwrap_or(usize::MAX);
+        let limit = MAX_ENTRIES.saturating_sub(used.saturating_sub(held));
+        let memory = self.memory.memory();
+        let mut walk = Walk {
+            memory: &*memory,
+            stage2,
+            table,
+            reachable: &reachable,
+            limit,
+            tables: 0,
+            found: Vec::new(),
+        };
+        let half = 1u64 << (table.width.bits() - 1);
+        let top = (half - 1) | half;
+        let mut walked = Ok(());
+        // The upper half of the first stage's addresses is at the end of all addresses.
+        let parts = match table.format {
+            TableFormat::FirstStage => [
+                (start, last.min(half - 1)),
+                (start.max(!(half - 1)) & top, last & top),
+            ],
+            TableFormat::SecondStage => [(start, last.min(top)), (1, 0)],
+        };
+        let upper = table.format == TableFormat::FirstStage && last >= !(half - 1);
+        for (index, (start, last)) in parts.into_iter().enumerate() {
+            if start <= last && walked.is_ok() && (index == 0 || upper) {
+                walked = walk.run(start, last);
+            }
+        }
+        add(&mut cost.tables, walk.tables);
+        let found = std::mem::take(&mut walk.found);
+        walked.map(|()| found).map_err(|stop| {
+            let errno = match stop {
+                Stop::TooLarge => Errno::EDQUOT,
+                Stop::Unreachable => Errno::EOPNOTSUPP,
+            };
+            errno.into()
+        })
+    }
+
+    /// Makes every copy as its table is.
+    fn sync_all(&self, state: &mut State) -> std::result::Result<(), io::Error> {
+        let State {
+            stage2,
+            copies,
+            cost,
+            ..
+        } = state;
+        for copied in copies.values_mut() {
+            self.sync(stage2, cost, copied, IovaRange::ALL)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the entries whose memory the context has taken back.
+    fn forget(&self, state: &mut State, range: IovaRange) {
+        state.stage2.remove(range);
+        for copied in state.copies.values_mut() {
+            let before = copied.entries.len();
+            let stage2 = &state.stage2;
+            copied.entries.retain(|&first, entry| {
+                let gpa_last = entry.gpa.saturating_add(entry.last.saturating_sub(first));
+                stage2.has(entry.gpa, gpa_last)
+            });
+            let gone = before.saturating_sub(copied.entries.len());
+            state.cost.entries = state.cost.entries.saturating_sub(gone as u64);
+        }
+    }
+
+    /// Destroys the copy of a table that is not bound any more.
+    fn destroy(&self, cost: &mut Cost, copied: &Copied) {
+        cost.entries = cost.entries.saturating_sub(copied.entries.len() as u64);
+        // It goes with the context at the latest.
+        let _ = self.context.destroy_address_space(copied.id);
+    }
+
+    /// Forgets what was bound in a scope.
+    fn unbound(&self, state: &mut State, scope: Scope) {
+        let State {
+            copies,
+            others,
+            cost,
+            ..
+        } = state;
+        copies.retain(|&key, copied| {
+            let gone = is_in(scope, key);
+            if gone {
+                self.destroy(cost, copied);
+            }
+            !gone
+        });
+        others.retain(|&key| !is_in(scope, key));
+    }
+
+    /// Binds a copy of a table.
+    fn bind_table(
+        &self,
+        state: &mut State,
+        binding: &Binding<'_>,
+        table: &Stage1Table,
+    ) -> Result<()> {
+        let Binding { device, pasid, .. } = *binding;
+        if let Some(reason) = self.refuses(binding, table) {
+            return Err(Error::NotShadowed {
+                device,
+                pasid,
+                reason,
+            });
+        }
+        let mut copied = Copied {
+            id: self.context.create_address_space()?,
+            table: *table,
+            entries: BTreeMap::new(),
+        };
+        let State { stage2, cost, .. } = state;
+        let bound = self
+            .sync(stage2, cost, &mut copied, IovaRange::ALL)
+            .map_err(|source| Error::failed(Operation::BindStage1 { pasid, device }, source))
+            .and_then(|()| {
+                self.context.bind(&Binding {
+                    translation: Translation::AddressSpace {
+                        id: copied.id,
+                        guest_pasid: table.guest_pasid,
+                    },
+                    ..*binding
+                })
+            });
+        if let Err(error) = bound {
+            self.destroy(&mut state.cost, &copied);
+            return Err(error);
+        }
+        self.unbound(state, Scope::Binding(device, pasid));
+        state.copies.insert((device, pasid), copied);
+        Ok(())
+    }
+}
+
+impl<C, A> HostIommuContext for Shadow<C, A>
+where
+    C: HostIommuContext,
+    A: GuestAddressSpace + Send + Sync,
+    A::M: GuestMemoryBackend,
+{
+    fn attach(&self, fd: OwnedFd) -> Result<u64> {
+        self.context.attach(fd)
+    }
+
+    fn detach(&self, attached: u64) -> Result<OwnedFd> {
+        let mut state = self.lock();
+        let fd = self.context.detach(attached)?;
+        let left: BTreeSet<Bdf> = self
+            .context
+            .devices()
+            .map(|devices| devices.iter().map(|info| info.device).collect())
+            .unwrap_or_default();
+        if left.is_empty() {
+            *state = State::default();
+            return Ok(fd);
+        }
+        let keys = state.copies.keys().chain(&state.others);
+        let gone: BTreeSet<Bdf> = keys
+            .map(|key| key.0)
+            .filter(|device| !left.contains(device))
+            .collect();
+        for device in gone {
+            self.unbound(&mut state, Scope::Device(device));
+        }
+        Ok(fd)
+    }
+
+    fn capabilities(&self) -> Result<Capabilities> {
+        let mut capabilities = self.context.capabilities()?;
+        let devices = self.devices()?;
+        if let Some(nesting) = &mut capabilities.nesting {
+            let missing = match devices.first() {
+                None => Support::Missing(MissingBecause::NoDevice),
+                Some(info) => info.stage1,
+            };
+            let has = |info: &&DeviceInfo| info.stage1.is_present();
+            nesting.stage1 = devices.iter().find(has).map_or(missing, |info| info.stage1);
+            nesting.page_requests = Support::Missing(MissingBecause::Shadowed);
+            nesting.rid = devices.iter().any(|info| info.rid);
+            nesting.widths = vec![AddressWidth::Bits48, AddressWidth::Bits57];
+            nesting.shadowed = Some(self.shadowing);
+        }
+        Ok(capabilities)
+    }
+
+    fn devices(&self) -> Result<Vec<DeviceInfo>> {
+        let mut devices = self.context.devices()?;
+        for info in &mut devices {
+            info.stage1 = match info.max_pasids {
+                0 => Support::Missing(MissingBecause::NoPasid),
+                _ => Support::Present,
+            };
+            info.page_requests = Support::Missing(MissingBecause::Shadowed);
+            info.rid = true;
+        }
+        Ok(devices)
+    }
+
+    fn map(&self, mapping: &Mapping<'_>) -> Result<()> {
+        let mut state = self.lock();
+        self.context.map(mapping)?;
+        state.stage2.insert(mapping.range, mapping.access);
+        let synced = self.sync_all(&mut state);
+        synced.or_else(|source| {
+            // A table's copy would not hold it: all of it, or nothing.
+            self.context.unmap(mapping.range)?;
+            self.forget(&mut state, mapping.range);
+            Err(Error::failed(Operation::Map(mapping.range), source))
+        })
+    }
+
+    fn unmap(&self, range: IovaRange) -> Result<u64> {
+        let mut state = self.lock();
+        let bytes = self.context.unmap(range)?;
+        self.forget(&mut state, range);
+        Ok(bytes)
+    }
+
+    fn unmap_all(&self) -> Result<u64> {
+        let mut state = self.lock();
+        let bytes = self.context.unmap_all()?;
+        self.forget(&mut state, IovaRange::ALL);
+        Ok(bytes)
+    }
+
+    fn alloc_pasids(&self, request: &PasidRequest) -> Result<Pasid> {
+        self.context.alloc_pasids(request)
+    }
+
+    fn free_pasids(&self, first: Pasid, count: u32) -> Result<()> {
+        self.context.free_pasids(first, count)
+    }
+
+    fn bind(&self, binding: &Binding<'_>) -> Result<()> {
+        let mut state = self.lock();
+        let key = (binding.device, binding.pasid);
+        let scope = Scope::Binding(key.0, key.1);
+        let bound = match binding.translation {
+            Translation::Stage1(table) => self.bind_table(&mut state, binding, &table),
+            _ => self.context.bind(binding).map(|()| {
+                self.unbound(&mut state, scope);
+                state.others.insert(key);
+            }),
+        };
+        if matches!(bound, Err(Error::Blocked { .. })) {
+            self.unbound(&mut state, scope);
+        }
+        bound
+    }
+
+    fn unbind(&self, scope: Scope) -> Result<()> {
+        let mut state = self.lock();
+        let done = self.context.unbind(scope);
+        // ENOENT: it went with its device.
+        let gone = |error: &Error| error.errno() == Some(Errno::ENOENT as i32);
+        if done.as_ref().err().is_none_or(gone) {
+            self.unbound(&mut state, scope);
+        }
+        done
+    }
+
+    fn invalidate(&self, scope: Scope, entries: &[InvalidationEntry]) -> Result<()> {
+        let mut state = self.lock();
+        let State {
+            stage2,
+            copies,
+            others,
+            cost,
+            invalidations,
+        } = &mut *state;
+        let mut ours = false;
+        for (_, copied) in copies.iter_mut().filter(|(&key, _)| is_in(scope, key)) {
+            ours = true;
+            for (index, entry) in entries.iter().enumerate() {
+                self.sync(stage2, cost, copied, entry.range)
+                    .map_err(|source| Error::Flush {
+                        scope,
+                        index,
+                        count: entries.len(),
+                        source,
+                    })?;
+                *invalidations = invalidations.saturating_add(1);
+            }
+        }
+        if ours && !others.iter().any(|&key| is_in(scope, key)) {
+            return Ok(());
+        }
+        self.context.invalidate(scope, entries)
+    }
+
+    fn fault_queue(&self, options: &FaultQueueOptions) -> Result<Arc<dyn FaultChannel>> {
+        self.context.fault_queue(options)
+    }
+
+    fn stats(&self) -> Result<Stats> {
+        let mut stats = self.context.stats()?;
+        stats.invalidations = stats
+            .invalidations
+            .saturating_add(self.lock().invalidations);
+        Ok(stats)
+    }
+
+    fn create_address_space(&self) -> Result<AddressSpaceId> {
+        self.context.create_address_space()
+    }
+
+    fn destroy_address_space(&self, id: AddressSpaceId) -> Result<()> {
+        self.context.destroy_address_space(id)
+    }
+
+    fn map_address_space(&self, id: AddressSpaceId, entries: &[AddressSpaceEntry]) -> Result<()> {
+        self.context.map_address_space(id, entries)
+    }
+
+    fn unmap_address_space(&self, id: AddressSpaceId, ranges: &[IovaRange]) -> Result<()> {
+        self.context.unmap_address_space(id, ranges)
+    }
+
+    fn track_dirty(&self, on: bool) -> Result<()> {
+        self.context.track_dirty(on)
+    }
+
+    fn read_dirty(&self, range: IovaRange, bitmap: &mut [u64]) -> Result<()> {
+        self.context.read_dirty(range, bitmap)
+    }
+}
