@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
-    endpoint, expect_status, program, range, status, Called, Container, Errno, Group, Memory,
+    endpoint, expect_status, program, range, skip, status, Called, Container, Errno, Group, Memory,
     Order, Outcome, Rig, Space, PAGE,
 };
+use host_iommu_tests::testdev::raw;
 
 const GVA: u64 = 0x7654_3210_0000;
 const ELSEWHERE: u64 = 0x5_0000_0000;
@@ -196,10 +197,42 @@ fn unbind_races_the_last_close_of_its_queue() -> Outcome {
     Ok(())
 }
 
+/// Two devices of one IOMMU unit, each of a container of its own, whose tables are unbound while
+/// page requests are in flight.
+///
+/// Linux has one completion for all who wait for a unit's page requests
+/// (intel_iommu_drain_pasid_prq), and each arms it anew: without the module's lock one of two may
+/// wait until the unit's next request.
+fn unbinds_of_two_containers_under_requests_both_end() -> Outcome {
+    const REQUEST: u64 = raw::READ | raw::PASID | raw::ROGUE | raw::LAST;
+    let rig = Rig::faulting()?;
+    let Some(second) = Rig::open_second_device()? else {
+        return skip("there is one endpoint only");
+    };
+    let body = |rig: &Rig| -> Outcome {
+        let queue = rig
+            .container
+            .fault_queue(VFIO_IOASID_FAULT_QUEUE_NONBLOCK, 64)?;
+        let space = Space::new(rig)?;
+        space.bind_with(rig, &queue, 0, 0)?;
+        for group in 0..8 {
+            rig.dma().raw_page_request(GVA, REQUEST, space.pasid, group);
+        }
+        space.unbind(rig)?;
+        Ok(rig.container.pasid_free(space.pasid, 1)?)
+    };
+    let rounds = run_together(&[&|| body(&rig), &|| body(&second)])?;
+    println!("# rounds: {rounds:?}");
+    assert!(rounds.iter().all(|&rounds| rounds > 0), "{rounds:?}");
+    rig.reset_device()?;
+    second.reset_device()
+}
+
 program![
     bind_invalidate_and_unbind_in_four_threads_succeed,
     map_and_unmap_beside_dma_and_invalidation_keep_both_right,
     map_of_the_same_range_in_two_threads_succeeds_for_one_at_a_time,
     calls_that_race_the_end_of_the_container_return_einval_alone,
     unbind_races_the_last_close_of_its_queue,
+    unbinds_of_two_containers_under_requests_both_end,
 ];
