@@ -11,8 +11,8 @@
 //! 2. [`Container::nesting`]: devices, PASIDs, bindings, the list of fault queues. The work item
 //!    of DMA faults begins with it.
 //! 3. [`Container::ioas`]: stage 2
-//! 4. `mmap_lock` (pinning, and copies from and to the user); `iommu_group::mutex` (attach and
-//!    detach)
+//! 4. `mmap_lock` (pinning, and copies from and to the user); `drain` of ffi/shim.c, which all
+//!    containers share, and in it `iommu_group::mutex` (attach and detach)
 //! 5. `Source::responder`: who answers; never taken in the page request thread
 //! 6. `intel_iommu::iopf_lock` (the page request thread holds it around our handler; unbind
 //!    passes through it)

@@ -42,6 +42,31 @@ impl Translation {
     }
 }
 
+/// Held while the driver may wait for the page request thread: of two who wait for one IOMMU unit
+/// at a time, one may wait for ever (shim.c).
+///
+/// # Invariants
+///
+/// The lock is held for this value.
+struct Draining(());
+
+impl Draining {
+    /// Sleeps.
+    fn begin() -> Self {
+        // SAFETY: No requirements; it is given back when the value is dropped.
+        unsafe { shim::ioasid_drain_lock() };
+        // INVARIANT: Taken just now.
+        Self(())
+    }
+}
+
+impl Drop for Draining {
+    fn drop(&mut self) {
+        // SAFETY: Held by the invariant.
+        unsafe { shim::ioasid_drain_unlock() };
+    }
+}
+
 /// What the IOMMU core keeps where a domain is attached, and page requests are found by.
 #[repr(C)]
 pub(super) struct Handle {
@@ -108,6 +133,7 @@ impl Detached {
     ) -> Result<Attachment, (Error, Self)> {
         let domain = self.translation.as_ptr();
         let handle = self.handle.raw.get();
+        let _draining = Draining::begin();
         let result = match site {
             Site::Rid => {
                 // SAFETY: Domain and group are live; the handle is pinned and outlives the
@@ -149,6 +175,7 @@ impl Detached {
         device: &Device,
         group: Group,
     ) -> Result<Attachment, (Error, bool)> {
+        let _draining = Draining::begin();
         // SAFETY: Domain and group are live; the handle is pinned and outlives the attachment.
         let result = to_result(unsafe {
             shim::ioasid_replace_rid(
@@ -230,6 +257,7 @@ impl Attachment {
         pasid: u32,
         new: Detached,
     ) -> Result<(Self, Option<Detached>), ReplaceFailed> {
+        let draining = Draining::begin();
         // SAFETY: Domain and device are live; the handle is pinned and outlives the attachment.
         let result = to_result(unsafe {
             shim::ioasid_replace_pasid(
@@ -239,6 +267,7 @@ impl Attachment {
                 new.handle.raw.get(),
             )
         });
+        drop(draining);
         match result {
             Ok(()) => {
                 self.device.quiesce_page_requests();
@@ -284,6 +313,7 @@ impl Attachment {
             return;
         };
         let domain = attached.translation.as_ptr();
+        let draining = Draining::begin();
         match self.site {
             // SAFETY: Attached there by the invariant. The driver waits for the page request
             // thread, which takes none of the locks that are held here.
@@ -293,6 +323,7 @@ impl Attachment {
                 bindings::iommu_detach_device_pasid(domain, self.device.as_ptr(), pasid)
             },
         }
+        drop(draining);
         // The core drops the handle only after the driver has waited: a page request that came
         // between still sees it.
         self.device.quiesce_page_requests();

@@ -8,6 +8,7 @@
 #include <linux/iommu.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/pci-ats.h>
 #include <linux/sched/signal.h>
@@ -397,6 +398,24 @@ int ioasid_cache_invalidate(struct iommu_domain *nested, u32 data_type,
 	ret = nested->ops->cache_invalidate_user(nested, &array);
 	*num = array.entry_num;
 	return ret;
+}
+
+/*
+ * An IOMMU unit has one completion for all who wait until its page requests have
+ * been handled (intel_iommu_drain_pasid_prq), and each of them arms it anew: of
+ * two at a time, one may wait until the unit's next page request. So everything
+ * of ours that may come to wait does so one by one.
+ */
+static DEFINE_MUTEX(drain);
+
+void ioasid_drain_lock(void)
+{
+	mutex_lock(&drain);
+}
+
+void ioasid_drain_unlock(void)
+{
+	mutex_unlock(&drain);
 }
 
 /*

@@ -181,6 +181,8 @@ int ioasid_replace_pasid(struct iommu_domain *domain, struct device *dev,
 			 u32 pasid, struct iommu_attach_handle *handle);
 int ioasid_cache_invalidate(struct iommu_domain *nested, u32 data_type,
 			    void __user *entries, size_t entry_len, u32 *num);
+void ioasid_drain_lock(void);
+void ioasid_drain_unlock(void);
 void ioasid_quiesce_page_requests(struct device *dev);
 size_t ioasid_iopf_read(struct iopf_group *group,
 			struct ioasid_page_request *out, size_t max);

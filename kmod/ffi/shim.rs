@@ -227,6 +227,8 @@ extern "C" {
         entry_len: usize,
         num: *mut u32,
     ) -> c_int;
+    pub(super) fn ioasid_drain_lock();
+    pub(super) fn ioasid_drain_unlock();
     pub(super) fn ioasid_quiesce_page_requests(dev: *mut bindings::device);
     pub(super) fn ioasid_iopf_read(
         group: *mut bindings::iopf_group,
