@@ -8,7 +8,9 @@ use host_iommu::vtd::{Msi, SourceId, Vtd, VtdConfig, VtdEvents, VtdTranslation};
 use host_iommu::{Bdf, Delivered, Error, HostIommu, Iova, Plugged, RegionListener};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, IommuMemory};
+use vm_memory::{
+    Bytes, FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, IommuMemory, Permissions,
+};
 
 const MEMORY: usize = 32 << 20;
 const ROOT: u64 = 0x1000;
@@ -560,4 +562,45 @@ fn million_descriptors() {
     }
     let after = guest.host.stats().unwrap().invalidations;
     assert_eq!(after - before, done);
+}
+
+#[test]
+fn emulated_device_holds_one_access_over_another() {
+    let mut guest = Guest::new();
+    guest.boot();
+    let root = guest.bind(5);
+    let (first, second) = (guest.map(root, GVA), guest.map(root, GVA + 0x1000));
+    guest.put(first, 1);
+    guest.put(second, 2);
+    let iommu = VtdTranslation::new(guest.unit.clone(), SourceId(SOURCE), Some(5));
+    let dma = IommuMemory::new((*guest.memory).clone(), iommu, true, ());
+    let (done, wait) = std::sync::mpsc::channel();
+    // In a thread, so that one which waits for itself fails the test.
+    std::thread::spawn(move || {
+        let address = GuestAddress(GVA);
+        let held = dma.get_slices(address, 8, Permissions::Read).unwrap();
+        let missed = dma.read_obj::<u64>(GuestAddress(GVA + 0x1000)).unwrap();
+        let held = held.map(|slice| slice.unwrap().read_obj::<u64>(0).unwrap());
+        done.send((missed, held.collect::<Vec<_>>())).unwrap();
+    });
+    let found = wait.recv_timeout(Duration::from_secs(10));
+    assert_eq!(found, Ok((2, vec![1])));
+}
+
+#[test]
+fn emulated_device_reaches_for_the_last_page() {
+    let mut guest = Guest::new();
+    guest.boot();
+    let behind = |pasid| {
+        let iommu = VtdTranslation::new(guest.unit.clone(), SourceId(SOURCE), pasid);
+        IommuMemory::new((*guest.memory).clone(), iommu, true, ())
+    };
+    let (plain, dma) = (behind(None), behind(Some(5)));
+    let last = u64::MAX - 0xfff;
+    assert!(plain.read_obj::<u64>(GuestAddress(last)).is_err());
+    assert!(plain.read_obj::<u64>(GuestAddress(u64::MAX - 7)).is_err());
+    let root = guest.bind(5);
+    let page = guest.map(root, last);
+    guest.put(page, 3);
+    assert_eq!(dma.read_obj::<u64>(GuestAddress(last)).unwrap(), 3);
 }

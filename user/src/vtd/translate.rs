@@ -6,7 +6,7 @@ use super::tables::{reason, Kind, SourceId, Stopped};
 use super::unit::Unit;
 use super::{Memory, Vtd};
 use crate::walk::{walk, Access};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 use vm_memory::iommu::{Error, Iotlb, IotlbIterator, IovaRange};
 use vm_memory::{GuestAddress, Iommu, Permissions};
 
@@ -49,8 +49,16 @@ impl VtdTranslation {
         }
     }
 
-    fn fill(&self, iova: u64, length: usize, access: Permissions) -> Result<(), u8> {
-        let mut cache = self.cache.write().unwrap_or_else(PoisonError::into_inner);
+    /// Caches what an access needs, or gives it if the cache is in use: whoever has a hold on it may be this very
+    /// thread, so that none may wait for it.
+    fn fill(&self, iova: u64, length: usize, access: Permissions) -> Result<Option<Iotlb>, u8> {
+        let mut own = Cache::default();
+        let mut shared = match self.cache.try_write() {
+            Ok(cache) => Some(cache),
+            Err(TryLockError::Poisoned(cache)) => Some(cache.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        let cache = shared.as_deref_mut().unwrap_or(&mut own);
         let (result, message) = {
             let mut state = self.unit.state();
             let unit = &mut state.unit;
@@ -81,13 +89,15 @@ impl VtdTranslation {
         self.unit.send(message);
         for (from, to, permissions) in result? {
             cache.pages = cache.pages.saturating_add(1);
+            // The last byte of all has no end after it, so that no access has it.
+            let length = PAGE.min(u64::MAX - from);
             let (from, to) = (GuestAddress(from), GuestAddress(to));
             // It has no reason to fail.
             let _ = cache
                 .iotlb
-                .set_mapping(from, to, PAGE as usize, permissions);
+                .set_mapping(from, to, length as usize, permissions);
         }
-        Ok(())
+        Ok(shared.is_none().then_some(own.iotlb))
     }
 }
 
@@ -165,26 +175,41 @@ impl Iommu for VtdTranslation {
             {
                 let cache = self.cache.read().unwrap_or_else(PoisonError::into_inner);
                 if cache.epoch == self.unit.state().unit.epoch {
-                    if let Ok(found) = Iotlb::lookup(Guard(cache), iova, length, access) {
+                    let guard = Guard(Held::Cache(cache));
+                    if let Ok(found) = Iotlb::lookup(guard, iova, length, access) {
                         return Ok(found);
                     }
                 }
             }
-            self.fill(iova.0, length, access)
+            let own = self
+                .fill(iova.0, length, access)
                 .map_err(|reason| stopped(format!("reason {reason:#x} of VT-d")))?;
+            if let Some(own) = own {
+                return Iotlb::lookup(Guard(Held::Own(own)), iova, length, access)
+                    .map_err(|_| stopped("not found".to_owned()));
+            }
         }
         Err(stopped("it changes again and again".to_owned()))
     }
 }
 
-/// A hold on what is cached.
+/// A hold on what is cached, or what was found beside the cache.
 #[derive(Debug)]
-pub struct Guard<'a>(RwLockReadGuard<'a, Cache>);
+pub struct Guard<'a>(Held<'a>);
+
+#[derive(Debug)]
+enum Held<'a> {
+    Cache(RwLockReadGuard<'a, Cache>),
+    Own(Iotlb),
+}
 
 impl std::ops::Deref for Guard<'_> {
     type Target = Iotlb;
 
     fn deref(&self) -> &Iotlb {
-        &self.0.iotlb
+        match &self.0 {
+            Held::Cache(cache) => &cache.iotlb,
+            Held::Own(iotlb) => iotlb,
+        }
     }
 }
