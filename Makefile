@@ -11,7 +11,7 @@ define boot
 @$(CARGO) run --quiet --release --locked -p qemu-boot -- $(1)
 endef
 
-.PHONY: help demo test test-all test-debug bench fuzz setup shell modules update clean-cache clippy msrv capi install-capi
+.PHONY: help demo test test-all test-debug bench fuzz setup shell modules update clean-cache clippy msrv capi install-capi fuzz-crate
 
 help:
 	@echo "make demo               set up what is missing and run the demo (cold 7 to 15 minutes, warm 15 seconds)"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-debug         the guest's tests on a kernel that watches its locks and memory"
 	@echo "make bench              measure the module beside iommufd and vfio_iommu_type1"
 	@echo "make fuzz               fuzz the module's calls on the debug kernel (SECONDS=3600 for an hour)"
+	@echo "make fuzz-crate         fuzz the crate's unit and decoder (SECONDS=60 for each, TARGET=registers)"
 	@echo "make setup              set up only"
 	@echo "make shell              a prompt in the booted machine"
 	@echo "make modules KDIR=DIR   build the module against your own kernel build"
@@ -55,6 +56,25 @@ fuzz:
 		$(if $(KERNEL),--kernel $(KERNEL)) $(if $(SEED),--seed $(SEED)) $(if $(CPUS),--cpus $(CPUS)) \
 		$(if $(PLANTED),--planted))
 endif
+
+# libFuzzer's instrumentation by flags that stable Rust has. libfuzzer-sys needs a C++ compiler.
+FUZZ_TARGETS := registers descriptors tables records
+FUZZ_FLAGS := --cfg fuzzing -C passes=sancov-module -C llvm-args=-sanitizer-coverage-level=4 \
+	-C llvm-args=-sanitizer-coverage-inline-8bit-counters -C llvm-args=-sanitizer-coverage-pc-table \
+	-C llvm-args=-sanitizer-coverage-trace-compares -C codegen-units=1
+
+fuzz-crate:
+	@sh qemu-boot/check-cargo "$(CARGO)" $(MSRV)
+	@c++ --version > /dev/null || { echo "make fuzz-crate needs a C++ compiler (Debian: g++)" >&2; exit 2; }
+	cd user/fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --quiet --release \
+		--target x86_64-unknown-linux-gnu --target-dir "$(abspath $(or $(CARGO_TARGET_DIR),target))/fuzz"
+	@cd user/fuzz && for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
+		mkdir -p corpus/$$target artifacts && echo "fuzz-crate: $$target, $(or $(SECONDS),60) seconds" && \
+		"$(abspath $(or $(CARGO_TARGET_DIR),target))/fuzz/x86_64-unknown-linux-gnu/release/$$target" \
+			-max_total_time=$(or $(SECONDS),60) -timeout=20 -artifact_prefix=artifacts/$$target- corpus/$$target \
+			> artifacts/$$target.log 2>&1 || { tail -n 30 artifacts/$$target.log; exit 1; }; \
+		grep -E "DONE|^Done" artifacts/$$target.log || exit 1; \
+	done
 
 setup:
 	$(call boot,setup)
