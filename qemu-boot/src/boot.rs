@@ -2,7 +2,7 @@
 //! Booting the machine: an unmodified Debian kernel on an emulated VT-d, with endpoints.
 
 use crate::root::Root;
-use crate::stages::qemu::PROGRAM;
+use crate::stages::{debian_qemu, qemu};
 use anyhow::{bail, Context, Result};
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -20,7 +20,7 @@ const KERNEL: &str = "/kernel";
 pub struct Machine<'a> {
     /// The root that QEMU runs in.
     pub root: &'a Root,
-    /// The folder with QEMU.
+    /// The folder with the QEMU that the hardware asks for.
     pub qemu: &'a Path,
     /// The kernel's image.
     pub kernel: &'a Path,
@@ -33,6 +33,9 @@ pub struct Machine<'a> {
 /// What differs from machine to machine.
 #[derive(Clone, Copy)]
 pub struct Hardware {
+    /// Whether Debian's own QEMU is the machine, unpatched, with a VT-d that only knows second
+    /// stage, and devices of its own; what follows about VT-d is then of no account.
+    pub debian_qemu: bool,
     /// Whether the emulated VT-d offers nesting.
     pub nesting: bool,
     /// Whether its stage 1 may have five levels.
@@ -48,12 +51,44 @@ pub struct Hardware {
     pub ring: usize,
 }
 
+/// The endpoints.
+const ENDPOINTS: [&str; 14] = [
+    "-device",
+    "pasid-dma-testdev,id=endpoint0,addr=0x4",
+    "-device",
+    "pasid-dma-testdev,id=endpoint1,addr=0x5",
+    // Two functions of one device, which share an IOMMU group.
+    "-device",
+    "pasid-dma-testdev,id=endpoint2,addr=0x6.0x0,multifunction=on",
+    "-device",
+    "pasid-dma-testdev,id=endpoint3,addr=0x6.0x1",
+    // One that can be unplugged, by the slot itself and not by ACPI.
+    "-global",
+    "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
+    "-device",
+    "pcie-root-port,id=port0,chassis=1,slot=1,addr=0x7",
+    "-device",
+    "pasid-dma-testdev,id=endpoint4,bus=port0",
+];
+
+/// What Debian's own QEMU has instead: a unit as it is by default, and two devices that make
+/// requests of any 64-bit address. A unit comes before the devices that it is for.
+const DEBIAN_DEVICES: [&str; 6] = [
+    "-device",
+    "intel-iommu,intremap=on",
+    "-device",
+    "edu,addr=0x4,dma_mask=18446744073709551615",
+    "-device",
+    "iommu-testdev,addr=0x5",
+];
+
 /// The file of shared memory.
 pub const RING: &str = "ring";
 
 impl Hardware {
     /// What everything runs on that does not ask for something else.
     pub const USUAL: Self = Self {
+        debian_qemu: false,
         nesting: true,
         five_levels: true,
         five_level_cpu: false,
@@ -78,6 +113,7 @@ impl Machine<'_> {
         let image = self.kernel.file_name().context("the kernel has no name")?;
         let image = format!("{KERNEL}/{}", image.to_string_lossy());
         let Hardware {
+            debian_qemu,
             nesting,
             five_levels,
             five_level_cpu,
@@ -104,8 +140,11 @@ impl Machine<'_> {
                  hugepagesz=1G hugepages=1 {words}"
         );
         let initrd = format!("{RUN}/image");
-        let mut arguments = vec![
-            PROGRAM,
+        let mut arguments: Vec<&str> = match debian_qemu {
+            true => debian_qemu::COMMAND.into(),
+            false => vec![qemu::PROGRAM],
+        };
+        arguments.extend([
             "-nodefaults",
             "-no-user-config",
             "-no-reboot",
@@ -123,31 +162,19 @@ impl Machine<'_> {
             &cpus,
             "-m",
             "4G",
-            "-device",
-            &iommu,
-            "-device",
-            "pasid-dma-testdev,id=endpoint0,addr=0x4",
-            "-device",
-            "pasid-dma-testdev,id=endpoint1,addr=0x5",
-            // Two functions of one device, which share an IOMMU group.
-            "-device",
-            "pasid-dma-testdev,id=endpoint2,addr=0x6.0x0,multifunction=on",
-            "-device",
-            "pasid-dma-testdev,id=endpoint3,addr=0x6.0x1",
-            // One that can be unplugged, by the slot itself and not by ACPI.
-            "-global",
-            "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
-            "-device",
-            "pcie-root-port,id=port0,chassis=1,slot=1,addr=0x7",
-            "-device",
-            "pasid-dma-testdev,id=endpoint4,bus=port0",
             "-kernel",
             &image,
             "-initrd",
             &initrd,
             "-append",
             &line,
-        ];
+        ]);
+        if debian_qemu {
+            arguments.extend(DEBIAN_DEVICES);
+        } else {
+            arguments.extend(["-device", &iommu]);
+            arguments.extend(ENDPOINTS);
+        }
         let backend =
             format!("memory-backend-file,id=ring,share=on,mem-path={RUN}/{RING},size={ring}");
         if ring != 0 {

@@ -7,6 +7,8 @@ use crate::boot::Hardware;
 const WITHOUT_NESTING: [&str; 1] = ["no_nesting"];
 /// Programs that see another side of a machine without nesting.
 const WITHOUT_NESTING_TOO: [&str; 1] = ["shadow"];
+/// Programs for the devices of Debian's own QEMU.
+const DEBIAN_QEMU: [&str; 1] = ["shadow_rid"];
 /// Programs that check a machine whose stage 1 has four levels: they have nothing to do on the other.
 /// It is booted with the patched kernel alone, which takes seconds.
 const FOUR_LEVELS: [&str; 1] = ["four_levels"];
@@ -100,6 +102,8 @@ pub enum Place {
     Usual,
     /// One whose VT-d does not nest.
     WithoutNesting,
+    /// One that Debian's own QEMU emulates; booted with the stock kernel alone.
+    DebianQemu,
     /// With a stage 1 of four levels.
     FourLevels,
     /// With a CPU of five levels.
@@ -109,9 +113,10 @@ pub enum Place {
 }
 
 impl Place {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Usual,
         Self::WithoutNesting,
+        Self::DebianQemu,
         Self::FourLevels,
         Self::FiveLevelCpu,
         Self::WithoutLockdep,
@@ -122,6 +127,7 @@ impl Place {
         match self {
             Self::Usual => "guest",
             Self::WithoutNesting => "guest-without-nesting",
+            Self::DebianQemu => "guest-debian-qemu",
             Self::FourLevels => "guest-four-levels",
             Self::FiveLevelCpu => "guest-five-level-cpu",
             Self::WithoutLockdep => "guest-without-lockdep",
@@ -132,6 +138,8 @@ impl Place {
     fn of(program: &str, kernel: Which) -> Self {
         if WITHOUT_NESTING.contains(&program) {
             Self::WithoutNesting
+        } else if DEBIAN_QEMU.contains(&program) {
+            Self::DebianQemu
         } else if FOUR_LEVELS.contains(&program) {
             Self::FourLevels
         } else if kernel == Which::Debug && WITHOUT_LOCKDEP.contains(&program) {
@@ -146,6 +154,7 @@ impl Place {
         match self {
             Self::FiveLevelCpu => kernel == Which::Patched && FIVE_LEVEL_CPU.contains(&program),
             Self::FourLevels => kernel == Which::Patched && FOUR_LEVELS.contains(&program),
+            Self::DebianQemu => kernel == Which::Stock && DEBIAN_QEMU.contains(&program),
             Self::WithoutNesting if WITHOUT_NESTING_TOO.contains(&program) => true,
             _ => Self::of(program, kernel) == self,
         }
@@ -154,6 +163,7 @@ impl Place {
     /// What it is made of.
     pub fn hardware(self) -> Hardware {
         Hardware {
+            debian_qemu: self == Self::DebianQemu,
             nesting: self != Self::WithoutNesting,
             five_levels: self != Self::FourLevels,
             five_level_cpu: self == Self::FiveLevelCpu,

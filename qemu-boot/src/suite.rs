@@ -13,8 +13,8 @@ use crate::stages::kernel::{Bootable, Kernel};
 use crate::stages::packages::{self, Packages};
 use crate::stages::programs::Programs;
 use crate::stages::{
-    build_root, image, kernel, metadata, module, own_kernel, patched_source, programs, qemu,
-    selftests,
+    build_root, debian_qemu, image, kernel, metadata, module, own_kernel, patched_source, programs,
+    qemu, selftests,
 };
 use anyhow::{bail, Context, Result};
 use std::fs;
@@ -181,9 +181,13 @@ impl Ready {
             inputs,
         };
         image::make(setup, &self.root, run.path(), &contents)?;
+        let qemu = match hardware.debian_qemu {
+            true => debian_qemu::make(setup, &self.root)?,
+            false => self.qemu.clone(),
+        };
         with(&Machine {
             root: &self.root,
-            qemu: &self.qemu,
+            qemu: &qemu,
             kernel: &self.kernel.image,
             run: run.path(),
             hardware,

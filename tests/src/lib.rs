@@ -5,6 +5,7 @@
 //! - [`memory`]: guest memory, a memfd with guest-physical addresses;
 //! - [`stage1`]: a guest's page tables in it;
 //! - [`testdev`]: the driver of the endpoint `pasid-dma-testdev`;
+//! - [`qemu_devices`]: those of two devices that QEMU has itself;
 //! - [`dice`]: random numbers that can be had again;
 //! - [`hosts`]: the ways to the IOMMU beside each other;
 //! - [`iommufd`]: the kernel's other way to the same hardware;
@@ -36,6 +37,7 @@ pub mod iommufd;
 pub mod jail;
 pub mod ktap;
 pub mod memory;
+pub mod qemu_devices;
 pub mod rig;
 pub mod shadow;
 pub mod stage1;

@@ -97,14 +97,19 @@ pub fn endpoints() -> Vec<Bdf> {
 /// The endpoints `pasid-dma-testdev` that are bound to vfio-pci, in the order of their
 /// addresses, whoever is in their IOMMU groups.
 pub fn all_endpoints() -> Vec<Bdf> {
-    let is_endpoint = |bdf: &Bdf| {
+    devices_of(VENDOR_ID, DEVICE_ID)
+}
+
+/// The devices of a kind that are bound to vfio-pci, in the order of their addresses.
+pub fn devices_of(vendor: u32, device: u32) -> Vec<Bdf> {
+    let is_one = |bdf: &Bdf| {
         let attribute = |name: &str| {
             let text = fs::read_to_string(bdf.sysfs().join(name)).ok()?;
             u32::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok()
         };
         let driver = fs::read_link(bdf.sysfs().join("driver"));
-        attribute("vendor") == Some(VENDOR_ID)
-            && attribute("device") == Some(DEVICE_ID)
+        attribute("vendor") == Some(vendor)
+            && attribute("device") == Some(device)
             && driver.is_ok_and(|link| link.file_name().is_some_and(|name| name == "vfio-pci"))
     };
     let Ok(entries) = fs::read_dir("/sys/bus/pci/devices") else {
@@ -113,7 +118,7 @@ pub fn all_endpoints() -> Vec<Bdf> {
     let mut found: Vec<Bdf> = entries
         .flatten()
         .filter_map(|entry| Bdf::parse(entry.file_name().to_str()?))
-        .filter(is_endpoint)
+        .filter(is_one)
         .collect();
     found.sort_unstable();
     found

@@ -11,6 +11,7 @@ use crate::progress::Progress;
 use crate::root::Root;
 use crate::setup::Setup;
 use crate::stages::build_root::BUILD;
+use crate::stages::debian_qemu;
 use anyhow::{bail, Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -171,6 +172,50 @@ fn show(root: &Root, name: &str, version: Option<&str>) -> Result<Package> {
     })
 }
 
+/// Gives the package of Debian's newest QEMU for trixie; resolves and records it if it is not yet.
+pub fn debian_qemu(setup: &Setup, root: &Root) -> Result<Package> {
+    let path = setup.cache.lock_file("debian-qemu");
+    let _lock = setup.cache.lock("packages", || {
+        eprintln!("packages: another run is resolving them; waiting");
+    })?;
+    if let Ok(text) = fs::read_to_string(&path) {
+        return toml::from_str(&text)
+            .with_context(|| format!("{} is damaged: remove it", path.display()));
+    }
+    let name = debian_qemu::NAME;
+    output(
+        "apt-get update in the build root (is the mirror reachable?)",
+        &mut root.command(&[], ["apt-get", "update"]),
+    )?;
+    let text = output(
+        "apt-cache show of QEMU",
+        &mut root.command(&[], ["apt-cache", "show", name]),
+    )?;
+    let package = newest(&text, name).context("the archive has no package of QEMU")?;
+    let text = toml::to_string(&package).context("cannot write the lock file")?;
+    let draft = path.with_extension("new");
+    fs::write(&draft, text).with_context(|| format!("cannot write {}", draft.display()))?;
+    fs::rename(&draft, &path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(package)
+}
+
+/// The newest of the versions that apt-cache shows of a package.
+fn newest(text: &str, name: &str) -> Option<Package> {
+    text.split("\n\n")
+        .filter_map(|stanza| {
+            let field = |key: &str| {
+                let mut lines = stanza.lines();
+                lines.find_map(|line| Some(line.strip_prefix(key)?.strip_prefix(": ")?.to_owned()))
+            };
+            Some(Package {
+                name: name.to_owned(),
+                version: field("Version")?,
+                sha256: field("SHA256")?,
+            })
+        })
+        .max_by_key(|package| upstream_version(&package.version))
+}
+
 /// The files of trixie's QEMU source.
 fn qemu_source(root: &Root) -> Result<Vec<Package>> {
     let text = output(
@@ -321,6 +366,16 @@ mod tests {
         let error = newest_release(NAMES, "7.1").expect_err("there is none");
         let text = error.to_string();
         assert!(text.contains("7.2, 7.3") && text.contains("HOST_IOMMU_KERNEL_SERIES"));
+    }
+
+    #[test]
+    fn newest_version_is_taken_of_those_that_are_shown() {
+        let text = "Package: q\nVersion: 1:9.2.1+ds-1\nSHA256: aa\n\n\
+            Package: q\nVersion: 1:11.1.3+ds-1~bpo13+1\nSHA256: bb\n\n\
+            Package: q\nVersion: 1:10.0.13+ds-0\nSHA256: cc\n";
+        let package = newest(text, "q").expect("there are some");
+        assert_eq!(package.sha256, "bb");
+        assert_eq!(newest("", "q").map(|package| package.sha256), None);
     }
 
     #[test]
