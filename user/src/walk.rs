@@ -12,7 +12,20 @@ pub(crate) trait TableMemory {
     fn replace(&self, at: u64, old: u64, new: u64) -> Option<bool>;
 
     /// Whether an address that a table leads to can be reached.
-    fn reaches(&self, at: u64, access: Access) -> bool;
+    ///
+    /// # Errors
+    ///
+    /// The [`reason`].
+    fn reach(&self, at: u64, access: Access) -> Result<(), u32>;
+
+    /// Bits of addresses in entries; those above are reserved.
+    fn address_bits(&self) -> u32;
+
+    /// The [`reason`] for an entry that cannot be read: one of the root table, or of another.
+    fn unreadable(&self, root: bool) -> u32;
+
+    /// The [`reason`] for an entry whose accessed or dirty bit cannot be set.
+    fn unwritable(&self) -> u32;
 }
 
 /// Where a table leads.
@@ -55,11 +68,12 @@ fn shift(level: u32) -> u32 {
     12 + 9 * (level - 1)
 }
 
-fn reserved(value: u64, level: u32, leaf: bool) -> bool {
+fn reserved(value: u64, level: u32, leaf: bool, address_bits: u32) -> bool {
+    let beyond = (value & ADDRESS).checked_shr(address_bits).unwrap_or(0) != 0;
     let large_above = level >= 4 && value & LARGE != 0;
     // Bit 12 of a large page is PAT.
     let low = (1u64 << shift(level)) - 1;
-    large_above || (leaf && level > 1 && value & low & !0x1fff != 0)
+    beyond || large_above || (leaf && level > 1 && value & low & !0x1fff != 0)
 }
 
 /// Why a request is stopped (VT-d 4.1, 7.1.3, in scalable mode).
@@ -69,16 +83,31 @@ pub(crate) mod reason {
     pub(crate) const NO_PASID_ENTRY: u32 = 0x59;
     /// A supervisor's request where the PASID allows none.
     pub(crate) const NO_SUPERVISOR: u32 = 0x5d;
+    /// An entry of a table lower than the root cannot be read or written; there is no stage 2.
+    #[cfg(feature = "vtd")]
+    pub(crate) const ENTRY_ACCESS: u32 = 0x70;
     /// An entry of stage 1 is not present.
     pub(crate) const NOT_PRESENT: u32 = 0x71;
     /// It has reserved bits set.
     pub(crate) const RESERVED: u32 = 0x72;
-    /// It lies in memory that stage 2 does not let be read.
+    /// An entry of the root table cannot be read; there is no stage 2.
+    #[cfg(feature = "vtd")]
+    pub(crate) const ROOT_ACCESS: u32 = 0x73;
+    /// The root table lies in memory that stage 2 does not let be read.
+    #[cfg(feature = "soft")]
+    pub(crate) const ROOT_NOT_READABLE: u32 = 0x75;
+    /// A lower table does.
+    #[cfg(feature = "soft")]
     pub(crate) const ENTRY_NOT_READABLE: u32 = 0x76;
-    /// Its accessed or dirty bit lies in memory that stage 2 does not let be written.
+    /// An accessed or dirty bit lies in memory that stage 2 does not let be written.
+    #[cfg(feature = "soft")]
     pub(crate) const ENTRY_NOT_WRITABLE: u32 = 0x77;
-    /// Stage 2 does not allow it.
+    /// Stage 2 leads nowhere.
+    #[cfg(feature = "soft")]
     pub(crate) const STAGE2: u32 = 0x79;
+    /// An address without stage 1 is beyond the width.
+    #[cfg(feature = "vtd")]
+    pub(crate) const BEYOND_WIDTH: u32 = 0x83;
     /// The address is not canonical.
     pub(crate) const NOT_CANONICAL: u32 = 0x80;
     /// A user's request for a supervisor's page.
@@ -88,6 +117,9 @@ pub(crate) mod reason {
     /// A read of what is write-only.
     #[cfg(feature = "soft")]
     pub(crate) const NOT_READABLE: u32 = 0x86;
+    /// It leads to where interrupts are written to.
+    #[cfg(feature = "vtd")]
+    pub(crate) const INTERRUPTS: u32 = 0x87;
 }
 
 /// Where `address` leads, if the table allows the access; whether it may be written too is told with
@@ -117,9 +149,15 @@ pub(crate) fn walk(
         write: true,
     };
     let mut at = table.root.0 & ADDRESS;
-    for level in (1..=(bits - 12) / 9).rev() {
+    let levels = (bits - 12) / 9;
+    for level in (1..=levels).rev() {
         let gpa = at + 8 * ((address >> shift(level)) & 0x1ff);
-        match step(memory, table, gpa, address, level, rights, access)? {
+        let place = Place {
+            gpa,
+            level,
+            root: level == levels,
+        };
+        match step(memory, table, place, address, rights, access)? {
             Step::Table(next, now) => (at, rights) = (next, now),
             Step::Leaf(leaf) => return Ok(leaf),
         }
@@ -133,12 +171,19 @@ enum Step {
     Leaf(Leaf),
 }
 
+/// Where an entry is.
+#[derive(Clone, Copy)]
+struct Place {
+    gpa: u64,
+    level: u32,
+    root: bool,
+}
+
 fn step(
     memory: &impl TableMemory,
     table: &Stage1Table,
-    gpa: u64,
+    Place { gpa, level, root }: Place,
     address: u64,
-    level: u32,
     rights: Rights,
     access: Access,
 ) -> Result<Step, u32> {
@@ -148,19 +193,19 @@ fn step(
         ACCESSED
     };
     for _ in 0..TRIES {
-        let entry = memory.read(gpa).ok_or(reason::ENTRY_NOT_READABLE)?;
+        let entry = memory.read(gpa).ok_or(memory.unreadable(root))?;
         let leaf = level == 1 || (level <= 3 && entry & LARGE != 0);
         if entry & PRESENT == 0 {
             return Err(reason::NOT_PRESENT);
         }
-        if reserved(entry, level, leaf) {
+        if reserved(entry, level, leaf, memory.address_bits()) {
             return Err(reason::RESERVED);
         }
         let set = |bits: u64| match entry & bits == bits {
             true => Ok(true),
             false => memory
                 .replace(gpa, entry, entry | bits)
-                .ok_or(reason::ENTRY_NOT_WRITABLE),
+                .ok_or(memory.unwritable()),
         };
         let now = Rights {
             user: rights.user && entry & USER != 0,
@@ -181,9 +226,7 @@ fn step(
         }
         let mask = (1 << shift(level)) - 1;
         let target = (entry & ADDRESS & !mask) | (address & mask);
-        if !memory.reaches(target, access) {
-            return Err(reason::STAGE2);
-        }
+        memory.reach(target, access)?;
         let bits = if access.write {
             accessed | DIRTY
         } else {

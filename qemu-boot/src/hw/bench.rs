@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure, Context, Result};
 
 use super::endpoint::{self as ep, cfg, Done, Op};
+use super::machine::Machine;
 use super::qtest::Qtest;
 use super::vtd::{self, desc::Desc, Fault, PageRequest};
 use super::Program;
@@ -19,7 +20,7 @@ const ARENA_END: u64 = DATA;
 /// Memory for data, 2 MiB aligned; everything above the arena.
 pub const DATA: u64 = 256 << 20;
 
-const ECAM: u64 = 0xb000_0000;
+pub const ECAM: u64 = 0xb000_0000;
 const PAGE: u64 = 0x1000;
 /// Pages of the invalidation queue, as a power of two.
 const IQ_ORDER: u64 = 2;
@@ -31,7 +32,7 @@ const SLOT_TIMEOUT: Duration = Duration::from_secs(20);
 /// The machine, and what the tests know of it.
 pub struct Bench {
     /// Memory and registers.
-    pub q: Qtest,
+    pub q: Box<dyn Machine>,
     next: u64,
     iq: u64,
     iq_tail: u64,
@@ -68,9 +69,22 @@ impl Bench {
             args.extend(["-device", "intel-iommu,nesting=on"]);
         }
         args.extend(["-device", &endpoint]);
-        let q = Qtest::start(program, &args)?;
-        let mut b = Self {
-            q,
+        let mut b = Self::of(Box::new(Qtest::start(program, &args)?));
+        if iommu {
+            let ecap = b.vtd64(vtd::reg::ECAP)?;
+            for (name, bit) in vtd::ECAP_NEEDED {
+                ensure!(ecap & bit != 0, "ECAP {ecap:#x} lacks {name}");
+            }
+            b.start_iommu()?;
+        }
+        b.start_endpoint()?;
+        Ok(b)
+    }
+
+    /// A machine as it is after power-on.
+    pub fn of(machine: Box<dyn Machine>) -> Self {
+        Self {
+            q: machine,
             next: ARENA,
             iq: 0,
             iq_tail: 0,
@@ -87,24 +101,17 @@ impl Bench {
             pri: 0,
             stamps: 0,
             notes: Vec::new(),
-        };
-        if iommu {
-            b.start_iommu()?;
         }
-        b.start_endpoint()?;
-        Ok(b)
     }
 
-    fn start_iommu(&mut self) -> Result<()> {
+    /// Brings up scalable mode with an empty PASID table.
+    pub fn start_iommu(&mut self) -> Result<()> {
         let ecap = self.vtd64(vtd::reg::ECAP)?;
-        for (name, bit) in vtd::ECAP_NEEDED {
-            ensure!(ecap & bit != 0, "ECAP {ecap:#x} lacks {name}");
-        }
         ensure!(ecap >> 35 & 0x1f == 19, "ECAP.PSS is not 20 bits");
 
         self.root = self.pages(1)?;
         let contexts = self.pages(1)?;
-        self.directory = self.pages(1 << (PDTS + 7 + 3 - 12))?;
+        self.make_directory()?;
         self.iq = self.pages(1 << IQ_ORDER)?;
         self.wait_page = self.pages(1)?;
         self.context = contexts + u64::from(ep::SID & 0x7f) * 32;
@@ -122,6 +129,12 @@ impl Bench {
         self.global_command(vtd::G_QUEUED_INVALIDATION)?;
         self.set_root(vtd::RTADDR_SCALABLE)?;
         self.global_command(vtd::G_TRANSLATION)
+    }
+
+    /// Makes an empty PASID directory.
+    pub fn make_directory(&mut self) -> Result<()> {
+        self.directory = self.pages(1 << (PDTS + 7 + 3 - 12))?;
+        Ok(())
     }
 
     /// Sets the root table anew, in the mode of `flags`.
@@ -147,7 +160,8 @@ impl Bench {
         Ok(())
     }
 
-    fn start_endpoint(&mut self) -> Result<()> {
+    /// Brings up the endpoint with PASID; ATS and PRI stay off.
+    pub fn start_endpoint(&mut self) -> Result<()> {
         // PCIEXBAR of the host bridge turns on memory-mapped configuration.
         self.q.out32(0xcf8, 0x8000_0060)?;
         self.q.out32(0xcfc, u32::try_from(ECAM | 1)?)?;

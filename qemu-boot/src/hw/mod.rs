@@ -10,12 +10,17 @@ mod device;
 mod endpoint;
 mod layout;
 mod layouts;
+mod machine;
 mod nonsense;
 mod qtest;
 mod requests;
 mod scale;
 mod tables;
 mod vtd;
+#[cfg(test)]
+mod with_soft;
+#[cfg(test)]
+mod with_vtd;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
 
+use super::machine::Machine;
 use super::Program;
 
 /// How long QEMU may take to connect or to answer one command.
@@ -113,42 +114,32 @@ impl Qtest {
         let digits = answer.strip_prefix("0x").unwrap_or(answer);
         u64::from_str_radix(digits, 16).with_context(|| format!("Not a number: {answer:?}"))
     }
+}
 
-    /// Reads 4 bytes at the physical address `addr`.
-    pub fn read32(&mut self, addr: u64) -> Result<u32> {
-        Ok(u32::try_from(self.value(&format!("readl {addr:#x}"))?)?)
+/// The letter of qtest's commands for an access of `size` bytes.
+fn letter(size: usize) -> Result<char> {
+    match size {
+        1 => Ok('b'),
+        2 => Ok('w'),
+        4 => Ok('l'),
+        8 => Ok('q'),
+        _ => bail!("No access of {size} bytes"),
+    }
+}
+
+impl Machine for Qtest {
+    fn read(&mut self, addr: u64, size: usize) -> Result<u64> {
+        let letter = letter(size)?;
+        self.value(&format!("read{letter} {addr:#x}"))
     }
 
-    /// Reads 8 bytes at the physical address `addr`.
-    pub fn read64(&mut self, addr: u64) -> Result<u64> {
-        self.value(&format!("readq {addr:#x}"))
-    }
-
-    /// Writes 2 bytes at the physical address `addr`.
-    pub fn write16(&mut self, addr: u64, value: u16) -> Result<()> {
-        self.command(&format!("writew {addr:#x} {value:#x}"))
+    fn write(&mut self, addr: u64, size: usize, value: u64) -> Result<()> {
+        let letter = letter(size)?;
+        self.command(&format!("write{letter} {addr:#x} {value:#x}"))
             .map(drop)
     }
 
-    /// Writes 4 bytes at the physical address `addr`.
-    pub fn write32(&mut self, addr: u64, value: u32) -> Result<()> {
-        self.command(&format!("writel {addr:#x} {value:#x}"))
-            .map(drop)
-    }
-
-    /// Writes 8 bytes at the physical address `addr`.
-    pub fn write64(&mut self, addr: u64, value: u64) -> Result<()> {
-        self.command(&format!("writeq {addr:#x} {value:#x}"))
-            .map(drop)
-    }
-
-    /// Reads 2 bytes at the physical address `addr`.
-    pub fn read16(&mut self, addr: u64) -> Result<u16> {
-        Ok(u16::try_from(self.value(&format!("readw {addr:#x}"))?)?)
-    }
-
-    /// Reads `len` bytes at the physical address `addr`.
-    pub fn read_bytes(&mut self, addr: u64, len: usize) -> Result<Vec<u8>> {
+    fn read_bytes(&mut self, addr: u64, len: usize) -> Result<Vec<u8>> {
         let answer = self.command(&format!("read {addr:#x} {len:#x}"))?;
         let digits = answer.strip_prefix("0x").unwrap_or(answer);
         ensure!(
@@ -163,21 +154,18 @@ impl Qtest {
             .collect()
     }
 
-    /// Writes `data` at the physical address `addr`.
-    pub fn write_bytes(&mut self, addr: u64, data: &[u8]) -> Result<()> {
+    fn write_bytes(&mut self, addr: u64, data: &[u8]) -> Result<()> {
         let digits: String = data.iter().map(|b| format!("{b:02x}")).collect();
         self.command(&format!("write {addr:#x} {:#x} 0x{digits}", data.len()))
             .map(drop)
     }
 
-    /// Writes 4 bytes to the I/O port `port`.
-    pub fn out32(&mut self, port: u16, value: u32) -> Result<()> {
+    fn out32(&mut self, port: u16, value: u32) -> Result<()> {
         self.command(&format!("outl {port:#x} {value:#x}"))
             .map(drop)
     }
 
-    /// Lets `ns` nanoseconds pass on the machine's clock.
-    pub fn clock_step(&mut self, ns: u64) -> Result<()> {
+    fn clock_step(&mut self, ns: u64) -> Result<()> {
         self.command(&format!("clock_step {ns}")).map(drop)
     }
 }

@@ -64,6 +64,11 @@ impl Device {
         }
     }
 
+    /// The guest's number for a PASID of the host's.
+    pub(super) fn guest_pasid(&self, pasid: Pasid) -> u32 {
+        self.host.guest_pasid(self.bdf, pasid)
+    }
+
     pub(super) fn bdf(&self) -> Bdf {
         self.bdf
     }

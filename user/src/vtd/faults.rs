@@ -18,6 +18,8 @@ pub(super) struct Fault {
     pub(super) pasid: Option<u32>,
     pub(super) address: u64,
     pub(super) write: bool,
+    /// As a supervisor; recorded of requests with a PASID only.
+    pub(super) privileged: bool,
     pub(super) reason: u8,
 }
 
@@ -45,6 +47,7 @@ pub(super) fn put(registers: &mut Registers, next: &mut usize, fault: &Fault) ->
             | u64::from(fault.pasid.unwrap_or(0)) << 40
             | u64::from(fault.reason) << 32
             | u64::from(fault.pasid.is_some()) << 31
+            | u64::from(fault.pasid.is_some() && fault.privileged) << 29
             | u64::from(fault.source.0);
         registers.set(record(index), 8, fault.address & !0xfff);
         registers.set(record(index) + 8, 8, high);
@@ -93,6 +96,7 @@ mod tests {
         pasid: Some(5),
         address: 0x7123,
         write: false,
+        privileged: false,
         reason: 0x59,
     };
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Guest memory as a unit reads and writes it: each word once, whatever the guest does meanwhile.
 
-use crate::walk::{Access, TableMemory};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vm_memory::bitmap::Bitmap;
@@ -29,21 +28,6 @@ pub(super) fn read_words<const N: usize>(memory: &dyn Memory, at: u64) -> Option
         *word = memory.read(at.checked_add(index as u64 * 8)?)?;
     }
     Some(words)
-}
-
-impl TableMemory for &dyn Memory {
-    fn read(&self, at: u64) -> Option<u64> {
-        (**self).read(at)
-    }
-
-    fn replace(&self, at: u64, old: u64, new: u64) -> Option<bool> {
-        (**self).replace(at, old, new)
-    }
-
-    /// Whoever uses the address finds out.
-    fn reaches(&self, _at: u64, _access: Access) -> bool {
-        true
-    }
 }
 
 /// A VMM's guest memory.

@@ -48,6 +48,7 @@ mod descriptor;
 mod device;
 mod dmar;
 mod faults;
+mod look_up;
 mod memory;
 mod offer;
 mod registers;
@@ -72,8 +73,10 @@ use crate::fault::{DmaFault, FaultGroup, FaultQueue, FaultQueueOptions};
 use crate::ops::PciIommuOps;
 use crate::sys::Errno;
 use crate::types::Bdf;
+use crate::walk::Access;
 use device::Device;
 use faults::Fault;
+use look_up::Request;
 use memory::{Memory, Space};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -300,17 +303,37 @@ impl PciIommuOps for Vtd {
             let mut state = self.state();
             let mut devices = state.unit.devices.iter();
             let found = devices.find(|(_, other)| other.bdf() == fault.device);
-            let Some((&source, _)) = found else {
+            let Some((&source, device)) = found else {
                 return;
             };
+            let pasid = fault.pasid.map(|pasid| match fault.guest_pasid {
+                // No binding has named it.
+                0 => device.guest_pasid(pasid),
+                named => named,
+            });
+            let request = Request {
+                source,
+                pasid,
+                access: Access {
+                    read: !fault.access.write,
+                    write: fault.access.write,
+                    privileged: fault.access.privileged,
+                },
+            };
+            let address = fault.address.0;
             // What has no reason of VT-d's is told as an entry that is not there.
             let reason = u8::try_from(fault.reason).unwrap_or(tables::reason::STAGE1_ABSENT);
+            let stopped = state.unit.why(&*self.memory, &request, address, reason);
+            if stopped.silent {
+                return;
+            }
             state.unit.fault(&Fault {
                 source,
-                pasid: fault.pasid.map(|_| fault.guest_pasid),
-                address: fault.address.0,
+                pasid,
+                address,
                 write: fault.access.write,
-                reason,
+                privileged: fault.access.privileged,
+                reason: stopped.reason,
             })
         };
         self.send(message);

@@ -2,10 +2,10 @@
 //! An emulated device behind a unit: its DMA by vm-memory's trait of IOMMUs.
 
 use super::faults::Fault;
-use super::tables::{reason, Kind, SourceId, Stopped};
-use super::unit::Unit;
-use super::{Memory, Vtd};
-use crate::walk::{walk, Access};
+use super::look_up::{Request, PAGE};
+use super::tables::SourceId;
+use super::Vtd;
+use crate::walk::Access;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 use vm_memory::iommu::{Error, Iotlb, IotlbIterator, IovaRange};
 use vm_memory::{GuestAddress, Iommu, Permissions};
@@ -14,8 +14,6 @@ use vm_memory::{GuestAddress, Iommu, Permissions};
 pub const MAX_ACCESS: usize = 1 << 28;
 /// Most pages that a device has cached; then it forgets them all.
 const MAX_CACHED: u64 = 1 << 16;
-
-const PAGE: u64 = 4096;
 
 /// What translates the DMA of an emulated device, by one PASID or without:
 /// for [`IommuMemory`](vm_memory::IommuMemory).
@@ -69,7 +67,16 @@ impl VtdTranslation {
                 };
             }
             let memory = &*self.unit.memory;
-            let found = unit.look_up(memory, self.source, self.pasid, iova, length, access);
+            let request = Request {
+                source: self.source,
+                pasid: self.pasid,
+                access: Access {
+                    read: matches!(access, Permissions::Read | Permissions::ReadWrite),
+                    write: access.has_write(),
+                    privileged: false,
+                },
+            };
+            let found = unit.look_up(memory, &request, iova, length);
             match found {
                 Ok(pages) => (Ok(pages), None),
                 Err((address, stopped)) => {
@@ -78,6 +85,7 @@ impl VtdTranslation {
                         pasid: self.pasid,
                         address,
                         write: access.has_write(),
+                        privileged: false,
                         reason: stopped.reason,
                     };
                     let told = !stopped.silent;
@@ -98,59 +106,6 @@ impl VtdTranslation {
                 .set_mapping(from, to, length as usize, permissions);
         }
         Ok(shared.is_none().then_some(own.iotlb))
-    }
-}
-
-/// A page: where it is asked for, where it is, and what may be done there.
-type Translated = (u64, u64, Permissions);
-
-impl Unit {
-    /// The pages of a range.
-    ///
-    /// # Errors
-    ///
-    /// The address that is stopped, and why.
-    fn look_up(
-        &self,
-        memory: &dyn Memory,
-        source: SourceId,
-        pasid: Option<u32>,
-        iova: u64,
-        length: usize,
-        access: Permissions,
-    ) -> Result<Vec<Translated>, (u64, Stopped)> {
-        let entry = match (self.translation_root(), pasid) {
-            (None, _) => None,
-            (Some(_), Some(pasid)) => Some(self.tables(memory).of_pasid(source, pasid)),
-            (Some(_), None) => self.tables(memory).of_rid(source),
-        };
-        let entry = entry.transpose().map_err(|stopped| (iova, stopped))?;
-        let first = iova & !(PAGE - 1);
-        let end = iova.saturating_add(length as u64);
-        let pages = (first..end).step_by(PAGE as usize);
-        let wanted = Access {
-            read: matches!(access, Permissions::Read | Permissions::ReadWrite),
-            write: access.has_write(),
-            privileged: false,
-        };
-        pages
-            .map(|page| match entry.map(|entry| (entry, entry.translation)) {
-                // Addresses are guest-physical.
-                None | Some((_, Kind::PassThrough)) => Ok((page, page, Permissions::ReadWrite)),
-                Some((entry, Kind::Stage1(table))) => {
-                    let leaf = walk(&memory, &table, page, wanted).map_err(|reason| {
-                        let reason = u8::try_from(reason).unwrap_or(reason::PASID_INVALID);
-                        (page, entry.stopped(reason))
-                    })?;
-                    let permissions = if leaf.write {
-                        Permissions::ReadWrite
-                    } else {
-                        Permissions::Read
-                    };
-                    Ok((page, leaf.address & !(PAGE - 1), permissions))
-                }
-            })
-            .collect()
     }
 }
 

@@ -220,6 +220,7 @@ fn report(
             pasid,
             address: 0,
             write: false,
+            privileged: false,
             reason: stopped.reason,
         });
     }

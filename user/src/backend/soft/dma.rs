@@ -269,20 +269,23 @@ impl State {
     fn translate(&mut self, device: Bdf, job: &Job, address: u64) -> Result<Page, u32> {
         let access = job.access();
         let pasid = job.pasid();
-        let allows = |page: &Page| (page.read || !access.read) && (page.write || !access.write);
         let found = self.devices.get_mut(&device);
         let found = found.ok_or(reason::NO_PASID_ENTRY)?;
         let tag = (pasid, access.privileged, address & !(PAGE - 1));
         if job.dma.ats {
-            if let Some(page) = found.tlb.get(&tag).filter(|page| allows(page)) {
+            if let Some(page) = found
+                .tlb
+                .get(&tag)
+                .filter(|page| page.allow(access).is_ok())
+            {
                 found.counters.tlb_hits = found.counters.tlb_hits.saturating_add(1);
                 return Ok(page.clone());
             }
         }
         found.counters.translations = found.counters.translations.saturating_add(1);
         let stage2 = |stage2: &Stage2| {
-            let page = stage2.page(address).filter(|page| allows(page));
-            page.ok_or(reason::STAGE2)
+            let page = stage2.page(address).ok_or(reason::STAGE2)?;
+            page.allow(access).map(|()| page)
         };
         let page = match self.bindings.get(&(device, pasid)) {
             Some(bound) => match bound.translation {
@@ -299,12 +302,7 @@ impl State {
                 Translation::AddressSpace { id, .. } => {
                     let page = self.spaces.page(id.get(), address, &self.stage2);
                     let page = page.ok_or(reason::NOT_PRESENT)?;
-                    if access.write && !page.write {
-                        return Err(reason::NOT_WRITABLE);
-                    }
-                    if access.read && !page.read {
-                        return Err(reason::NOT_READABLE);
-                    }
+                    page.allow(access)?;
                     page
                 }
             },

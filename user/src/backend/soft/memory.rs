@@ -5,7 +5,7 @@ use super::MAX_MAPPINGS;
 use crate::context::Mapping;
 use crate::sys::Errno;
 use crate::types::{Iova, IovaRange, MapAccess};
-use crate::walk::{Access, TableMemory};
+use crate::walk::{reason, Access, TableMemory};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -75,6 +75,23 @@ pub(super) struct Page {
     pub(super) offset: usize,
     pub(super) read: bool,
     pub(super) write: bool,
+}
+
+impl Page {
+    /// Whether it may be used so.
+    ///
+    /// # Errors
+    ///
+    /// The IOMMU's reason why not.
+    pub(super) fn allow(&self, access: Access) -> Result<(), u32> {
+        if access.write && !self.write {
+            return Err(reason::NOT_WRITABLE);
+        }
+        if access.read && !self.read {
+            return Err(reason::NOT_READABLE);
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -234,9 +251,25 @@ impl TableMemory for Stage2 {
         page.memory.replace(offset, old, new)
     }
 
-    fn reaches(&self, at: u64, access: Access) -> bool {
-        self.page(at)
-            .is_some_and(|page| (page.write || !access.write) && (page.read || !access.read))
+    fn reach(&self, at: u64, access: Access) -> Result<(), u32> {
+        let page = self.page(at).ok_or(reason::STAGE2)?;
+        page.allow(access)
+    }
+
+    fn address_bits(&self) -> u32 {
+        (LAST + 1).ilog2()
+    }
+
+    fn unreadable(&self, root: bool) -> u32 {
+        if root {
+            reason::ROOT_NOT_READABLE
+        } else {
+            reason::ENTRY_NOT_READABLE
+        }
+    }
+
+    fn unwritable(&self) -> u32 {
+        reason::ENTRY_NOT_WRITABLE
     }
 }
 
