@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The C API: its header, and its example against the installed library.
+//! The C API: its header, and its examples against the installed library.
 //!
 //! `HOST_IOMMU_WRITE_HEADER=1 cargo test --test capi header` writes the header anew.
 
@@ -112,7 +112,7 @@ fn field(pc: &str, name: &str) -> Option<String> {
 }
 
 #[test]
-fn example_runs_against_the_installed_library() -> Outcome {
+fn examples_run_against_the_installed_library() -> Outcome {
     let folder = folder("capi-example")?;
     let prefix = folder.join("usr");
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("capi-build");
@@ -128,26 +128,27 @@ fn example_runs_against_the_installed_library() -> Outcome {
         let value = field(&pc, name).ok_or(format!("no {name} in the pkg-config file"))?;
         Ok(value.split_whitespace().map(str::to_owned).collect())
     };
-    let source = repo().join("user/examples/c/demo.c");
-    let compile = |name: &str, libs: &[String]| -> Outcome<PathBuf> {
+    let compile = |source: &str, name: &str, libs: &[String]| -> Outcome<PathBuf> {
+        let source = repo().join("user/examples/c").join(source);
         let program = folder.join(name);
         run(Command::new("cc")
             .args(WARNINGS)
             .args(["-std=gnu11", "-O1"])
             .args(words("Cflags")?)
-            .arg(&source)
+            .arg(source)
             .args(libs)
             .arg("-o")
             .arg(&program))?;
         Ok(program)
     };
-    let shared = compile("shared", &words("Libs")?)?;
+    let shared = compile("demo.c", "shared", &words("Libs")?)?;
+    let unit = compile("vtd.c", "unit", &words("Libs")?)?;
     let archive = prefix.join("lib/libhost_iommu.a").display().to_string();
     let mut libs = vec![archive];
     libs.extend(words("Libs.private")?);
-    let linked = compile("static", &libs)?;
+    let linked = compile("demo.c", "static", &libs)?;
 
-    for program in [shared, linked] {
+    for (program, last) in [(shared, 13), (linked, 13), (unit, 4)] {
         let library = prefix.join("lib");
         let output = run(Command::new(&program)
             .arg("soft")
@@ -155,7 +156,7 @@ fn example_runs_against_the_installed_library() -> Outcome {
         let text = String::from_utf8(output.stdout)?;
         let steps = text.lines().map(|line| line.split('.').next());
         let steps: Vec<_> = steps.flatten().map(str::trim).collect();
-        let wanted: Vec<String> = (1..=13).map(|step: u32| step.to_string()).collect();
+        let wanted: Vec<String> = (1..=last).map(|step: u32| step.to_string()).collect();
         assert_eq!(steps, wanted, "{text}");
     }
     Ok(())

@@ -168,6 +168,24 @@
 // The device was reset or is gone, or the end was told before.
 #define HOST_IOMMU_DMA_ABORTED 5
 
+// A VT-d unit offers stage-1 tables of five levels beside those of four.
+#define HOST_IOMMU_VTD_FIVE_LEVELS (1 << 0)
+
+// Stage-1 pages of 1 GiB.
+#define HOST_IOMMU_VTD_HUGE_PAGES (1 << 1)
+
+// Page requests.
+#define HOST_IOMMU_VTD_PAGE_REQUESTS (1 << 2)
+
+// Device TLBs (ATS), without which there are no page requests.
+#define HOST_IOMMU_VTD_DEVICE_TLBS (1 << 3)
+
+// Requests of a supervisor.
+#define HOST_IOMMU_VTD_SUPERVISOR (1 << 4)
+
+// Extended accessed flags.
+#define HOST_IOMMU_VTD_EXTENDED_ACCESSED (1 << 5)
+
 // Something that is bound.
 struct host_iommu_binding;
 
@@ -188,6 +206,15 @@ struct host_iommu_queue;
 
 // An address space.
 struct host_iommu_space;
+
+// A VT-d unit for a guest.
+struct host_iommu_vtd;
+
+// A device that is plugged into a unit.
+struct host_iommu_vtd_device;
+
+// The DMA of an emulated device behind a unit.
+struct host_iommu_vtd_dma;
 
 // A PCI function. `devfn` is the device in bits 7:3 and the function in bits 2:0.
 struct host_iommu_bdf {
@@ -440,6 +467,46 @@ struct host_iommu_space_entry {
     uint64_t gpa;
     // HOST_IOMMU_READ, HOST_IOMMU_WRITE, or both.
     uint32_t access;
+    // Zero.
+    uint32_t reserved;
+};
+
+// What a VT-d unit is and offers.
+struct host_iommu_vtd_config {
+    // Set to sizeof(struct host_iommu_vtd_config).
+    uint32_t size;
+    // HOST_IOMMU_VTD_FIVE_LEVELS to HOST_IOMMU_VTD_EXTENDED_ACCESSED.
+    uint32_t flags;
+    // The guest-physical address of its registers, on a page.
+    uint64_t base;
+    // The PCI segment of the devices behind it.
+    uint32_t segment;
+    // Bits of guest-physical addresses, 39 to 52.
+    uint32_t address_bits;
+    // Bits of a PASID, 6 to 20.
+    uint32_t pasid_bits;
+    // Zero.
+    uint32_t reserved;
+};
+
+// A region of a guest's memory: a part of a file.
+struct host_iommu_region {
+    // Guest-physical.
+    uint64_t address;
+    // Bytes.
+    uint64_t length;
+    // Of its first byte in the file.
+    uint64_t fd_offset;
+    // The file.
+    int32_t fd;
+    // Zero.
+    uint32_t reserved;
+};
+
+// An interrupt message: `data` is written to `address`.
+struct host_iommu_msi {
+    uint64_t address;
+    uint32_t data;
     // Zero.
     uint32_t reserved;
 };
@@ -1073,6 +1140,109 @@ int host_iommu_space_destroy(const struct host_iommu_space *space);
 // Gives the handle back. The address space goes once it is not bound any more.
 void host_iommu_space_free(struct host_iommu_space *space);
 
+// Tells the most that a unit can offer on a context, but for requests of a supervisor.
+//
+// Fails with -EOPNOTSUPP on a host that does not nest.
+int host_iommu_vtd_offer(const struct host_iommu *context, struct host_iommu_vtd_config *config);
+
+// Makes a unit as it is after power-on, of one page of registers at `base`. The guest's memory is
+// that of `regions`, each a shared mapping of a file, which the unit maps once more; the fds may be
+// closed afterwards.
+//
+// Fails with -EINVAL for a configuration that no unit can have and for memory that overlaps or
+// cannot be mapped.
+int host_iommu_vtd_new(const struct host_iommu_vtd_config *config,
+                       const struct host_iommu_region *regions,
+                       size_t count,
+                       struct host_iommu_vtd **unit);
+
+// Gives the ACPI table DMAR: as many of its bytes as there is room for, and in `length` how many
+// there are. `oem` has 6 bytes and `oem_table` 8, as in every ACPI table.
+int host_iommu_vtd_dmar(const struct host_iommu_vtd *unit,
+                        const uint8_t *oem,
+                        const uint8_t *oem_table,
+                        uint8_t *table,
+                        size_t capacity,
+                        size_t *length);
+
+// A guest's read of the registers, `offset` bytes from their base, of `length` bytes.
+int host_iommu_vtd_read(const struct host_iommu_vtd *unit,
+                        uint64_t offset,
+                        void *data,
+                        size_t length);
+
+// A guest's write. What it asks for is done when this returns, or the unit's fd becomes readable.
+int host_iommu_vtd_write(const struct host_iommu_vtd *unit,
+                         uint64_t offset,
+                         const void *data,
+                         size_t length);
+
+// The unit's fd, to poll for POLLIN, or a negative errno: readable when interrupts wait or work was
+// left, until host_iommu_vtd_run(). It is the unit's: not to be read, written or closed.
+int host_iommu_vtd_fd(const struct host_iommu_vtd *unit);
+
+// Goes on with work that was left: 1 if there is more, 0 if not. Then the interrupts are to be
+// taken.
+int host_iommu_vtd_run(const struct host_iommu_vtd *unit);
+
+// Takes an interrupt that the guest is to get: 1 if there was one, 0 if there is none now.
+int host_iommu_vtd_interrupt(const struct host_iommu_vtd *unit, struct host_iommu_msi *message);
+
+// As after power-on: everything is unbound, and what waits is answered INVALID. The devices stay.
+int host_iommu_vtd_reset(const struct host_iommu_vtd *unit);
+
+// Gives a unit back. Devices that are plugged in keep it alive.
+void host_iommu_vtd_free(struct host_iommu_vtd *unit);
+
+// Plugs a device of a context into a unit. The guest knows it as `source`: bus in bits 15:8, device
+// and function below.
+//
+// Fails with -EBUSY if something is plugged in there, -EOPNOTSUPP if the context does not carry
+// what the unit offers, -EDQUOT for too many devices.
+int host_iommu_vtd_plug(const struct host_iommu_vtd *unit,
+                        const struct host_iommu *context,
+                        struct host_iommu_bdf device,
+                        uint16_t source,
+                        struct host_iommu_vtd_device **plugged);
+
+// The fd to poll for POLLIN of what the device asks for, or a negative errno. It is the unit's: not
+// to be read, written or closed. Devices of one context have the same.
+//
+// Fails with -ENOENT if nothing is offered that comes there.
+int host_iommu_vtd_device_fd(const struct host_iommu_vtd_device *device);
+
+// Hands to the unit what the device asks for, without waiting: how many events, 0 if there is none
+// now, -EPIPE if there will be none any more since the context is gone.
+int host_iommu_vtd_deliver(const struct host_iommu_vtd_device *device);
+
+// Unplugs a device: what the guest has bound there is unbound.
+void host_iommu_vtd_unplug(struct host_iommu_vtd_device *device);
+
+// Gives the memory that an emulated device sees, which the guest knows as `source`, by a PASID of
+// the guest's or, with HOST_IOMMU_RID, without.
+int host_iommu_vtd_dma_new(const struct host_iommu_vtd *unit,
+                           uint16_t source,
+                           uint32_t pasid,
+                           struct host_iommu_vtd_dma **dma);
+
+// Reads memory as the device would.
+//
+// Fails with -EFAULT if the guest's tables do not let it, which is recorded in the unit's registers,
+// or where there is no memory; then some of the bytes may have been read.
+int host_iommu_vtd_dma_read(const struct host_iommu_vtd_dma *dma,
+                            uint64_t address,
+                            void *data,
+                            size_t length);
+
+// Writes memory as the device would. Fails as host_iommu_vtd_dma_read().
+int host_iommu_vtd_dma_write(const struct host_iommu_vtd_dma *dma,
+                             uint64_t address,
+                             const void *data,
+                             size_t length);
+
+// Gives the handle back.
+void host_iommu_vtd_dma_free(struct host_iommu_vtd_dma *dma);
+
 // The text of the last call of this thread that failed, empty if none has: what was to be done,
 // where, and why not. It is good until the next call of this thread that fails, or its end. Calls
 // that succeed leave it.
@@ -1142,6 +1312,109 @@ int host_iommu_space_destroy(const struct host_iommu_space *space);
 
 // Gives the handle back. The address space goes once it is not bound any more.
 void host_iommu_space_free(struct host_iommu_space *space);
+
+// Tells the most that a unit can offer on a context, but for requests of a supervisor.
+//
+// Fails with -EOPNOTSUPP on a host that does not nest.
+int host_iommu_vtd_offer(const struct host_iommu *context, struct host_iommu_vtd_config *config);
+
+// Makes a unit as it is after power-on, of one page of registers at `base`. The guest's memory is
+// that of `regions`, each a shared mapping of a file, which the unit maps once more; the fds may be
+// closed afterwards.
+//
+// Fails with -EINVAL for a configuration that no unit can have and for memory that overlaps or
+// cannot be mapped.
+int host_iommu_vtd_new(const struct host_iommu_vtd_config *config,
+                       const struct host_iommu_region *regions,
+                       size_t count,
+                       struct host_iommu_vtd **unit);
+
+// Gives the ACPI table DMAR: as many of its bytes as there is room for, and in `length` how many
+// there are. `oem` has 6 bytes and `oem_table` 8, as in every ACPI table.
+int host_iommu_vtd_dmar(const struct host_iommu_vtd *unit,
+                        const uint8_t *oem,
+                        const uint8_t *oem_table,
+                        uint8_t *table,
+                        size_t capacity,
+                        size_t *length);
+
+// A guest's read of the registers, `offset` bytes from their base, of `length` bytes.
+int host_iommu_vtd_read(const struct host_iommu_vtd *unit,
+                        uint64_t offset,
+                        void *data,
+                        size_t length);
+
+// A guest's write. What it asks for is done when this returns, or the unit's fd becomes readable.
+int host_iommu_vtd_write(const struct host_iommu_vtd *unit,
+                         uint64_t offset,
+                         const void *data,
+                         size_t length);
+
+// The unit's fd, to poll for POLLIN, or a negative errno: readable when interrupts wait or work was
+// left, until host_iommu_vtd_run(). It is the unit's: not to be read, written or closed.
+int host_iommu_vtd_fd(const struct host_iommu_vtd *unit);
+
+// Goes on with work that was left: 1 if there is more, 0 if not. Then the interrupts are to be
+// taken.
+int host_iommu_vtd_run(const struct host_iommu_vtd *unit);
+
+// Takes an interrupt that the guest is to get: 1 if there was one, 0 if there is none now.
+int host_iommu_vtd_interrupt(const struct host_iommu_vtd *unit, struct host_iommu_msi *message);
+
+// As after power-on: everything is unbound, and what waits is answered INVALID. The devices stay.
+int host_iommu_vtd_reset(const struct host_iommu_vtd *unit);
+
+// Gives a unit back. Devices that are plugged in keep it alive.
+void host_iommu_vtd_free(struct host_iommu_vtd *unit);
+
+// Plugs a device of a context into a unit. The guest knows it as `source`: bus in bits 15:8, device
+// and function below.
+//
+// Fails with -EBUSY if something is plugged in there, -EOPNOTSUPP if the context does not carry
+// what the unit offers, -EDQUOT for too many devices.
+int host_iommu_vtd_plug(const struct host_iommu_vtd *unit,
+                        const struct host_iommu *context,
+                        struct host_iommu_bdf device,
+                        uint16_t source,
+                        struct host_iommu_vtd_device **plugged);
+
+// The fd to poll for POLLIN of what the device asks for, or a negative errno. It is the unit's: not
+// to be read, written or closed. Devices of one context have the same.
+//
+// Fails with -ENOENT if nothing is offered that comes there.
+int host_iommu_vtd_device_fd(const struct host_iommu_vtd_device *device);
+
+// Hands to the unit what the device asks for, without waiting: how many events, 0 if there is none
+// now, -EPIPE if there will be none any more since the context is gone.
+int host_iommu_vtd_deliver(const struct host_iommu_vtd_device *device);
+
+// Unplugs a device: what the guest has bound there is unbound.
+void host_iommu_vtd_unplug(struct host_iommu_vtd_device *device);
+
+// Gives the memory that an emulated device sees, which the guest knows as `source`, by a PASID of
+// the guest's or, with HOST_IOMMU_RID, without.
+int host_iommu_vtd_dma_new(const struct host_iommu_vtd *unit,
+                           uint16_t source,
+                           uint32_t pasid,
+                           struct host_iommu_vtd_dma **dma);
+
+// Reads memory as the device would.
+//
+// Fails with -EFAULT if the guest's tables do not let it, which is recorded in the unit's registers,
+// or where there is no memory; then some of the bytes may have been read.
+int host_iommu_vtd_dma_read(const struct host_iommu_vtd_dma *dma,
+                            uint64_t address,
+                            void *data,
+                            size_t length);
+
+// Writes memory as the device would. Fails as host_iommu_vtd_dma_read().
+int host_iommu_vtd_dma_write(const struct host_iommu_vtd_dma *dma,
+                             uint64_t address,
+                             const void *data,
+                             size_t length);
+
+// Gives the handle back.
+void host_iommu_vtd_dma_free(struct host_iommu_vtd_dma *dma);
 
 #ifdef __cplusplus
 }  // extern "C"

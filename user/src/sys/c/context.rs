@@ -36,7 +36,7 @@ impl Context {
 }
 
 /// Another fd of a file of the caller's, who keeps his.
-fn duplicate(fd: c_int) -> Result<OwnedFd> {
+pub(super) fn duplicate(fd: c_int) -> Result<OwnedFd> {
     Ok(crate::sys::duplicate(&fd)?)
 }
 

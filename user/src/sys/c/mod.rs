@@ -14,6 +14,7 @@ mod result;
 mod soft;
 mod space;
 mod types;
+mod vtd;
 
 /// The version of this interface. Structures grow at their end and calls are added without a
 /// change of it; it changes when something that was there means something else.
@@ -35,4 +36,7 @@ const _: () = {
     shared::<fault::Group>();
     shared::<space::Space>();
     shared::<soft::Device>();
+    shared::<vtd::Unit>();
+    shared::<vtd::UnitDevice>();
+    shared::<vtd::UnitDma>();
 };

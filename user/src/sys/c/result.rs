@@ -44,6 +44,7 @@ impl From<Error> for Failure {
             Error::PasidOutOfRange(_) | Error::PasidNotAllocated(_) | Error::OtherContext(_) => {
                 Errno::EINVAL
             }
+            Error::NotCarried { .. } => Errno::EOPNOTSUPP,
             Error::QueueClosed => Errno::EPIPE,
             Error::Malformed { .. } => Errno::EPROTO,
             _ => error.errno().map_or(Errno::EIO, Errno::from_raw),

@@ -685,6 +685,65 @@ pub struct SoftEnd {
     pub address: u64,
 }
 
+/// A VT-d unit offers stage-1 tables of five levels beside those of four.
+pub const HOST_IOMMU_VTD_FIVE_LEVELS: u32 = 1 << 0;
+/// Stage-1 pages of 1 GiB.
+pub const HOST_IOMMU_VTD_HUGE_PAGES: u32 = 1 << 1;
+/// Page requests.
+pub const HOST_IOMMU_VTD_PAGE_REQUESTS: u32 = 1 << 2;
+/// Device TLBs (ATS), without which there are no page requests.
+pub const HOST_IOMMU_VTD_DEVICE_TLBS: u32 = 1 << 3;
+/// Requests of a supervisor.
+pub const HOST_IOMMU_VTD_SUPERVISOR: u32 = 1 << 4;
+/// Extended accessed flags.
+pub const HOST_IOMMU_VTD_EXTENDED_ACCESSED: u32 = 1 << 5;
+
+/// What a VT-d unit is and offers.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct UnitConfig {
+    /// Set to sizeof(struct host_iommu_vtd_config).
+    pub size: u32,
+    /// HOST_IOMMU_VTD_FIVE_LEVELS to HOST_IOMMU_VTD_EXTENDED_ACCESSED.
+    pub flags: u32,
+    /// The guest-physical address of its registers, on a page.
+    pub base: u64,
+    /// The PCI segment of the devices behind it.
+    pub segment: u32,
+    /// Bits of guest-physical addresses, 39 to 52.
+    pub address_bits: u32,
+    /// Bits of a PASID, 6 to 20.
+    pub pasid_bits: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A region of a guest's memory: a part of a file.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Region {
+    /// Guest-physical.
+    pub address: u64,
+    /// Bytes.
+    pub length: u64,
+    /// Of its first byte in the file.
+    pub fd_offset: u64,
+    /// The file.
+    pub fd: i32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// An interrupt message: `data` is written to `address`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Msi {
+    pub address: u64,
+    pub data: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 /// Implements [`Sized32`], with the types that fill the structure.
 macro_rules! sized {
     ($($structure:ident: [$($field:ty),+]),+ $(,)?) => { $(
@@ -708,4 +767,5 @@ sized! {
     Event: [u32, u32, u16, u8, u8, u32, u32, u32, u32, u32, u64, u64, u64],
     SoftDma: [u32, u32, u32, u32, u64],
     SoftEnd: [u32, u32, u64],
+    UnitConfig: [u32, u32, u64, u32, u32, u32, u32],
 }

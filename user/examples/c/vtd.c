@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0 OR MIT */
+/*
+ * A VT-d unit for a guest, over the IOMMU in the process: what a guest's driver writes, a device
+ * that is passed through, and one that the VMM emulates.
+ */
+#define _GNU_SOURCE
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <host_iommu.h>
+
+#define MEMORY (1u << 20)
+#define BASE 0xfed90000ull
+#define SOURCE 0x28
+#define PASID 5
+#define ADDRESS 0x7f1234567000ull
+
+/* Where the guest has its tables and queues. */
+enum { ROOT = 0x1000, CONTEXTS = 0x2000, DIRECTORY = 0x3000, PASIDS = 0x4000, QUEUE = 0x5000 };
+enum { REQUESTS = 0x6000, STATUS = 0x7000, TABLES = 0x10000, PAGE = 0x20000 };
+
+#define CHECK(good)                                                                              \
+    do {                                                                                         \
+        if (!(good)) {                                                                           \
+            fprintf(stderr, "vtd: line %d: %s: %s\n", __LINE__, #good, host_iommu_last_error()); \
+            exit(1);                                                                             \
+        }                                                                                        \
+    } while (0)
+#define OK(call) CHECK((call) == 0)
+
+static uint8_t *memory;
+static struct host_iommu_vtd *unit;
+
+static uint64_t *at(uint64_t gpa)
+{
+    return (uint64_t *)(memory + gpa);
+}
+
+static void write4(uint64_t offset, uint32_t value)
+{
+    OK(host_iommu_vtd_write(unit, offset, &value, 4));
+}
+
+static void write8(uint64_t offset, uint64_t value)
+{
+    OK(host_iommu_vtd_write(unit, offset, &value, 8));
+}
+
+static uint64_t read_register(uint64_t offset, size_t length)
+{
+    uint64_t value = 0;
+
+    OK(host_iommu_vtd_read(unit, offset, &value, length));
+    return value;
+}
+
+/* Global command (VT-d 4.1, 11.4.4). */
+static void command(uint32_t bit)
+{
+    write4(0x18, (read_register(0x1c, 4) & 0x86800000) | bit);
+    CHECK(read_register(0x1c, 4) & bit);
+}
+
+/* A descriptor, and a wait after it. */
+static void submit(uint64_t low, uint64_t high)
+{
+    static uint64_t tail;
+    uint64_t descriptors[2][4] = {{low, high}, {1ull << 32 | 1 << 5 | 5, STATUS}};
+
+    *at(STATUS) = 0;
+    for (int i = 0; i < 2; i++, tail = (tail + 32) % 4096)
+        memcpy(memory + QUEUE + tail, descriptors[i], 32);
+    write8(0x88, tail);
+    while (host_iommu_vtd_run(unit) == 1)
+        ;
+    CHECK(*at(STATUS) == 1);
+}
+
+/* What a guest's driver does at its start, and for a process at a PASID. */
+static void boot_guest(void)
+{
+    write8(0x90, QUEUE | 1 << 11);
+    command(1u << 26);
+    *at(ROOT) = CONTEXTS | 1;
+    *at(CONTEXTS + SOURCE * 32) = DIRECTORY | 0x1d;
+    *at(DIRECTORY) = PASIDS | 1;
+    write8(0x20, ROOT | 1 << 10);
+    command(1u << 30);
+    write8(0xd0, REQUESTS);
+    write4(0xe4, 0x61); /* the page requests' interrupt */
+    write4(0xe8, 0xfee00000);
+    write4(0xe0, 0);
+    command(1u << 31);
+
+    *at(PASIDS + PASID * 64 + 8) = 2;
+    *at(PASIDS + PASID * 64 + 16) = TABLES;
+    *at(PASIDS + PASID * 64) = 1 | 1 << 6;
+    submit(7 | 1 << 4 | 2 << 16 | (uint64_t)PASID << 32, 0);
+}
+
+static void guest_map(uint64_t address, uint64_t gpa)
+{
+    uint64_t table = TABLES;
+
+    for (int level = 3; level > 0; level--) {
+        *at(table + (address >> (12 + 9 * level) & 511) * 8) = (table + 0x1000) | 7;
+        table += 0x1000;
+    }
+    *at(table + (address >> 12 & 511) * 8) = gpa | 7;
+}
+
+int main(void)
+{
+    struct host_iommu *context;
+    struct host_iommu_bdf bdf;
+    struct host_iommu_soft_device *device;
+    struct host_iommu_vtd_config config = {.size = sizeof(config)};
+    struct host_iommu_vtd_device *plugged;
+    struct host_iommu_vtd_dma *emulated;
+    struct host_iommu_msi msi;
+    int fd = memfd_create("guest", MFD_CLOEXEC);
+    struct host_iommu_region region = {.length = MEMORY, .fd = fd};
+    struct host_iommu_mapping mapping = {.size = sizeof(mapping),
+                                         .access = HOST_IOMMU_READ | HOST_IOMMU_WRITE,
+                                         .length = MEMORY,
+                                         .fd = fd};
+    struct host_iommu_soft_dma dma = {
+        .size = sizeof(dma), .pasid = PASID, .length = 8, .address = ADDRESS};
+    struct host_iommu_soft_end end = {.size = sizeof(end)};
+    uint64_t id, value = 0, written = 0x1122334455667788;
+    uint8_t dmar[256];
+    size_t length;
+
+    CHECK(fd >= 0 && ftruncate(fd, MEMORY) == 0);
+    memory = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    CHECK(memory != MAP_FAILED);
+    OK(host_iommu_bdf_parse("0000:3a:04.0", &bdf));
+    OK(host_iommu_open_soft(&context));
+    OK(host_iommu_soft_plug(context, bdf, 1 << 20, 1, &device));
+    OK(host_iommu_map(context, &mapping, memory));
+
+    OK(host_iommu_vtd_offer(context, &config));
+    CHECK(config.base == BASE && config.flags & HOST_IOMMU_VTD_PAGE_REQUESTS);
+    OK(host_iommu_vtd_new(&config, &region, 1, &unit));
+    OK(host_iommu_vtd_dmar(unit, (uint8_t *)"EXAMPL", (uint8_t *)"EXAMPLE ", dmar, sizeof(dmar), &length));
+    CHECK(length <= sizeof(dmar) && memcmp(dmar, "DMAR", 4) == 0);
+    OK(host_iommu_vtd_plug(unit, context, bdf, SOURCE, &plugged));
+    boot_guest();
+    puts("1. a guest has a unit");
+
+    /* The device asks for a page, the guest is interrupted, maps it and answers. */
+    OK(host_iommu_soft_submit(device, &dma, NULL, &id));
+    struct pollfd asks = {.fd = host_iommu_vtd_device_fd(plugged), .events = POLLIN};
+    CHECK(poll(&asks, 1, 10000) == 1 && host_iommu_vtd_deliver(plugged) == 1);
+    struct pollfd told = {.fd = host_iommu_vtd_fd(unit), .events = POLLIN};
+    CHECK(poll(&told, 1, 10000) == 1);
+    CHECK(host_iommu_vtd_run(unit) == 0);
+    CHECK(host_iommu_vtd_interrupt(unit, &msi) == 1 && msi.data == 0x61);
+    CHECK(host_iommu_vtd_interrupt(unit, &msi) == 0 && poll(&told, 1, 0) == 0);
+    CHECK(read_register(0xc8, 8) == 32 && (*at(REQUESTS + 8) & ~0xfffull) == ADDRESS);
+    puts("2. the guest has a page request");
+
+    guest_map(ADDRESS, PAGE);
+    memcpy(memory + PAGE, &written, 8);
+    submit(9 | 1 << 4 | SOURCE << 16 | (uint64_t)PASID << 32, *at(REQUESTS + 8) & 0xff8);
+    CHECK(host_iommu_soft_wait(device, id, 10000, &end, &value, sizeof(value)) == 1);
+    CHECK(end.kind == HOST_IOMMU_DMA_DONE && value == written);
+    puts("3. the device has read the page");
+
+    /* One that the VMM emulates, by the same tables. */
+    OK(host_iommu_vtd_dma_new(unit, SOURCE, PASID, &emulated));
+    OK(host_iommu_vtd_dma_write(emulated, ADDRESS + 8, &written, 8));
+    CHECK(*at(PAGE + 8) == written);
+    OK(host_iommu_vtd_dma_read(emulated, ADDRESS, &value, 8));
+    CHECK(host_iommu_vtd_dma_read(emulated, ADDRESS + 0x1000, &value, 8) < 0);
+    CHECK(read_register(0x34, 4) & 2); /* a fault is recorded */
+    puts("4. an emulated device too");
+
+    host_iommu_vtd_dma_free(emulated);
+    host_iommu_vtd_unplug(plugged);
+    host_iommu_vtd_free(unit);
+    host_iommu_soft_free(device);
+    host_iommu_free(context);
+    return 0;
+}
