@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The walk of a stage-1 table in guest memory (VT-d 4.1, 3.6, 3.8, 9.7).
+//! The walk of a stage-1 table in guest memory (VT-d 4.1, 3.6, 3.8, 9.7), and of one in the format of
+//! the second stage (3.7, 9.9).
 
-use crate::nesting::Stage1Table;
+use crate::nesting::{Stage1Table, TableFormat};
 
 /// Memory that tables are in and lead to, by guest-physical addresses.
 pub(crate) trait TableMemory {
@@ -33,6 +34,12 @@ pub(crate) trait TableMemory {
 pub(crate) struct Leaf {
     /// The guest-physical address.
     pub(crate) address: u64,
+    /// The table lets it be read.
+    #[cfg_attr(
+        not(feature = "vtd"),
+        expect(dead_code, reason = "always so in the first stage")
+    )]
+    pub(crate) read: bool,
     /// The table lets it be written, and its dirty bit is set.
     pub(crate) write: bool,
 }
@@ -44,6 +51,9 @@ const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
 const EXTENDED_ACCESSED: u64 = 1 << 10;
+/// In the second stage.
+const READ_2: u64 = 1 << 0;
+const WRITE_2: u64 = 1 << 1;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// An entry that others change so often in a row is given up, as by hardware.
@@ -102,16 +112,18 @@ pub(crate) mod reason {
     /// An accessed or dirty bit lies in memory that stage 2 does not let be written.
     #[cfg(feature = "soft")]
     pub(crate) const ENTRY_NOT_WRITABLE: u32 = 0x77;
-    /// Stage 2 leads nowhere.
-    #[cfg(feature = "soft")]
+    /// An entry of the second stage lies in no memory.
+    pub(crate) const SECOND_NOT_READABLE: u32 = 0x78;
+    /// Stage 2 leads nowhere, or a table of the second stage does not allow it.
     pub(crate) const STAGE2: u32 = 0x79;
-    /// An address without stage 1 is beyond the width.
-    #[cfg(feature = "vtd")]
-    pub(crate) const BEYOND_WIDTH: u32 = 0x83;
+    /// An entry of the second stage has reserved bits set.
+    pub(crate) const SECOND_RESERVED: u32 = 0x7a;
     /// The address is not canonical.
     pub(crate) const NOT_CANONICAL: u32 = 0x80;
     /// A user's request for a supervisor's page.
     pub(crate) const NOT_USER: u32 = 0x81;
+    /// An address is beyond the width of the second stage, or of none at all.
+    pub(crate) const BEYOND_WIDTH: u32 = 0x83;
     /// A write to what is read-only.
     pub(crate) const NOT_WRITABLE: u32 = 0x85;
     /// A read of what is write-only.
@@ -134,6 +146,9 @@ pub(crate) fn walk(
     address: u64,
     access: Access,
 ) -> Result<Leaf, u32> {
+    if table.format == TableFormat::SecondStage {
+        return second(memory, table, address, access);
+    }
     let bits = table.width.bits();
     let unused = 64 - bits;
     // CAST: to spread the sign bit.
@@ -164,6 +179,52 @@ pub(crate) fn walk(
     }
     // The last level has leaves only.
     Err(reason::NOT_PRESENT)
+}
+
+/// The same for the second stage, which has no users and supervisors; accessed and dirty flags are
+/// not offered.
+fn second(
+    memory: &impl TableMemory,
+    table: &Stage1Table,
+    address: u64,
+    access: Access,
+) -> Result<Leaf, u32> {
+    let bits = table.width.bits();
+    if address >> bits != 0 {
+        return Err(reason::BEYOND_WIDTH);
+    }
+    let (mut read, mut write) = (true, true);
+    let mut at = table.root.0 & ADDRESS;
+    for level in (1..=(bits - 12) / 9).rev() {
+        let gpa = at + 8 * ((address >> shift(level)) & 0x1ff);
+        let entry = memory.read(gpa).ok_or(reason::SECOND_NOT_READABLE)?;
+        read &= entry & READ_2 != 0;
+        write &= entry & WRITE_2 != 0;
+        if (access.read && !read) || (access.write && !write) || !(read || write) {
+            return Err(reason::STAGE2);
+        }
+        let leaf = level == 1 || (level <= 3 && entry & LARGE != 0);
+        let mask = (1 << shift(level)) - 1;
+        let beyond = (entry & ADDRESS)
+            .checked_shr(memory.address_bits())
+            .unwrap_or(0);
+        let large_above = level >= 4 && entry & LARGE != 0;
+        if beyond != 0 || large_above || (leaf && entry & mask & !0xfff != 0) {
+            return Err(reason::SECOND_RESERVED);
+        }
+        if leaf {
+            let address = (entry & ADDRESS & !mask) | (address & mask);
+            memory.reach(address, access)?;
+            return Ok(Leaf {
+                address,
+                read,
+                write,
+            });
+        }
+        at = entry & ADDRESS;
+    }
+    // The last level has leaves only.
+    Err(reason::STAGE2)
 }
 
 enum Step {
@@ -236,6 +297,7 @@ fn step(
             let dirty = (entry | bits) & DIRTY != 0;
             return Ok(Step::Leaf(Leaf {
                 address: target,
+                read: true,
                 write: writable && dirty,
             }));
         }

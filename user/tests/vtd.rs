@@ -4,8 +4,9 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
 use host_iommu::backend::soft::{Dma, DmaEnd, Soft, SoftDevice, SoftDeviceOptions};
-use host_iommu::vtd::{Msi, SourceId, Vtd, VtdConfig, VtdEvents, VtdTranslation};
-use host_iommu::{Bdf, Delivered, Error, HostIommu, Iova, Plugged, RegionListener};
+use host_iommu::shadow::Shadow;
+use host_iommu::vtd::{Msi, NotCarried, SourceId, Vtd, VtdConfig, VtdEvents, VtdTranslation};
+use host_iommu::{Bdf, Delivered, Error, HostIommu, Iova, Plugged, RegionListener, Shadowing};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use vm_memory::{
@@ -67,11 +68,27 @@ impl Guest {
     }
 
     fn with(change: impl FnOnce(VtdConfig) -> VtdConfig) -> Self {
+        Self::over(|soft, _| HostIommu::new(soft), change)
+    }
+
+    /// On a host that does not nest.
+    fn shadowed() -> Self {
+        let shadow = |soft, memory| Shadow::over(soft, memory, Shadowing::CachingMode).unwrap();
+        Self::over(
+            |soft, memory| HostIommu::new(shadow(soft, memory)),
+            |config| config,
+        )
+    }
+
+    fn over(
+        host: impl FnOnce(Soft, Arc<GuestMemoryMmap>) -> HostIommu,
+        change: impl FnOnce(VtdConfig) -> VtdConfig,
+    ) -> Self {
         let soft = Soft::new();
         let bdf: Bdf = "0000:3a:04.0".parse().unwrap();
         let device = soft.bus().add(bdf, &SoftDeviceOptions::default()).unwrap();
-        let host = HostIommu::new(soft);
         let memory = Arc::new(memory());
+        let host = host(soft, memory.clone());
         let skipped = RegionListener::new(host.clone()).update(&*memory).unwrap();
         assert!(skipped.is_empty());
         let nesting = host.capabilities().unwrap().nesting.unwrap();
@@ -213,6 +230,36 @@ impl Guest {
         let page = self.page();
         self.put(table + 8 * (address >> 12 & 0x1ff), page | 7);
         page
+    }
+
+    /// Maps a page in a second-stage table of four levels; gives the page.
+    fn map_second(&mut self, root: u64, address: u64, rights: u64) -> u64 {
+        let mut table = root;
+        for shift in [39, 30, 21] {
+            let at = table + 8 * (address >> shift & 0x1ff);
+            if self.get(at) & 3 == 0 {
+                let next = self.page();
+                self.put(at, next | 3);
+            }
+            table = self.get(at) & !0xfff;
+        }
+        let page = self.page();
+        self.put(table + 8 * (address >> 12 & 0x1ff), page | rights);
+        page
+    }
+
+    /// Binds an empty second-stage table of domain 2 at a PASID; gives its root.
+    fn bind_second(&mut self, pasid: u64) -> u64 {
+        let root = self.page();
+        self.set_entry(pasid, [root | 2 << 6 | 2 << 2 | 1, 1 << 23 | 2, 0]);
+        self.pasid_changed(pasid);
+        root
+    }
+
+    /// As Linux flushes a page of a second-stage table.
+    fn flush_second(&mut self, domain: u64, address: u64) {
+        self.submit(&[[2 | 3 << 4 | 3 << 6 | domain << 16, address]]);
+        assert!(self.is_done());
     }
 
     fn load(&self, pasid: Option<u32>, address: u64, asking: bool) -> Option<DmaEnd> {
@@ -603,4 +650,144 @@ fn emulated_device_reaches_for_the_last_page() {
     let page = guest.map(root, last);
     guest.put(page, 3);
     assert_eq!(dma.read_obj::<u64>(GuestAddress(last)).unwrap(), 3);
+}
+
+#[test]
+fn unit_over_a_shadow_hides_the_first_stage() {
+    let guest = Guest::shadowed();
+    let (cap, ecap) = (guest.read8(8), guest.read8(0x10));
+    assert_eq!(cap >> 7 & 1, 1, "caching mode");
+    assert_eq!(cap >> 8 & 0x1f, 4, "48 bits");
+    assert_eq!(cap >> 34 & 3, 3, "large pages");
+    assert_eq!((cap >> 56 & 1, cap >> 60 & 1), (0, 0), "of the first stage");
+    assert_eq!(ecap >> 46 & 3, 1, "second stage, and no first");
+    assert_eq!(ecap >> 29 & 1, 0, "page requests");
+    // On a host that nests it is the other way round.
+    assert_eq!(Guest::new().read8(0x10) >> 46 & 3, 2);
+}
+
+#[test]
+fn second_stage_is_followed_by_what_linux_sends_in_caching_mode() {
+    let mut guest = Guest::shadowed();
+    guest.boot();
+    let root = guest.bind_second(5);
+    let missing = Some(DmaEnd::NoAccess(Iova(GVA)));
+    let gone = |guest: &Guest| guest.load(Some(5), GVA, false);
+    assert_eq!(gone(&guest), missing);
+    // It becomes present: known from the flush on.
+    let page = guest.map_second(root, GVA, 3);
+    guest.put(page, 0x1111);
+    assert_eq!(gone(&guest), missing);
+    guest.flush_second(3, GVA);
+    assert_eq!(gone(&guest), missing, "another domain's");
+    guest.flush_second(2, GVA);
+    assert_eq!(guest.load(Some(5), GVA, false), done(0x1111));
+    // Another page in its place, then none.
+    let other = guest.map_second(root, GVA, 1);
+    guest.put(other, 0x2222);
+    assert_eq!(guest.load(Some(5), GVA, false), done(0x1111));
+    guest.submit(&[[2 | 2 << 4 | 2 << 16, 0]]);
+    assert_eq!(guest.load(Some(5), GVA, false), done(0x2222));
+    let write = Dma::write(Iova(GVA), &[7; 8]).at(5.try_into().unwrap());
+    let end = guest.device.run(write.no_page_requests(), Duration::ZERO);
+    assert_eq!(end.unwrap(), missing, "read-only");
+    guest.map_second(root, GVA, 0);
+    guest.flush_second(2, GVA);
+    assert_eq!(gone(&guest), missing);
+    // The entry goes, and so does the shadow's copy.
+    guest.set_entry(5, [0, 0, 0]);
+    guest.pasid_changed(5);
+    assert_eq!(guest.host.stats().unwrap().address_spaces, 0);
+}
+
+#[test]
+fn second_stage_is_followed_without_pasid() {
+    let mut guest = Guest::shadowed();
+    guest.boot();
+    guest.put(0x20_0000, 7);
+    assert_eq!(guest.load(None, 0x20_0000, false), done(7));
+    let root = guest.page();
+    let page = guest.map_second(root, GVA, 3);
+    guest.put(page, 8);
+    guest.set_entry(0, [root | 2 << 6 | 2 << 2 | 1, 1, 0]);
+    guest.pasid_changed(0);
+    assert_eq!(guest.load(None, GVA, false), done(8));
+    assert!(matches!(
+        guest.load(None, 0x20_0000, false),
+        Some(DmaEnd::NoAccess(_))
+    ));
+    let next = guest.map_second(root, GVA + 0x1000, 1);
+    guest.put(next, 9);
+    guest.flush_second(1, GVA + 0x1000);
+    assert_eq!(guest.load(None, GVA + 0x1000, false), done(9));
+    // Passthrough again.
+    guest.set_entry(0, [1 | 4 << 6, 1, 0]);
+    guest.pasid_changed(0);
+    assert_eq!(guest.load(None, 0x20_0000, false), done(7));
+}
+
+#[test]
+fn first_stage_entry_in_a_unit_over_a_shadow_is_a_fault() {
+    let mut guest = Guest::shadowed();
+    guest.boot();
+    let root = guest.bind(5);
+    guest.map(root, GVA);
+    assert_eq!(guest.host.stats().unwrap().bindings, 0);
+    let iommu = VtdTranslation::new(guest.unit.clone(), SourceId(SOURCE), Some(5));
+    let dma = IommuMemory::new((*guest.memory).clone(), iommu, true, ());
+    assert!(dma.read_obj::<u64>(GuestAddress(GVA)).is_err());
+    let offset = (guest.read8(8) >> 24 & 0x3ff) * 16;
+    assert_eq!(guest.read8(offset + 8) >> 32 & 0xff, 0x5b);
+}
+
+#[test]
+fn emulated_device_follows_a_second_stage() {
+    let mut guest = Guest::shadowed();
+    guest.boot();
+    let root = guest.bind_second(5);
+    let page = guest.map_second(root, GVA, 3);
+    guest.map_second(root, GVA + 0x1000, 1);
+    let last = guest.map_second(root, GVA + 0x2000, 2);
+    let iommu = VtdTranslation::new(guest.unit.clone(), SourceId(SOURCE), Some(5));
+    let dma = IommuMemory::new((*guest.memory).clone(), iommu, true, ());
+    let write = |at: u64| dma.write_obj(0x77u64, GuestAddress(GVA + at));
+    write(0).unwrap();
+    assert_eq!(guest.get(page), 0x77);
+    assert!(write(0x1000).is_err(), "read-only");
+    write(0x2000).unwrap();
+    assert_eq!(guest.get(last), 0x77);
+    let read = |at: u64| dma.read_obj::<u64>(GuestAddress(at));
+    assert!(read(GVA + 0x2000).is_err(), "write-only");
+    assert!(read(GVA + 0x3000).is_err(), "a hole");
+    assert!(read(1 << 48 | GVA).is_err(), "more bits than it translates");
+    let recorded = (0..4).map(|record| {
+        let offset = (guest.read8(8) >> 24 & 0x3ff) * 16 + record * 16;
+        guest.read8(offset + 8) >> 32 & 0xff
+    });
+    assert_eq!(recorded.collect::<Vec<_>>(), [0x79, 0x79, 0x79, 0x83]);
+}
+
+#[test]
+fn unit_and_host_that_shadows_must_agree() {
+    let refusal = |guest: Guest, host: HostIommu| {
+        let device = "0000:3a:05.0".parse().unwrap();
+        match host.plug(device, guest.unit.clone()) {
+            Err(Error::NotCarried { what, .. }) => what,
+            other => panic!("{other:?}"),
+        }
+    };
+    let soft = || {
+        let soft = Soft::new();
+        let device = "0000:3a:05.0".parse().unwrap();
+        // The bus lets go of a device when its handle is dropped.
+        let device = soft.bus().add(device, &SoftDeviceOptions::default());
+        (soft, device.unwrap())
+    };
+    let (native, _held) = soft();
+    let what = refusal(Guest::shadowed(), HostIommu::new(native));
+    assert_eq!(what, NotCarried::SecondStage);
+    let (below, _held) = soft();
+    let shadow = Shadow::over(below, Arc::new(memory()), Shadowing::CachingMode).unwrap();
+    let what = refusal(Guest::new(), HostIommu::new(shadow));
+    assert_eq!(what, NotCarried::FirstStage);
 }

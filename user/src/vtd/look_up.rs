@@ -108,10 +108,11 @@ impl Unit {
             }
             Kind::Stage1(table) => {
                 let leaf = walk(view, &table, page, access).map_err(stopped)?;
-                let permissions = if leaf.write {
-                    Permissions::ReadWrite
-                } else {
-                    Permissions::Read
+                let permissions = match (leaf.read, leaf.write) {
+                    (true, true) => Permissions::ReadWrite,
+                    (true, false) => Permissions::Read,
+                    (false, true) => Permissions::Write,
+                    (false, false) => Permissions::No,
                 };
                 Ok((page, leaf.address & !(PAGE - 1), permissions))
             }

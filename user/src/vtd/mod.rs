@@ -25,7 +25,9 @@
 //!
 //! - Caching mode: Linux tells of PASID entries that become present only then. First-stage pages
 //!   that become present need no word: the hardware walks the guest's own tables.
-//! - Second-stage and nested translation are not: the guest's own guests have none.
+//! - Nested translation is not: the guest's own guests have none.
+//! - Second-stage tables are in the place of first-stage ones over a host that shadows
+//!   ([`VtdConfig::second_stage`]): caching mode has guests tell of each page, too.
 //! - Interrupt remapping is not. A VMM that has an interrupt remapping unit has it in its interrupt
 //!   controller's code; the table of this one says that it has none.
 //! - Invalidation by registers (CCMD, IOTLB) is not: scalable mode has a queue.

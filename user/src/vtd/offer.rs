@@ -17,6 +17,11 @@ pub struct VtdConfig {
     pub segment: u16,
     /// Bits of guest-physical addresses, 39 to 52.
     pub address_bits: u32,
+    /// Tables in the format of the second stage, and none of the first: for a host that shadows
+    /// them. With caching mode, which every unit has, guests tell of each change of theirs, of
+    /// first-stage ones not.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub second_stage: bool,
     /// Stage-1 tables of five levels beside those of four.
     pub five_levels: bool,
     /// Stage-1 pages of 1 GiB.
@@ -40,6 +45,7 @@ impl Default for VtdConfig {
             base: 0xfed9_0000,
             segment: 0,
             address_bits: 46,
+            second_stage: false,
             five_levels: false,
             huge_pages: false,
             pasid_bits: 6,
@@ -59,6 +65,10 @@ pub enum NotCarried {
     Nesting,
     /// Nothing can be bound for requests without PASID.
     Rid,
+    /// First-stage tables: the host shadows, and is not told when their entries become present.
+    FirstStage,
+    /// Second-stage tables of the guest's: the host nests, and shadows none.
+    SecondStage,
     /// Stage-1 tables of five levels.
     FiveLevels,
     /// Stage-1 pages of 1 GiB.
@@ -78,6 +88,8 @@ impl std::fmt::Display for NotCarried {
         f.write_str(match self {
             Self::Nesting => "nested translation",
             Self::Rid => "stage-1 tables for requests without PASID",
+            Self::FirstStage => "first-stage tables, which it shadows and is not told of",
+            Self::SecondStage => "second-stage tables, as it does not shadow",
             Self::FiveLevels => "stage-1 tables of five levels",
             Self::HugePages => "stage-1 pages of 1 GiB",
             Self::PasidBits => "so many PASID bits",
@@ -98,11 +110,21 @@ impl VtdConfig {
     /// The most that a host carries, but for requests of a supervisor, which guests of today do not
     /// need.
     pub fn carried_by(host: &NestingCapability) -> Self {
+        let pasid_bits = host.pasid_bits.clamp(6, 20);
+        if host.shadowed.is_some() {
+            // Tables are not walked by the host's hardware, whose limits are not theirs.
+            return Self {
+                second_stage: true,
+                huge_pages: true,
+                pasid_bits,
+                ..Self::default()
+            };
+        }
         let five_levels = host.widths.contains(&AddressWidth::Bits57);
         Self {
             five_levels,
             huge_pages: host.vtd_cap & CAP_HUGE_PAGES != 0,
-            pasid_bits: host.pasid_bits.clamp(6, 20),
+            pasid_bits,
             page_requests: host.page_requests.is_present(),
             extended_accessed: host.vtd_ecap & ECAP_EXTENDED_ACCESSED != 0,
             ..Self::default()
@@ -117,15 +139,28 @@ impl VtdConfig {
     pub fn check(&self, host: &NestingCapability) -> Result<(), NotCarried> {
         let has = |bit: u64, register: u64| register & bit != 0;
         let five_levels = host.widths.contains(&AddressWidth::Bits57);
+        // A device without PASIDs is no less behind a unit that has them.
+        let pasids = host.shadowed.is_none() || host.stage1.is_present();
         let lacks = [
-            (!host.stage1.is_present(), NotCarried::Nesting),
+            (pasids && !host.stage1.is_present(), NotCarried::Nesting),
             (!host.rid, NotCarried::Rid),
+            (
+                host.shadowed.is_some() && !self.second_stage,
+                NotCarried::FirstStage,
+            ),
+            (
+                host.shadowed.is_none() && self.second_stage,
+                NotCarried::SecondStage,
+            ),
             (self.five_levels && !five_levels, NotCarried::FiveLevels),
             (
-                self.huge_pages && !has(CAP_HUGE_PAGES, host.vtd_cap),
+                self.huge_pages && !self.second_stage && !has(CAP_HUGE_PAGES, host.vtd_cap),
                 NotCarried::HugePages,
             ),
-            (self.pasid_bits > host.pasid_bits, NotCarried::PasidBits),
+            (
+                pasids && self.pasid_bits > host.pasid_bits,
+                NotCarried::PasidBits,
+            ),
             (
                 self.page_requests && !host.page_requests.is_present(),
                 NotCarried::PageRequests,
@@ -150,11 +185,14 @@ impl VtdConfig {
             && (39..=52).contains(&self.address_bits)
             && (6..=20).contains(&self.pasid_bits)
             && (self.device_tlbs || !self.page_requests)
+            && !(self.second_stage
+                && (self.page_requests || self.supervisor || self.extended_accessed))
     }
 
     pub(super) fn offered(&self) -> Offered {
         Offered {
             address_bits: self.address_bits,
+            second_stage: self.second_stage,
             five_levels: self.five_levels,
             supervisor: self.supervisor,
             extended_accessed: self.extended_accessed,
@@ -165,10 +203,11 @@ impl VtdConfig {
     /// The registers of a unit after a reset (VT-d 4.1, 11.4.2 and 11.4.3).
     pub(super) fn registers(&self) -> Registers {
         let when = |on: bool, bits: u64| if on { bits } else { 0 };
+        let first = !self.second_stage;
         // 65,536 domains; caching mode, for what becomes present in a PASID table must be told.
         let cap = 6
             | 1 << 7
-            // Second-stage tables are not offered; their widths go with passthrough.
+            // Widths of the second stage, which go with passthrough too.
             | 0x4 << 8
             | when(self.five_levels, 0x8 << 8)
             | u64::from(self.address_bits - 1) << 16
@@ -181,8 +220,11 @@ impl VtdConfig {
             | 18 << 48
             // Drains.
             | 3 << 54
-            | when(self.huge_pages, CAP_HUGE_PAGES)
-            | when(self.five_levels, CAP_FIVE_LEVELS)
+            // Large pages of each stage.
+            | when(first && self.huge_pages, CAP_HUGE_PAGES)
+            | when(self.second_stage, 1 << 34)
+            | when(self.second_stage && self.huge_pages, 1 << 35)
+            | when(first && self.five_levels, CAP_FIVE_LEVELS)
             // A new root drops what was cached.
             | 1 << 63;
         let ecap = 1 << 1
@@ -196,9 +238,10 @@ impl VtdConfig {
             | 1 << 40
             // Page request drain.
             | when(self.page_requests, 1 << 42)
-            // Scalable mode, first stage, coherent walks.
+            // Scalable mode, one stage or the other, coherent walks.
             | 1 << 43
-            | 1 << 47
+            | when(self.second_stage, 1 << 46)
+            | when(first, 1 << 47)
             | 1 << 48
             // RID_PASID.
             | 1 << 49

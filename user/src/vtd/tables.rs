@@ -3,7 +3,7 @@
 //! each time.
 
 use super::memory::{read_words, Memory};
-use crate::nesting::Stage1Table;
+use crate::nesting::{Stage1Table, TableFormat};
 use crate::types::{AddressWidth, Gpa};
 
 /// Why a request is not translated: the reasons of fault records (VT-d 4.1, 7.1.3).
@@ -57,6 +57,8 @@ impl Stopped {
 pub(super) struct Offered {
     /// Bits of guest-physical addresses.
     pub(super) address_bits: u32,
+    /// Tables of the second stage, and none of the first.
+    pub(super) second_stage: bool,
     pub(super) five_levels: bool,
     pub(super) supervisor: bool,
     pub(super) extended_accessed: bool,
@@ -230,6 +232,7 @@ impl Context {
 
 /// Types of translation of a PASID entry (PGTT).
 const FIRST_STAGE: u64 = 1;
+const SECOND_STAGE: u64 = 2;
 const PASS_THROUGH: u64 = 4;
 
 fn entry(words: &[u64; 8], offered: &Offered) -> Result<Entry, Stopped> {
@@ -244,7 +247,23 @@ fn entry(words: &[u64; 8], offered: &Offered) -> Result<Entry, Stopped> {
     }
     let translation = match first >> 6 & 7 {
         PASS_THROUGH => Kind::PassThrough,
-        FIRST_STAGE => {
+        SECOND_STAGE if offered.second_stage => {
+            let width = match first >> 2 & 7 {
+                2 => AddressWidth::Bits48,
+                3 if offered.five_levels => AddressWidth::Bits57,
+                _ => return Err(stopped(reason::PASID_INVALID)),
+            };
+            // Accessed and dirty flags (SSADE) are not offered.
+            if first & (0xe20 | offered.reserved_address()) != 0 {
+                return Err(stopped(reason::PASID_RESERVED));
+            }
+            Kind::Stage1(Stage1Table {
+                format: TableFormat::SecondStage,
+                width,
+                ..Stage1Table::four_level(Gpa(first & ADDRESS))
+            })
+        }
+        FIRST_STAGE if !offered.second_stage => {
             let width = match third >> 2 & 3 {
                 0 => AddressWidth::Bits48,
                 1 if offered.five_levels => AddressWidth::Bits57,
@@ -257,7 +276,7 @@ fn entry(words: &[u64; 8], offered: &Offered) -> Result<Entry, Stopped> {
                 return Err(stopped(reason::PASID_RESERVED));
             }
             Kind::Stage1(Stage1Table {
-                format: crate::nesting::TableFormat::FirstStage,
+                format: TableFormat::FirstStage,
                 root: Gpa(third & ADDRESS),
                 width,
                 supervisor,
@@ -284,6 +303,7 @@ mod tests {
 
     const OFFERED: Offered = Offered {
         address_bits: 46,
+        second_stage: false,
         five_levels: false,
         supervisor: false,
         extended_accessed: false,
@@ -366,6 +386,41 @@ mod tests {
         let words = tables();
         set(&words, 0, 2);
         assert!(found(&words).expect_err("a fault").silent);
+    }
+
+    #[test]
+    fn entry_of_a_second_stage_is_found_where_that_is_offered() {
+        let words = tables();
+        set(&words, 0, 0x5000 | 2 << 6 | 2 << 2 | 1);
+        set(&words, 1, 1 << 23 | 0x1234);
+        let stopped = found(&words).expect_err("not offered");
+        assert_eq!(stopped.reason, reason::PASID_INVALID);
+        let offered = Offered {
+            second_stage: true,
+            ..OFFERED
+        };
+        let found =
+            || context(&words, &offered, ROOT | SCALABLE, SOURCE)?.entry(&words, &offered, 69);
+        let entry = found().expect("an entry");
+        let table = Stage1Table {
+            format: TableFormat::SecondStage,
+            ..Stage1Table::four_level(Gpa(0x5000))
+        };
+        assert_eq!(entry.translation, Kind::Stage1(table));
+        for (first, reason) in [
+            (0x5000 | 2 << 6 | 3 << 2 | 1, reason::PASID_INVALID),
+            (0x5000 | 2 << 6 | 1 << 2 | 1, reason::PASID_INVALID),
+            (
+                0x5000 | 1 << 9 | 2 << 6 | 2 << 2 | 1,
+                reason::PASID_RESERVED,
+            ),
+            (1 << 46 | 2 << 6 | 2 << 2 | 1, reason::PASID_RESERVED),
+            (1 << 6 | 1, reason::PASID_INVALID),
+        ] {
+            set(&words, 0, first);
+            let stopped = found().expect_err("a fault");
+            assert_eq!(stopped.reason, reason, "{first:#x}");
+        }
     }
 
     #[test]

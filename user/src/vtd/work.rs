@@ -171,7 +171,8 @@ impl Work {
                 }
                 Job::Flush(_, pasid, range, leaf) => {
                     *budget = budget.saturating_sub(CALL);
-                    // The host refuses no flush of what is bound but where the device is gone.
+                    // The host refuses no flush of what is bound but where the device is gone; a shadow that
+                    // cannot hold what the guest maps has nothing in that range then.
                     let _ = device.flush(pasid, range, leaf);
                 }
             }
