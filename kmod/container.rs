@@ -369,7 +369,9 @@ impl Container {
         let mut ioas = self.ioas.lock();
         let device = ioas.device(bind.device).ok_or(ENOENT)?.clone();
         let separate = match bind.target {
-            Target::AddressSpace(id) => Some(ioas.address_space(id, &device)?),
+            Target::AddressSpace(id) => {
+                Some(ioas.address_space(id, &device, bind.fault_fd.is_some())?)
+            }
             _ => None,
         };
         Ok((ioas.domain_of(&device).ok_or(ENOENT)?, separate))

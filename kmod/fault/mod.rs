@@ -6,7 +6,8 @@
 //! A [`Source`] is the fault side of one binding. A device can ask for pages at any moment
 //! of its life, and the user can answer, close or die at any moment too:
 //!
-//! 1. Bind attaches the nested domain with a handle that owns a reference to the source.
+//! 1. Bind attaches a domain that takes page requests, with a handle that owns a reference to
+//!    the source.
 //! 2. A page request: the page request thread finds the handle, without a reference, inside
 //!    `intel_iommu::iopf_lock`. It moves the group into the queue, or answers INVALID there
 //!    and then. It takes [`FaultQueue`]'s state, a leaf, and nothing else.

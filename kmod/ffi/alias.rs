@@ -54,9 +54,11 @@ impl Alias {
     }
 }
 
-/// The page table of an address space for the devices of one stage-2 domain.
+/// The page table of an address space for the devices of one stage-2 domain: where it is bound with
+/// a fault queue, or where without.
 struct Table {
     stage_2: Arc<PagingDomain>,
+    page_requests: bool,
     domain: Arc<PagingDomain>,
 }
 
@@ -97,10 +99,15 @@ impl Tables {
         })
     }
 
-    /// The table for the devices of a stage-2 domain.
-    pub(crate) fn table(&self, stage_2: &Arc<PagingDomain>) -> Option<&Arc<PagingDomain>> {
+    /// The table for the devices of a stage-2 domain, with or without page requests.
+    pub(crate) fn table(
+        &self,
+        stage_2: &Arc<PagingDomain>,
+        page_requests: bool,
+    ) -> Option<&Arc<PagingDomain>> {
         self.tables
             .iter()
+            .filter(|table| table.page_requests == page_requests)
             .find(|table| Arc::ptr_eq(&table.stage_2, stage_2))
             .map(|table| &table.domain)
     }
@@ -110,7 +117,12 @@ impl Tables {
     /// # Errors
     ///
     /// What the IOMMU driver says, [`EINTR`] if a fatal signal came; the table is dropped then.
-    pub(crate) fn add_table(&mut self, stage_2: Arc<PagingDomain>, domain: PagingDomain) -> Result {
+    pub(crate) fn add_table(
+        &mut self,
+        stage_2: Arc<PagingDomain>,
+        page_requests: bool,
+        domain: PagingDomain,
+    ) -> Result {
         self.tables.reserve(1, GFP_KERNEL_ACCOUNT)?;
         for alias in self.entries.values() {
             // On failure the domain, never attached, goes with what is in it.
@@ -118,20 +130,22 @@ impl Tables {
         }
         let table = Table {
             stage_2,
+            page_requests,
             domain: Arc::new(domain, GFP_KERNEL_ACCOUNT)?,
         };
         // INVARIANT: The entries are mapped. There is room.
         self.tables.push_within_capacity(table).map_err(|_| ENOMEM)
     }
 
-    /// Forgets the table for a stage-2 domain.
-    pub(crate) fn drop_table(&mut self, stage_2: &Arc<PagingDomain>) {
+    /// Forgets the tables for a stage-2 domain.
+    pub(crate) fn drop_tables(&mut self, stage_2: &Arc<PagingDomain>) {
         self.flush();
-        let at = self
+        while let Some(table) = self
             .tables
             .iter()
-            .position(|table| Arc::ptr_eq(&table.stage_2, stage_2));
-        if let Some(table) = at.and_then(|at| self.tables.remove(at).ok()) {
+            .position(|table| Arc::ptr_eq(&table.stage_2, stage_2))
+            .and_then(|at| self.tables.remove(at).ok())
+        {
             Self::empty(&self.entries, &table);
         }
     }

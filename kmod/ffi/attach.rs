@@ -100,8 +100,8 @@ unsafe impl Send for Detached {}
 unsafe impl Sync for Detached {}
 
 impl Detached {
-    /// `translation`, whose page requests go to `source`. Only a nested domain that was made
-    /// with page requests has any.
+    /// `translation`, whose page requests go to `source`. Only a domain that was made to take
+    /// page requests has any.
     pub(crate) fn new(translation: Translation, source: Option<Arc<Source>>) -> Result<Self> {
         let handle = KBox::pin(
             Handle {

@@ -77,6 +77,14 @@ impl PagingDomain {
         Self::with_flags(device, ALLOC_PASID).or_else(|_| Self::with_flags(device, 0))
     }
 
+    /// The same to take page requests, at a PASID or at the RID.
+    pub(crate) fn separate_with_page_requests(device: &Device) -> Result<Self> {
+        let new = Self::separate(device)?;
+        // SAFETY: The domain is live, and attached nowhere yet.
+        unsafe { shim::ioasid_take_page_requests(new.as_ptr()) };
+        Ok(new)
+    }
+
     fn with_flags(device: &Device, flags: u32) -> Result<Self> {
         // SAFETY: The device is live by its type.
         let domain = from_err_ptr(unsafe {

@@ -68,7 +68,7 @@ impl AddressSpaces {
     /// Forgets the tables for a stage-2 domain that goes.
     pub(super) fn drop_tables(&mut self, stage_2: &Arc<PagingDomain>) {
         for space in &mut self.spaces {
-            space.tables.drop_table(stage_2);
+            space.tables.drop_tables(stage_2);
         }
     }
 }
@@ -120,20 +120,32 @@ impl Ioas {
         Ok(())
     }
 
-    /// The page table of an address space for a device of the container. Sleeps.
+    /// The page table of an address space for a device of the container, to be bound with or
+    /// without page requests. Sleeps.
     ///
     /// # Errors
     ///
     /// - [`ENOENT`] if there is no such address space or device.
     /// - What the IOMMU driver says.
-    pub(crate) fn address_space(&mut self, id: u32, device: &Device) -> Result<Arc<PagingDomain>> {
+    pub(crate) fn address_space(
+        &mut self,
+        id: u32,
+        device: &Device,
+        page_requests: bool,
+    ) -> Result<Arc<PagingDomain>> {
         self.prepare_address_space(id)?;
         let stage_2 = self.domain_of(device).ok_or(ENOENT)?;
-        let space = self.spaces.get_mut(id)?;
-        space.tables.table(&stage_2).cloned().ok_or(ENOENT)
+        let tables = &mut self.spaces.get_mut(id)?.tables;
+        if page_requests && tables.table(&stage_2, true).is_none() {
+            let domain = PagingDomain::separate_with_page_requests(device)?;
+            tables.add_table(stage_2.clone(), true, domain)?;
+        }
+        let found = tables.table(&stage_2, page_requests);
+        found.cloned().ok_or(ENOENT)
     }
 
-    /// Makes sure that an address space has a table for each stage-2 domain. Sleeps.
+    /// Makes sure that an address space has a table without page requests for each stage-2 domain.
+    /// Sleeps.
     ///
     /// # Errors
     ///
@@ -141,10 +153,12 @@ impl Ioas {
     pub(crate) fn prepare_address_space(&mut self, id: u32) -> Result {
         let space = self.spaces.get_mut(id)?;
         for attached in &self.groups {
-            if space.tables.table(&attached.domain).is_none() {
+            if space.tables.table(&attached.domain, false).is_none() {
                 let device = attached.devices.first().ok_or(ENODEV)?;
                 let domain = PagingDomain::separate(device)?;
-                space.tables.add_table(attached.domain.clone(), domain)?;
+                space
+                    .tables
+                    .add_table(attached.domain.clone(), false, domain)?;
             }
         }
         Ok(())

@@ -70,7 +70,7 @@ impl Capability {
             alone,
             rid,
             nesting: hardware.and_then(|support| pasids.map(|()| support)),
-            page_requests: rid.and_then(|_| Self::page_requests(device)),
+            page_requests: alone.and_then(|()| Self::page_requests(device)),
         }
     }
 

@@ -230,11 +230,11 @@ impl Nesting {
         let attached = self.devices.get_mut(at).ok_or(ENOENT)?;
         let capability = Capability::of(&attached.device, attached.shared, stage2.is_nest_parent());
         capability.at(bind.site).map_err(|_| eopnotsupp())?;
+        if queue.is_some() {
+            capability.page_requests.map_err(|_| eopnotsupp())?;
+        }
         if let Target::Stage1(data) = &bind.target {
             let support = capability.stage1(bind.site).map_err(|_| eopnotsupp())?;
-            if queue.is_some() {
-                capability.page_requests.map_err(|_| eopnotsupp())?;
-            }
             stage1::check_data(data, &support)?;
         }
         if let Site::Pasid(pasid) = bind.site {

@@ -348,7 +348,7 @@ impl Bind {
         let fits = match target {
             Target::Stage1(_) => call.as_id == 0,
             Target::Stage2 => call.as_id == 0 && no_data && call.fault_fd == -1,
-            Target::AddressSpace(_) => no_data && call.fault_fd == -1,
+            Target::AddressSpace(_) => no_data,
         };
         if !fits {
             return Err(EINVAL);

@@ -214,7 +214,7 @@ struct vfio_ioasid_pasid_free {
  * @guest_pasid: the guest's number for @pasid; copied into fault records
  * @fault_fd: a fd of VFIO_IOASID_FAULT_QUEUE of this container, or -1. With -1
  *	page requests are answered INVALID by the host. -1 with
- *	VFIO_IOASID_BIND_STAGE2 and VFIO_IOASID_BIND_AS.
+ *	VFIO_IOASID_BIND_STAGE2.
  * @cookie: the user's; copied into fault records
  * @as_id: the address space with VFIO_IOASID_BIND_AS, zero otherwise
  * @outcome: out: VFIO_IOASID_OUTCOME_*, on success and on failure, but for an

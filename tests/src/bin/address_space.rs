@@ -6,7 +6,7 @@ use host_iommu_bindings::ioctl::*;
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
     as_entry as entry, expect_errno, expect_status, locked_bytes, program, size_u32, status,
-    CallError, Changed, Errno, Order, Outcome, Rig, PAGE,
+    CallError, Changed, Errno, FaultQueue, Order, Outcome, Rig, Stop, PAGE,
 };
 
 const READ: u32 = VFIO_IOASID_AS_READ;
@@ -436,6 +436,104 @@ fn bound_address_space_cannot_be_destroyed() -> Outcome {
     Ok(())
 }
 
+/// A queue of the rig's, with `id` bound to it.
+fn bind_with_queue(rig: &Rig, id: u32, flags: u32, pasid: u32) -> Result<FaultQueue, Stop> {
+    let queue = rig
+        .container
+        .fault_queue(VFIO_IOASID_FAULT_QUEUE_NONBLOCK, 0)?;
+    rig.container.bind(&vfio_ioasid_bind {
+        argsz: size_u32::<vfio_ioasid_bind>(),
+        flags: VFIO_IOASID_BIND_AS | flags,
+        device: rig.id(),
+        pasid,
+        guest_pasid: 77,
+        fault_fd: queue.raw_fd(),
+        cookie: 88,
+        as_id: id,
+        ..Default::default()
+    })?;
+    Ok(queue)
+}
+
+/// A hole is asked for, filled and reached.
+fn hole_is_filled(rig: &Rig, id: u32, pasid: Option<u32>, queue: &FaultQueue) -> Outcome {
+    let page = rig.mem.alloc_page();
+    let order = Order::fill(AT, 8, 0xabc);
+    let order = pasid.map_or(order, |pasid| order.at(pasid));
+    let slot = rig.dma().submit(&order)?;
+    queue.wait_readable()?;
+    let record = queue.read_one()?;
+    assert_eq!(record.kind, VFIO_IOASID_FAULT_PAGE_REQUEST);
+    assert_eq!(record.pasid, pasid.unwrap_or(0));
+    assert_eq!(
+        (record.addr, record.guest_pasid, record.user_cookie),
+        (AT, 77, 88)
+    );
+    assert_eq!(map(rig, id, &[entry(AT, page, PAGE, RW)]), ONE);
+    queue.respond(record.cookie, VFIO_IOASID_RESPONSE_SUCCESS)?;
+    expect_status(rig.dma().wait(slot)?, status::OK, "after the answer");
+    assert_eq!(rig.mem.read_u64(page), 0xabc);
+    assert_eq!(unmap(rig, id, AT, PAGE), ONE);
+    is_stopped(rig, AT, pasid)
+}
+
+fn hole_is_asked_for_where_there_is_a_fault_queue() -> Outcome {
+    let rig = Rig::faulting()?;
+    let id = create(&rig)?;
+    // Bound without a queue and with one at a time: two tables with the same entries.
+    let [plain, asking] = [
+        rig.container.pasid_alloc_any()?,
+        rig.container.pasid_alloc_any()?,
+    ];
+    bind(&rig, id, 0, plain)?;
+    let queue = bind_with_queue(&rig, id, 0, asking)?;
+    hole_is_filled(&rig, id, Some(asking), &queue)?;
+    let order = Order::fill(AT, 8, 1).at(plain);
+    expect_status(rig.dma().run(&order)?, status::INVALID, "nobody is asked");
+    let page = rig.mem.alloc_page();
+    assert_eq!(map(&rig, id, &[entry(AT, page, PAGE, RW)]), ONE);
+    reaches(&rig, AT, Some(plain), page)?;
+    reaches(&rig, AT, Some(asking), page)?;
+    assert_eq!(unmap(&rig, id, AT, PAGE), ONE);
+    is_stopped(&rig, AT, Some(plain))?;
+    is_stopped(&rig, AT, Some(asking))?;
+    rig.container
+        .unbind(VFIO_IOASID_SCOPE_BINDING, rig.id(), plain)?;
+    rig.container
+        .unbind(VFIO_IOASID_SCOPE_BINDING, rig.id(), asking)?;
+    let queue = bind_with_queue(&rig, id, 0, asking)?;
+    hole_is_filled(&rig, id, Some(asking), &queue)
+}
+
+fn hole_is_asked_for_at_the_rid() -> Outcome {
+    let rig = Rig::faulting()?;
+    let id = create(&rig)?;
+    let queue = bind_with_queue(&rig, id, VFIO_IOASID_BIND_RID, 0)?;
+    hole_is_filled(&rig, id, None, &queue)?;
+    rig.container.unbind(VFIO_IOASID_SCOPE_RID, rig.id(), 0)?;
+    reaches(&rig, rig.mem.base(), None, rig.mem.base())
+}
+
+fn request_that_waits_is_cancelled_by_unbind() -> Outcome {
+    let rig = Rig::faulting()?;
+    let id = create(&rig)?;
+    let pasid = rig.container.pasid_alloc_any()?;
+    for _ in 0..20 {
+        let queue = bind_with_queue(&rig, id, 0, pasid)?;
+        let slot = rig.dma().submit(&Order::fill(AT, 8, 1).at(pasid))?;
+        queue.wait_readable()?;
+        let record = queue.read_one()?;
+        rig.container
+            .unbind(VFIO_IOASID_SCOPE_BINDING, rig.id(), pasid)?;
+        assert_ne!(rig.dma().wait(slot)?.status, status::OK);
+        let cancelled = queue.read_one()?;
+        assert_eq!(cancelled.kind, VFIO_IOASID_FAULT_CANCELLED);
+        assert_eq!(cancelled.cookie, record.cookie);
+    }
+    destroy(&rig, id)?;
+    Ok(())
+}
+
 program![
     ids_are_never_zero_and_never_given_again,
     unknown_id_returns_enoent,
@@ -452,4 +550,7 @@ program![
     dma_is_stopped_after_as_unmap_and_unmap_dma,
     dma_at_the_rid_goes_by_the_entries_until_unbind,
     bound_address_space_cannot_be_destroyed,
+    hole_is_asked_for_where_there_is_a_fault_queue,
+    hole_is_asked_for_at_the_rid,
+    request_that_waits_is_cancelled_by_unbind,
 ];

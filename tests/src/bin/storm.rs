@@ -133,7 +133,11 @@ fn bind_rid(sea: &Sea<'_>, dice: &mut Dice) -> Outcome {
 
 fn bind_as(sea: &Sea<'_>, dice: &mut Dice) -> Outcome {
     let id = sea.address_space.load(Ordering::Relaxed);
-    let call = bind_as_at(sea.rig.id(), dice.pick(&sea.spaces).pasid, id);
+    let mut call = bind_as_at(sea.rig.id(), dice.pick(&sea.spaces).pasid, id);
+    let queue = lock(dice.pick(&sea.queues));
+    if let Some(queue) = queue.as_ref().filter(|_| dice.roll(2) == 0) {
+        call.fault_fd = queue.raw_fd();
+    }
     expected(sea.rig.container.bind(&call))
 }
 

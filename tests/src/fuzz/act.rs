@@ -380,7 +380,9 @@ impl With<'_> {
         // Held until the call has been made, or not: both may be.
         let queue = self.queue_at(fd / 4);
         call.fault_fd = match fd % 8 {
-            0..=4 if target < 5 => queue.as_ref().map_or(-1, |queue| queue.raw_fd()),
+            0..=4 if target < 5 || call.flags & VFIO_IOASID_BIND_AS != 0 => {
+                queue.as_ref().map_or(-1, |queue| queue.raw_fd())
+            }
             6 => choices.pick(&[0, 1, 9999, i32::MIN]),
             _ => -1,
         };

@@ -142,7 +142,7 @@ impl State {
         let device = self.devices.get(&wanted.device).ok_or(Errno::ENOENT)?;
         match (wanted.translation, wanted.queue) {
             (Translation::Stage1(table), _) => device.check(&table)?,
-            (_, None) => {}
+            (Translation::AddressSpace { .. }, _) | (_, None) => {}
             (_, Some(_)) => return Err(Errno::EINVAL),
         }
         if wanted.pasid != Pasid::RID && device.max_pasids() == 0 {
@@ -229,12 +229,12 @@ impl State {
     fn page_table(&self, iommufd: BorrowedFd<'_>, wanted: &Wanted) -> Result<Bound, Errno> {
         let device = self.devices.get(&wanted.device).ok_or(Errno::ENOENT)?;
         let own = |hwpt| (hwpt, true);
+        let fault = match wanted.queue.and_then(|id| self.queues.get(&id)) {
+            Some(found) => Some(found.kernel_id().ok_or(Errno::EINVAL)?),
+            None => None,
+        };
         let (hwpt, own) = match (wanted.translation, wanted.ioas) {
             (Translation::Stage1(table), _) => {
-                let fault = match wanted.queue.and_then(|id| self.queues.get(&id)) {
-                    Some(found) => Some(found.kernel_id().ok_or(Errno::EINVAL)?),
-                    None => None,
-                };
                 let (id, parent) = (device.id, device.parent.hwpt);
                 let flags = iommufd::ALLOC_PASID;
                 let data = table.data();
@@ -243,7 +243,7 @@ impl State {
             (Translation::Stage2 { .. }, _) => (device.parent.hwpt, false),
             (Translation::AddressSpace { .. }, Some(ioas)) => {
                 let flags = iommufd::ALLOC_PASID;
-                iommufd::hwpt_alloc(iommufd, flags, device.id, ioas, None, None).map(own)?
+                iommufd::hwpt_alloc(iommufd, flags, device.id, ioas, None, fault).map(own)?
             }
             (Translation::AddressSpace { .. }, None) => return Err(Errno::ENOENT),
         };

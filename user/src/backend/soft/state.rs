@@ -90,8 +90,8 @@ impl State {
         match bound.translation {
             // Both widths are there.
             Translation::Stage1(table) if table.root.0 % 4096 == 0 && table.root.0 >> 52 == 0 => {}
-            Translation::Stage2 { .. } | Translation::AddressSpace { .. }
-                if bound.queue.is_none() => {}
+            Translation::AddressSpace { .. } => {}
+            Translation::Stage2 { .. } if bound.queue.is_none() => {}
             _ => return Err(Errno::EINVAL),
         }
         if options.max_pasids == 0 || (bound.queue.is_some() && !options.page_requests) {
