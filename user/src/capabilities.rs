@@ -105,6 +105,10 @@ pub enum Shadowing {
     CachingMode,
     /// It invalidates each change of either stage's tables. Linux as a guest does not for the first.
     EveryChange,
+    /// It invalidates what changes or goes, and devices ask for what is missing: their page requests
+    /// fill the tables' holes. What Linux does for a process whose memory a device shares (SVA), and
+    /// not for the tables of its own drivers. Bindings need a fault queue of the same context.
+    PageRequests,
 }
 
 /// What can be nested, for the devices attached at the time.

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Guests' tables shadowed by the module's address spaces: at the RID on any hardware, at PASIDs
-//! where devices have them.
+//! Guests' tables shadowed by address spaces of the module and of iommufd: at the RID on any hardware,
+//! at PASIDs where devices have them, and where page requests fill their holes.
 
+use host_iommu::backend::iommufd::Iommufd;
 use host_iommu::backend::kmod::Kmod;
 use host_iommu::shadow::Shadow;
 use host_iommu::{
-    Bdf, Error, Gpa, HostIommu, Invalidation, Iova, IovaRange, MapAccess, PasidRequest, Shadowing,
-    Stage1Binding, Stage1Table, TableFormat,
+    Bdf, Error, FaultQueueOptions, FaultRead, Gpa, HostIommu, HostIommuContext, Invalidation, Iova,
+    IovaRange, MapAccess, PasidRequest, Response, Shadowing, Stage1Binding, Stage1Table,
+    TableFormat,
 };
 use host_iommu_tests::conformance::kmod::client;
-use host_iommu_tests::conformance::{Client, End, Job, DEADLINE};
+use host_iommu_tests::conformance::{next_group, wait_readable, Client, End, Job, DEADLINE};
 use host_iommu_tests::ktap::{fail, skip, Outcome};
 use host_iommu_tests::memory::{GuestMemory, PAGE};
 use host_iommu_tests::shadow::view;
@@ -17,6 +19,7 @@ use host_iommu_tests::stage1::{entry, PageSize, Table};
 use host_iommu_tests::suite;
 use host_iommu_tests::vfio::endpoints;
 use nix::errno::Errno;
+use std::fs;
 
 /// Guest memory, and an address beyond it.
 const SIZE: u64 = 8 << 20;
@@ -32,16 +35,39 @@ struct Vm {
     memory: GuestMemory,
 }
 
+fn device() -> Outcome<Bdf> {
+    match endpoints().first() {
+        Some(name) => Ok(Bdf::new(name.segment, name.bus, name.devfn)),
+        None => skip("no endpoint is bound to vfio-pci"),
+    }
+}
+
 impl Vm {
     fn new(shadowing: Shadowing) -> Outcome<Self> {
-        let Some(name) = endpoints().first().copied() else {
-            return skip("no endpoint is bound to vfio-pci");
-        };
-        let device = Bdf::new(name.segment, name.bus, name.devfn);
+        let device = device()?;
         let kmod = Kmod::open_device(device)?;
         let client = client(kmod.open_device_fd(device)?)?;
+        Self::over(kmod, device, client, shadowing)
+    }
+
+    fn on_iommufd(shadowing: Shadowing) -> Outcome<Self> {
+        if fs::metadata("/dev/iommu").is_err() {
+            return skip("the kernel has no iommufd");
+        }
+        let device = device()?;
+        let iommufd = Iommufd::open_device(device)?;
+        let client = client(iommufd.open_device_fd(device)?)?;
+        Self::over(iommufd, device, client, shadowing)
+    }
+
+    fn over(
+        context: impl HostIommuContext + 'static,
+        device: Bdf,
+        client: Box<dyn Client>,
+        shadowing: Shadowing,
+    ) -> Outcome<Self> {
         let memory = GuestMemory::new(0, SIZE)?;
-        let host = HostIommu::new(Shadow::over(kmod, view(&memory)?, shadowing)?);
+        let host = HostIommu::new(Shadow::over(context, view(&memory)?, shadowing)?);
         host.map(Iova(0), memory.shared(), MapAccess::ReadWrite)?;
         Ok(Self {
             host,
@@ -91,7 +117,14 @@ fn capability_says_what_the_guest_promises() -> Outcome {
 }
 
 fn rid_follows_a_caching_mode_table() -> Outcome {
-    let vm = Vm::new(Shadowing::CachingMode)?;
+    caching_mode_table_is_followed(&Vm::new(Shadowing::CachingMode)?)
+}
+
+fn rid_follows_a_caching_mode_table_on_iommufd() -> Outcome {
+    caching_mode_table_is_followed(&Vm::on_iommufd(Shadowing::CachingMode)?)
+}
+
+fn caching_mode_table_is_followed(vm: &Vm) -> Outcome {
     let (one, two) = (vm.memory.alloc_page(), vm.memory.alloc_page());
     let table = Table::new(&vm.memory);
     table.set_entry(AT, 1, one | R | W);
@@ -186,10 +219,94 @@ fn pasid_follows_a_first_stage_table() -> Outcome {
     Ok(())
 }
 
+/// What page requests fill: bound at a PASID, or at the RID.
+fn holes_are_filled(vm: &Vm, at_pasid: bool) -> Outcome {
+    let Some(nesting) = vm.host.capabilities()?.nesting else {
+        return fail("nothing about nesting");
+    };
+    if !nesting.page_requests.is_present() {
+        return skip(format!("page requests: {}", nesting.page_requests));
+    }
+    let pasids = vm.host.alloc_pasids(&PasidRequest::any())?;
+    let pasid = pasids.first();
+    let (one, two) = (vm.memory.alloc_page(), vm.memory.alloc_page());
+    let table = Table::new(&vm.memory);
+    table.map(AT, one, entry::RW);
+    let first = Stage1Table::four_level(Gpa(table.root())).with_cookie(88);
+    let options = FaultQueueOptions::nonblocking();
+    let queue = vm.host.fault_queue(&options)?;
+    let binding = match at_pasid {
+        true => vm
+            .host
+            .bind(vm.device, &pasids, pasid, &first, Some(&queue))?,
+        false => vm.host.bind_rid(vm.device, &first, Some(&queue))?,
+    };
+    let job = |job: Job| match at_pasid {
+        true => job.at(pasid).asking(),
+        false => job.asking(),
+    };
+    assert_eq!(vm.run(job(Job::store(AT, 1)))?, End::Done(0));
+
+    // It is there by now: nobody hears of it.
+    table.map(AT + PAGE, two, entry::RW);
+    let store = vm.client.start(&job(Job::store(AT + PAGE, 2)))?;
+    wait_readable(&queue)?;
+    assert!(matches!(queue.read()?, FaultRead::Empty));
+    assert_eq!(vm.client.end(store, DEADLINE)?, Some(End::Done(0)));
+    assert_eq!(vm.memory.read_u64(two), 2);
+
+    // It is not: the guest makes it so, or does not.
+    let late = AT + 2 * PAGE;
+    let load = vm.client.start(&job(Job::load(late)))?;
+    let group = next_group(&queue)?;
+    assert_eq!(group.user_cookie(), 88);
+    assert_eq!(group.requests()[0].address, Iova(late));
+    table.map(late, two, entry::R);
+    group.respond(Response::Success)?;
+    assert_eq!(vm.client.end(load, DEADLINE)?, Some(End::Done(2)));
+    let store = vm.client.start(&job(Job::store(late, 3)))?;
+    next_group(&queue)?.respond(Response::Invalid)?;
+    assert_eq!(vm.client.end(store, DEADLINE)?, Some(End::Invalid));
+    assert_eq!(vm.memory.read_u64(two), 2);
+
+    // What goes is told, and asked for when it is back.
+    table.unmap(AT + PAGE);
+    flush(&binding, AT + PAGE, PAGE)?;
+    let gone = Job {
+        ask: false,
+        ..job(Job::load(AT + PAGE))
+    };
+    assert_eq!(vm.run(gone)?, End::NoAccess);
+    table.map(AT + PAGE, one, entry::R);
+    let load = vm.client.start(&job(Job::load(AT + PAGE)))?;
+    wait_readable(&queue)?;
+    assert!(matches!(queue.read()?, FaultRead::Empty));
+    assert_eq!(vm.client.end(load, DEADLINE)?, Some(End::Done(1)));
+    drop(binding);
+    assert_eq!(vm.host.stats()?.address_spaces, 0);
+    Ok(())
+}
+
+fn holes_at_a_pasid_are_filled_by_page_requests() -> Outcome {
+    holes_are_filled(&Vm::new(Shadowing::PageRequests)?, true)
+}
+
+fn holes_at_the_rid_are_filled_by_page_requests() -> Outcome {
+    holes_are_filled(&Vm::new(Shadowing::PageRequests)?, false)
+}
+
+fn holes_at_a_pasid_are_filled_on_iommufd() -> Outcome {
+    holes_are_filled(&Vm::on_iommufd(Shadowing::PageRequests)?, true)
+}
+
 suite![
     capability_says_what_the_guest_promises,
     rid_follows_a_caching_mode_table,
+    rid_follows_a_caching_mode_table_on_iommufd,
     rid_with_a_large_page_reaches_no_further_than_memory,
     first_stage_is_refused_in_caching_mode,
     pasid_follows_a_first_stage_table,
+    holes_at_a_pasid_are_filled_by_page_requests,
+    holes_at_the_rid_are_filled_by_page_requests,
+    holes_at_a_pasid_are_filled_on_iommufd,
 ];

@@ -5,8 +5,11 @@
 //! [`Shadow`] is a context over another one's. It holds what a guest's table maps only as long as
 //! it is told of each change, also of an entry that becomes present, for which Linux sends nothing
 //! when the table is one of the first stage. [`Shadowing`] says which promise the VMM makes, and the
-//! capabilities repeat it; a table that it does not cover is refused, and so are fault queues, as
-//! nobody fills holes by page requests here.
+//! capabilities repeat it; a table that it does not cover is refused.
+//!
+//! With [`Shadowing::PageRequests`] what a device asks for is looked for in its table first: what is
+//! there by now is filled and answered at once. The rest goes to the guest, and is filled when it
+//! answers SUCCESS. With the other promises fault queues are refused at a table.
 //!
 //! | of the table | here |
 //! |---|---|
@@ -31,6 +34,7 @@
 //!
 //! All calls of a shadow wait for each other.
 
+mod requests;
 mod stage2;
 mod walk;
 
@@ -45,6 +49,7 @@ use crate::pasid::PasidRequest;
 use crate::space::{AddressSpaceEntry, AddressSpaceId};
 use crate::sys::Errno;
 use crate::types::{AddressWidth, Bdf, Iova, IovaRange, Pasid};
+use requests::Requests;
 use stage2::Stage2;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -92,7 +97,9 @@ struct State {
 }
 
 /// A context that shadows, over one that has address spaces.
-pub struct Shadow<C, A> {
+pub struct Shadow<C, A>(Arc<Inner<C, A>>);
+
+struct Inner<C, A> {
     context: C,
     memory: A,
     shadowing: Shadowing,
@@ -102,8 +109,8 @@ pub struct Shadow<C, A> {
 impl<C: fmt::Debug, A> fmt::Debug for Shadow<C, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shadow")
-            .field("context", &self.context)
-            .field("shadowing", &self.shadowing)
+            .field("context", &self.0.context)
+            .field("shadowing", &self.0.shadowing)
             .finish_non_exhaustive()
     }
 }
@@ -147,24 +154,31 @@ where
         if nesting.is_none_or(|nesting| nesting.max_address_spaces == 0) {
             return Err(failed(Errno::EOPNOTSUPP));
         }
-        Ok(Self {
+        Ok(Self(Arc::new(Inner {
             context,
             memory,
             shadowing,
             state: Mutex::default(),
-        })
+        })))
     }
 
     /// The context below. What is mapped and bound by it is not known here.
     pub fn inner(&self) -> &C {
-        &self.context
+        &self.0.context
     }
 
     /// What was done so far.
     pub fn cost(&self) -> Cost {
-        self.lock().cost
+        self.0.lock().cost
     }
+}
 
+impl<C, A> Inner<C, A>
+where
+    C: HostIommuContext,
+    A: GuestAddressSpace,
+    A::M: GuestMemoryBackend,
+{
     /// Each change of the state is whole.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -175,8 +189,10 @@ where
         if self.shadowing == Shadowing::CachingMode && table.format == TableFormat::FirstStage {
             return Some("guests do not tell when an entry of the first stage becomes present");
         }
-        if binding.fault_queue.is_some() {
-            return Some("page requests do not fill its holes");
+        match (self.shadowing, binding.fault_queue) {
+            (Shadowing::PageRequests, None) => return Some("nobody is asked for its holes"),
+            (Shadowing::PageRequests, Some(_)) | (_, None) => {}
+            (_, Some(_)) => return Some("page requests do not fill its holes"),
         }
         if table.supervisor {
             return Some("requests of a supervisor cannot be told from a user's");
@@ -437,18 +453,19 @@ where
 
 impl<C, A> HostIommuContext for Shadow<C, A>
 where
-    C: HostIommuContext,
-    A: GuestAddressSpace + Send + Sync,
+    C: HostIommuContext + 'static,
+    A: GuestAddressSpace + Send + Sync + 'static,
     A::M: GuestMemoryBackend,
 {
     fn attach(&self, fd: OwnedFd) -> Result<u64> {
-        self.context.attach(fd)
+        self.0.context.attach(fd)
     }
 
     fn detach(&self, attached: u64) -> Result<OwnedFd> {
-        let mut state = self.lock();
-        let fd = self.context.detach(attached)?;
+        let mut state = self.0.lock();
+        let fd = self.0.context.detach(attached)?;
         let left: BTreeSet<Bdf> = self
+            .0
             .context
             .devices()
             .map(|devices| devices.iter().map(|info| info.device).collect())
@@ -463,13 +480,13 @@ where
             .filter(|device| !left.contains(device))
             .collect();
         for device in gone {
-            self.unbound(&mut state, Scope::Device(device));
+            self.0.unbound(&mut state, Scope::Device(device));
         }
         Ok(fd)
     }
 
     fn capabilities(&self) -> Result<Capabilities> {
-        let mut capabilities = self.context.capabilities()?;
+        let mut capabilities = self.0.context.capabilities()?;
         let devices = self.devices()?;
         if let Some(nesting) = &mut capabilities.nesting {
             let missing = match devices.first() {
@@ -478,92 +495,111 @@ where
             };
             let has = |info: &&DeviceInfo| info.stage1.is_present();
             nesting.stage1 = devices.iter().find(has).map_or(missing, |info| info.stage1);
-            nesting.page_requests = Support::Missing(MissingBecause::Shadowed);
+            if self.0.shadowing != Shadowing::PageRequests {
+                nesting.page_requests = Support::Missing(MissingBecause::Shadowed);
+            }
             nesting.rid = devices.iter().any(|info| info.rid);
             nesting.widths = vec![AddressWidth::Bits48, AddressWidth::Bits57];
-            nesting.shadowed = Some(self.shadowing);
+            nesting.shadowed = Some(self.0.shadowing);
         }
         Ok(capabilities)
     }
 
     fn devices(&self) -> Result<Vec<DeviceInfo>> {
-        let mut devices = self.context.devices()?;
+        let mut devices = self.0.context.devices()?;
         for info in &mut devices {
-            info.stage1 = match info.max_pasids {
+            let pasids = match info.max_pasids {
                 0 => Support::Missing(MissingBecause::NoPasid),
                 _ => Support::Present,
             };
-            info.page_requests = Support::Missing(MissingBecause::Shadowed);
-            info.rid = true;
+            if self.0.shadowing == Shadowing::PageRequests {
+                info.rid = info.page_requests.is_present();
+                info.stage1 = match pasids {
+                    Support::Present => info.page_requests,
+                    missing => missing,
+                };
+            } else {
+                info.page_requests = Support::Missing(MissingBecause::Shadowed);
+                info.rid = true;
+                info.stage1 = pasids;
+            }
         }
         Ok(devices)
     }
 
     fn map(&self, mapping: &Mapping<'_>) -> Result<()> {
-        let mut state = self.lock();
-        self.context.map(mapping)?;
+        let mut state = self.0.lock();
+        self.0.context.map(mapping)?;
         state.stage2.insert(mapping.range, mapping.access);
-        let synced = self.sync_all(&mut state);
+        let synced = self.0.sync_all(&mut state);
         synced.or_else(|source| {
             // A table's copy would not hold it: all of it, or nothing.
-            self.context.unmap(mapping.range)?;
-            self.forget(&mut state, mapping.range);
+            self.0.context.unmap(mapping.range)?;
+            self.0.forget(&mut state, mapping.range);
             Err(Error::failed(Operation::Map(mapping.range), source))
         })
     }
 
     fn unmap(&self, range: IovaRange) -> Result<u64> {
-        let mut state = self.lock();
-        let bytes = self.context.unmap(range)?;
-        self.forget(&mut state, range);
+        let mut state = self.0.lock();
+        let bytes = self.0.context.unmap(range)?;
+        self.0.forget(&mut state, range);
         Ok(bytes)
     }
 
     fn unmap_all(&self) -> Result<u64> {
-        let mut state = self.lock();
-        let bytes = self.context.unmap_all()?;
-        self.forget(&mut state, IovaRange::ALL);
+        let mut state = self.0.lock();
+        let bytes = self.0.context.unmap_all()?;
+        self.0.forget(&mut state, IovaRange::ALL);
         Ok(bytes)
     }
 
     fn alloc_pasids(&self, request: &PasidRequest) -> Result<Pasid> {
-        self.context.alloc_pasids(request)
+        self.0.context.alloc_pasids(request)
     }
 
     fn free_pasids(&self, first: Pasid, count: u32) -> Result<()> {
-        self.context.free_pasids(first, count)
+        self.0.context.free_pasids(first, count)
     }
 
     fn bind(&self, binding: &Binding<'_>) -> Result<()> {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         let key = (binding.device, binding.pasid);
         let scope = Scope::Binding(key.0, key.1);
+        let binding = &Binding {
+            // The context knows its own.
+            fault_queue: binding.fault_queue.map(|channel| {
+                let ours = channel.as_any().downcast_ref::<Requests<C, A>>();
+                ours.map_or(channel, |requests| &*requests.channel)
+            }),
+            ..*binding
+        };
         let bound = match binding.translation {
-            Translation::Stage1(table) => self.bind_table(&mut state, binding, &table),
-            _ => self.context.bind(binding).map(|()| {
-                self.unbound(&mut state, scope);
+            Translation::Stage1(table) => self.0.bind_table(&mut state, binding, &table),
+            _ => self.0.context.bind(binding).map(|()| {
+                self.0.unbound(&mut state, scope);
                 state.others.insert(key);
             }),
         };
         if matches!(bound, Err(Error::Blocked { .. })) {
-            self.unbound(&mut state, scope);
+            self.0.unbound(&mut state, scope);
         }
         bound
     }
 
     fn unbind(&self, scope: Scope) -> Result<()> {
-        let mut state = self.lock();
-        let done = self.context.unbind(scope);
+        let mut state = self.0.lock();
+        let done = self.0.context.unbind(scope);
         // ENOENT: it went with its device.
         let gone = |error: &Error| error.errno() == Some(Errno::ENOENT as i32);
         if done.as_ref().err().is_none_or(gone) {
-            self.unbound(&mut state, scope);
+            self.0.unbound(&mut state, scope);
         }
         done
     }
 
     fn invalidate(&self, scope: Scope, entries: &[InvalidationEntry]) -> Result<()> {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         let State {
             stage2,
             copies,
@@ -575,7 +611,8 @@ where
         for (_, copied) in copies.iter_mut().filter(|(&key, _)| is_in(scope, key)) {
             ours = true;
             for (index, entry) in entries.iter().enumerate() {
-                self.sync(stage2, cost, copied, entry.range)
+                self.0
+                    .sync(stage2, cost, copied, entry.range)
                     .map_err(|source| Error::Flush {
                         scope,
                         index,
@@ -588,42 +625,48 @@ where
         if ours && !others.iter().any(|&key| is_in(scope, key)) {
             return Ok(());
         }
-        self.context.invalidate(scope, entries)
+        self.0.context.invalidate(scope, entries)
     }
 
     fn fault_queue(&self, options: &FaultQueueOptions) -> Result<Arc<dyn FaultChannel>> {
-        self.context.fault_queue(options)
+        let channel = self.0.context.fault_queue(options)?;
+        if self.0.shadowing != Shadowing::PageRequests {
+            return Ok(channel);
+        }
+        let shadow = Arc::downgrade(&self.0);
+        let waits = !options.nonblocking;
+        Ok(Arc::new(Requests::new(channel, waits, shadow)))
     }
 
     fn stats(&self) -> Result<Stats> {
-        let mut stats = self.context.stats()?;
+        let mut stats = self.0.context.stats()?;
         stats.invalidations = stats
             .invalidations
-            .saturating_add(self.lock().invalidations);
+            .saturating_add(self.0.lock().invalidations);
         Ok(stats)
     }
 
     fn create_address_space(&self) -> Result<AddressSpaceId> {
-        self.context.create_address_space()
+        self.0.context.create_address_space()
     }
 
     fn destroy_address_space(&self, id: AddressSpaceId) -> Result<()> {
-        self.context.destroy_address_space(id)
+        self.0.context.destroy_address_space(id)
     }
 
     fn map_address_space(&self, id: AddressSpaceId, entries: &[AddressSpaceEntry]) -> Result<()> {
-        self.context.map_address_space(id, entries)
+        self.0.context.map_address_space(id, entries)
     }
 
     fn unmap_address_space(&self, id: AddressSpaceId, ranges: &[IovaRange]) -> Result<()> {
-        self.context.unmap_address_space(id, ranges)
+        self.0.context.unmap_address_space(id, ranges)
     }
 
     fn track_dirty(&self, on: bool) -> Result<()> {
-        self.context.track_dirty(on)
+        self.0.context.track_dirty(on)
     }
 
     fn read_dirty(&self, range: IovaRange, bitmap: &mut [u64]) -> Result<()> {
-        self.context.read_dirty(range, bitmap)
+        self.0.context.read_dirty(range, bitmap)
     }
 }

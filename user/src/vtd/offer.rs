@@ -3,7 +3,7 @@
 
 use super::registers::{Registers, FAULT_RECORDS, FRCD, IVA};
 use super::tables::Offered;
-use crate::capabilities::NestingCapability;
+use crate::capabilities::{NestingCapability, Shadowing};
 use crate::types::AddressWidth;
 
 /// What a unit is and offers. Made by [`VtdConfig::carried_by`], or by hand to offer less.
@@ -67,7 +67,7 @@ pub enum NotCarried {
     Rid,
     /// First-stage tables: the host shadows, and is not told when their entries become present.
     FirstStage,
-    /// Second-stage tables of the guest's: the host nests, and shadows none.
+    /// Second-stage tables of the guest's: the host nests, or shadows what page requests fill.
     SecondStage,
     /// Stage-1 tables of five levels.
     FiveLevels,
@@ -89,7 +89,7 @@ impl std::fmt::Display for NotCarried {
             Self::Nesting => "nested translation",
             Self::Rid => "stage-1 tables for requests without PASID",
             Self::FirstStage => "first-stage tables, which it shadows and is not told of",
-            Self::SecondStage => "second-stage tables, as it does not shadow",
+            Self::SecondStage => "second-stage tables, as it does not shadow them",
             Self::FiveLevels => "stage-1 tables of five levels",
             Self::HugePages => "stage-1 pages of 1 GiB",
             Self::PasidBits => "so many PASID bits",
@@ -149,7 +149,8 @@ impl VtdConfig {
                 NotCarried::FirstStage,
             ),
             (
-                host.shadowed.is_none() && self.second_stage,
+                // Page requests do not fill the holes of what a guest's own drivers map.
+                matches!(host.shadowed, None | Some(Shadowing::PageRequests)) && self.second_stage,
                 NotCarried::SecondStage,
             ),
             (self.five_levels && !five_levels, NotCarried::FiveLevels),
