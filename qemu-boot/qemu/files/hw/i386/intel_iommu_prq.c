@@ -13,6 +13,7 @@
 #include "exec/address-spaces.h"
 #include "hw/pci/pci.h"
 #include "intel_iommu_nested.h"
+#include "intel_iommu_record.h"
 
 #define VTD_PRQ_ENTRY_SIZE      32
 #define VTD_PRQ_INDEX_MASK      0x7ffe0ULL
@@ -123,6 +124,8 @@ static bool vtd_prq_put(IntelIOMMUState *s, const uint64_t *entry)
                             le, sizeof(le)) != MEMTX_OK) {
         return false;
     }
+    vtd_record(s, "Q %" PRIx64 " %" PRIx64 " %" PRIx64 "\n", addr, entry[0],
+               entry[1]);
     /* The guest that reads the tail must find the entry. */
     smp_wmb();
     vtd_prq_set(s, DMAR_PQT_REG, next);
@@ -142,6 +145,7 @@ static void vtd_prq_respond(IntelIOMMUState *s, uint16_t sid, uint32_t pasid,
 {
     VTDNstClient *c = vtd_nested_find_client(s, sid);
 
+    vtd_record(s, "A %x %x %x %x\n", sid, pasid, prgi, code);
     if (c) {
         c->ops->page_response(c->dev, pasid, prgi, code);
     }
@@ -223,6 +227,9 @@ int vtd_prq_page_request(IntelIOMMUState *s, uint16_t sid,
     bool fpd;
     int fault;
 
+    vtd_record(s, "P %x %x %" PRIx64 " %x %x\n", sid, page->pasid, page->addr,
+               page->read | page->write << 1 | page->last << 2 |
+               page->priv << 3, page->prgi);
     if (!s->dmar_enabled) {
         return -EIO;
     }
