@@ -66,7 +66,7 @@ FUZZ_FLAGS := --cfg fuzzing -C passes=sancov-module -C llvm-args=-sanitizer-cove
 fuzz-crate:
 	@sh qemu-boot/check-cargo "$(CARGO)" $(MSRV)
 	@c++ --version > /dev/null || { echo "make fuzz-crate needs a C++ compiler (Debian: g++)" >&2; exit 2; }
-	cd user/fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --quiet --release \
+	@cd user/fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --quiet --release \
 		--target x86_64-unknown-linux-gnu --target-dir "$(abspath $(or $(CARGO_TARGET_DIR),target))/fuzz"
 	@cd user/fuzz && for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
 		mkdir -p corpus/$$target artifacts && echo "fuzz-crate: $$target, $(or $(SECONDS),60) seconds" && \

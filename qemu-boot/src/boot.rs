@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Booting the machine: an unmodified Debian kernel on an emulated VT-d, with endpoints.
 
+use crate::replay;
 use crate::root::Root;
 use crate::stages::{debian_qemu, qemu};
 use anyhow::{bail, Context, Result};
@@ -46,6 +47,9 @@ pub struct Hardware {
     pub counting: bool,
     /// CPUs, but for a clock that counts.
     pub cpus: u32,
+    /// Whether the VT-d shows the capabilities of the crate's unit, without nesting, and what the
+    /// driver does with it is written to [`RECORDING`] of the run's folder.
+    pub recorded: bool,
     /// Bytes of memory that the guest shares with the file [`RING`] of the run's folder; none if
     /// zero.
     pub ring: usize,
@@ -82,6 +86,9 @@ const DEBIAN_DEVICES: [&str; 6] = [
     "iommu-testdev,addr=0x5",
 ];
 
+/// The file of what a driver did.
+pub const RECORDING: &str = "recording";
+
 /// The file of shared memory.
 pub const RING: &str = "ring";
 
@@ -93,6 +100,7 @@ impl Hardware {
         five_levels: true,
         five_level_cpu: false,
         counting: false,
+        recorded: false,
         cpus: 2,
         ring: 0,
     };
@@ -118,6 +126,7 @@ impl Machine<'_> {
             five_levels,
             five_level_cpu,
             counting,
+            recorded,
             cpus,
             ring,
         } = self.hardware;
@@ -130,11 +139,17 @@ impl Machine<'_> {
         };
         let cpus = cpus.to_string();
         let cpu = format!("max,la57={}{more}", on(five_level_cpu));
-        let iommu = format!(
-            "intel-iommu,intremap=on,x-scalable-mode=on,device-iotlb=on,nesting={},fs5lp={}",
+        let mut iommu = format!(
+            "intel-iommu,intremap={},x-scalable-mode=on,device-iotlb=on,nesting={},fs5lp={}",
+            // The crate's unit remaps none.
+            on(!recorded),
             on(nesting),
             on(five_levels)
         );
+        if recorded {
+            let (cap, ecap) = replay::shown()?;
+            iommu += &format!(",record={RUN}/{RECORDING},show-cap={cap:#x},show-ecap={ecap:#x}");
+        }
         let line = format!(
             "console=ttyS0 loglevel=6 panic=-1 intel_iommu=on no_timer_check \
                  hugepagesz=1G hugepages=1 {words}"
@@ -266,6 +281,11 @@ impl Machine<'_> {
             bail!("QEMU failed ({status})");
         }
         Ok(())
+    }
+
+    /// What the driver did, of a machine that is recorded.
+    pub fn recording(&self) -> Result<String> {
+        fs::read_to_string(self.run.join(RECORDING)).context("cannot read the recording")
     }
 
     /// Where a run's console is kept.

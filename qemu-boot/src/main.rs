@@ -14,6 +14,7 @@ mod mirror;
 mod msrv;
 mod places;
 mod progress;
+mod replay;
 mod root;
 mod setup;
 mod stages;

@@ -7,6 +7,9 @@ use crate::boot::Hardware;
 const WITHOUT_NESTING: [&str; 1] = ["no_nesting"];
 /// Programs that see another side of a machine without nesting.
 const WITHOUT_NESTING_TOO: [&str; 1] = ["shadow"];
+/// Programs whose machine's VT-d has the capabilities of the crate's unit: what Linux's driver does
+/// there is replayed on that.
+const RECORDED: [&str; 1] = ["hw_bringup"];
 /// Programs for the devices of Debian's own QEMU.
 const DEBIAN_QEMU: [&str; 1] = ["shadow_rid"];
 /// Programs that check a machine whose stage 1 has four levels: they have nothing to do on the other.
@@ -104,6 +107,8 @@ pub enum Place {
     WithoutNesting,
     /// One that Debian's own QEMU emulates; booted with the stock kernel alone.
     DebianQemu,
+    /// One whose driver is recorded; booted with the stock kernel alone.
+    Recorded,
     /// With a stage 1 of four levels.
     FourLevels,
     /// With a CPU of five levels.
@@ -113,10 +118,11 @@ pub enum Place {
 }
 
 impl Place {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Usual,
         Self::WithoutNesting,
         Self::DebianQemu,
+        Self::Recorded,
         Self::FourLevels,
         Self::FiveLevelCpu,
         Self::WithoutLockdep,
@@ -128,6 +134,7 @@ impl Place {
             Self::Usual => "guest",
             Self::WithoutNesting => "guest-without-nesting",
             Self::DebianQemu => "guest-debian-qemu",
+            Self::Recorded => "guest-recorded",
             Self::FourLevels => "guest-four-levels",
             Self::FiveLevelCpu => "guest-five-level-cpu",
             Self::WithoutLockdep => "guest-without-lockdep",
@@ -155,6 +162,7 @@ impl Place {
             Self::FiveLevelCpu => kernel == Which::Patched && FIVE_LEVEL_CPU.contains(&program),
             Self::FourLevels => kernel == Which::Patched && FOUR_LEVELS.contains(&program),
             Self::DebianQemu => kernel == Which::Stock && DEBIAN_QEMU.contains(&program),
+            Self::Recorded => kernel == Which::Stock && RECORDED.contains(&program),
             Self::WithoutNesting if WITHOUT_NESTING_TOO.contains(&program) => true,
             _ => Self::of(program, kernel) == self,
         }
@@ -167,6 +175,7 @@ impl Place {
             nesting: self != Self::WithoutNesting,
             five_levels: self != Self::FourLevels,
             five_level_cpu: self == Self::FiveLevelCpu,
+            recorded: self == Self::Recorded,
             ..Hardware::USUAL
         }
     }

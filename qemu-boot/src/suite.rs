@@ -7,6 +7,7 @@ use crate::hw;
 use crate::judge::{console, ktap, Totals};
 use crate::places::{Place, Which};
 use crate::progress::Progress;
+use crate::replay;
 use crate::root::Root;
 use crate::setup::Setup;
 use crate::stages::kernel::{Bootable, Kernel};
@@ -312,9 +313,14 @@ impl Ready {
                 drop(writeln!(text, "{line}"));
             })?;
             keep_console(setup, machine, name)?;
-            Ok(ended)
+            let recording = run.hardware.recorded.then(|| machine.recording());
+            Ok((ended, recording.transpose()?))
         })?;
+        let (ended, recording) = ended;
         let mut report = ktap.finish();
+        if let Some(recording) = recording {
+            report.add(replayed(setup, name, &recording, &mut text)?);
+        }
         if ended.timed_out {
             report.totals.failed = report.totals.failed.saturating_add(1);
             report.failures.push(format!(
@@ -364,6 +370,26 @@ impl Ready {
         show("hardware", &report, &log, &log);
         Ok(report.totals)
     }
+}
+
+/// Judges the crate's unit by what was recorded, which is kept beside the logs.
+fn replayed(
+    setup: &Setup,
+    name: &str,
+    recording: &str,
+    log: &mut dyn Write,
+) -> Result<ktap::Report> {
+    let kept = setup.cache.log(&format!("{name}-recording"));
+    fs::write(&kept, recording).context("cannot keep the recording")?;
+    let mut text = Vec::new();
+    replay::run(recording, &mut text).context("cannot replay what Linux's driver did")?;
+    // A log that cannot be written must not end the run.
+    drop(log.write_all(&text));
+    let mut ktap = ktap::Parser::default();
+    String::from_utf8_lossy(&text)
+        .lines()
+        .for_each(|line| ktap.line(line));
+    Ok(ktap.finish())
 }
 
 /// Which parts of the tests to run.

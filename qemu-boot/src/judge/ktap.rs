@@ -18,6 +18,15 @@ pub struct Report {
     pub skips: Vec<String>,
 }
 
+impl Report {
+    /// Takes another one in.
+    pub fn add(&mut self, other: Self) {
+        self.totals.add(other.totals);
+        self.failures.extend(other.failures);
+        self.skips.extend(other.skips);
+    }
+}
+
 /// Lines before a result that its failure shows.
 const MAX_SAID: usize = 20;
 

@@ -2,7 +2,7 @@
 //! The fault recording registers and the status of faults (VT-d 4.1, 7.3, 11.4.8 and 11.4.14).
 
 use super::descriptor::Bad;
-use super::registers::{Msi, Registers, FAULT_RECORDS, FECTL, FRCD, FRCD_F, FSTS, IQERCD};
+use super::registers::{Msi, Registers, CAP, FECTL, FRCD, FRCD_F, FSTS, IQERCD};
 use super::tables::SourceId;
 
 /// FSTS: records were lost, there are some, and the invalidation queue has stopped.
@@ -27,6 +27,12 @@ fn record(index: usize) -> usize {
     FRCD + index * 16
 }
 
+/// How many records there are (CAP.NFR).
+pub(super) fn records(registers: &Registers) -> usize {
+    // CAST: 8 bits.
+    (registers.get(CAP, 8) >> 40 & 0xff) as usize + 1
+}
+
 fn is_used(registers: &Registers, index: usize) -> bool {
     registers.get(record(index) + 8, 8) & FRCD_F != 0
 }
@@ -34,7 +40,8 @@ fn is_used(registers: &Registers, index: usize) -> bool {
 /// Records a fault; `next` is the record that comes next. Gives the interrupt that is due.
 pub(super) fn put(registers: &mut Registers, next: &mut usize, fault: &Fault) -> Option<Msi> {
     let before = registers.get(FSTS, 4) & STATUS;
-    let index = *next % FAULT_RECORDS;
+    let records = records(registers);
+    let index = *next % records;
     // Nothing is recorded from an overflow until the guest has cleared it.
     if before & OVERFLOW != 0 {
         return None;
@@ -56,7 +63,7 @@ pub(super) fn put(registers: &mut Registers, next: &mut usize, fault: &Fault) ->
             let status = registers.get(FSTS, 4) & !0xff00;
             registers.set(FSTS, 4, status | first | PENDING);
         }
-        *next = (index + 1) % FAULT_RECORDS;
+        *next = (index + 1) % records;
     }
     (before == 0).then(|| registers.event(FECTL))?
 }
@@ -76,7 +83,7 @@ pub(super) fn queue_is_stopped(registers: &Registers) -> bool {
 
 /// The guest may have cleared records or bits of the status.
 pub(super) fn settle(registers: &mut Registers) {
-    if !(0..FAULT_RECORDS).any(|index| is_used(registers, index)) {
+    if !(0..records(registers)).any(|index| is_used(registers, index)) {
         registers.lower(FSTS, 4, PENDING | 0xff00);
     }
     if !queue_is_stopped(registers) {
@@ -90,6 +97,10 @@ pub(super) fn settle(registers: &mut Registers) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vtd::registers::FAULT_RECORDS;
+
+    /// CAP of a unit with all of them.
+    const ALL: u64 = (FAULT_RECORDS as u64 - 1) << 40;
 
     const FAULT: Fault = Fault {
         source: SourceId(0x28),
@@ -102,7 +113,7 @@ mod tests {
 
     #[test]
     fn fault_stands_where_linux_reads_it() {
-        let (mut registers, mut next) = (Registers::new(0, 0), 3);
+        let (mut registers, mut next) = (Registers::new(ALL, 0), 3);
         assert_eq!(put(&mut registers, &mut next, &FAULT), None);
         let at = record(3);
         assert_eq!(registers.get(at, 8), 0x7000);
@@ -118,7 +129,7 @@ mod tests {
 
     #[test]
     fn ninth_fault_overflows_and_nothing_is_overwritten() {
-        let (mut registers, mut next) = (Registers::new(0, 0), 0);
+        let (mut registers, mut next) = (Registers::new(ALL, 0), 0);
         for _ in 0..FAULT_RECORDS {
             put(&mut registers, &mut next, &FAULT);
         }

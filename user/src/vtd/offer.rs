@@ -28,6 +28,9 @@ pub struct VtdConfig {
     pub huge_pages: bool,
     /// Bits of a PASID, 6 to 20.
     pub pasid_bits: u32,
+    /// Fault recording registers, 1 to 8.
+    #[cfg_attr(feature = "serde", serde(default = "most_records"))]
+    pub fault_records: u32,
     /// Page requests.
     pub page_requests: bool,
     /// Device TLBs (ATS).
@@ -36,6 +39,10 @@ pub struct VtdConfig {
     pub supervisor: bool,
     /// Extended accessed flags (EAFS).
     pub extended_accessed: bool,
+}
+
+fn most_records() -> u32 {
+    FAULT_RECORDS as u32
 }
 
 impl Default for VtdConfig {
@@ -49,6 +56,7 @@ impl Default for VtdConfig {
             five_levels: false,
             huge_pages: false,
             pasid_bits: 6,
+            fault_records: most_records(),
             page_requests: false,
             device_tlbs: true,
             supervisor: false,
@@ -185,6 +193,7 @@ impl VtdConfig {
             && self.base.checked_add(4096).is_some()
             && (39..=52).contains(&self.address_bits)
             && (6..=20).contains(&self.pasid_bits)
+            && (1..=most_records()).contains(&self.fault_records)
             && (self.device_tlbs || !self.page_requests)
             && !(self.second_stage
                 && (self.page_requests || self.supervisor || self.extended_accessed))
@@ -217,7 +226,7 @@ impl VtdConfig {
             | (FRCD as u64 / 16) << 24
             // Invalidation by pages, of up to 2^18.
             | 1 << 39
-            | (FAULT_RECORDS as u64 - 1) << 40
+            | u64::from(self.fault_records - 1) << 40
             | 18 << 48
             // Drains.
             | 3 << 54

@@ -40,7 +40,7 @@ pub(super) const IVA: usize = 0xf0;
 pub(super) const IOTLB: usize = 0xf8;
 /// The fault recording registers.
 pub(super) const FRCD: usize = 0x220;
-/// How many of them there are.
+/// How many of them there are at most; CAP says how many.
 pub(super) const FAULT_RECORDS: usize = 8;
 
 /// An event's registers follow each other: control, data, address, upper address.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a unit is saved as, and restored from.
 
+use super::faults;
 use super::offer::VtdConfig;
-use super::registers::{Registers, FAULT_RECORDS};
+use super::registers::Registers;
 use super::unit::Unit;
 use crate::error::{Error, Operation, Result};
 use crate::sys::Errno;
@@ -30,7 +31,7 @@ impl VtdState {
     /// Makes a unit what was saved; what its tables say is bound by the work that is left.
     pub(super) fn restore(self, config: &VtdConfig, unit: &mut Unit) -> Result<()> {
         let fits = self.registers.is_of(&config.registers());
-        if self.config != *config || !fits || self.next_record >= FAULT_RECORDS {
+        if self.config != *config || !fits || self.next_record >= faults::records(&self.registers) {
             return Err(Error::failed(Operation::RestoreUnit, Errno::EINVAL));
         }
         unit.reset(self.registers);
