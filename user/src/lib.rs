@@ -5,9 +5,10 @@
 //! page tables (stage 1) translate the device's DMA on top of its own (stage 2), which map guest
 //! memory. This crate is the VMM's side of that: [`HostIommu`] is what one VFIO container can do,
 //! over a backend that implements [`HostIommuContext`]: [`backend::kmod`] drives the kernel module
-//! `vfio_iommu_ioasid`, [`backend::iommufd`] the kernel's own interface where there is one, and with the feature `soft` there is an IOMMU in the process, to try the
-//! crate and to test a VMM without hardware or privilege. [`PciIommuOps`] is what a virtual IOMMU
-//! implements to be told of contexts and of its guest's faults.
+//! `vfio_iommu_ioasid`, [`backend::iommufd`] the kernel's own interface where there is one, and with
+//! the feature `soft` there is an IOMMU in the process, to try the crate and to test a VMM without
+//! hardware or privilege. [`PciIommuOps`] is what a virtual IOMMU implements to be told of contexts
+//! and of its guest's faults.
 //!
 //! | to | use |
 //! |---|---|

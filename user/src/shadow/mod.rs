@@ -34,6 +34,7 @@
 //!
 //! All calls of a shadow wait for each other.
 
+mod copies;
 mod requests;
 mod stage2;
 mod walk;
@@ -44,20 +45,18 @@ use crate::capabilities::{Capabilities, DeviceInfo, MissingBecause, Shadowing, S
 use crate::context::{Binding, HostIommuContext, Mapping, Scope, Translation};
 use crate::error::{Error, Operation, Result};
 use crate::fault::{FaultChannel, FaultQueueOptions};
-use crate::nesting::{InvalidationEntry, Stage1Table, TableFormat};
+use crate::nesting::InvalidationEntry;
 use crate::pasid::PasidRequest;
 use crate::space::{AddressSpaceEntry, AddressSpaceId};
 use crate::sys::Errno;
-use crate::types::{AddressWidth, Bdf, Iova, IovaRange, Pasid};
+use crate::types::{AddressWidth, Bdf, IovaRange, Pasid};
+use copies::{is_in, Inner, State};
 use requests::Requests;
-use stage2::Stage2;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
-use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use vm_memory::{GuestAddressSpace, GuestMemoryBackend};
-use walk::{Entry, Stop, Walk, PAGE};
 
 /// Most entries of all tables of a shadow: a GiB in pages of 4 KiB, some 20 MiB of memory here and
 /// as much in the host. A guest chooses how many leaves its tables have.
@@ -77,34 +76,8 @@ pub struct Cost {
     pub unmapped: u64,
 }
 
-/// A table, and what of it is in force.
-#[derive(Debug)]
-struct Copied {
-    id: AddressSpaceId,
-    table: Stage1Table,
-    /// By first address; they do not overlap.
-    entries: BTreeMap<u64, Entry>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    stage2: Stage2,
-    copies: BTreeMap<(Bdf, Pasid), Copied>,
-    /// Bindings that are the backend's alone.
-    others: BTreeSet<(Bdf, Pasid)>,
-    cost: Cost,
-    invalidations: u64,
-}
-
 /// A context that shadows, over one that has address spaces.
 pub struct Shadow<C, A>(Arc<Inner<C, A>>);
-
-struct Inner<C, A> {
-    context: C,
-    memory: A,
-    shadowing: Shadowing,
-    state: Mutex<State>,
-}
 
 impl<C: fmt::Debug, A> fmt::Debug for Shadow<C, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,23 +86,6 @@ impl<C: fmt::Debug, A> fmt::Debug for Shadow<C, A> {
             .field("shadowing", &self.0.shadowing)
             .finish_non_exhaustive()
     }
-}
-
-/// Whether a binding is in a scope.
-fn is_in(scope: Scope, key: (Bdf, Pasid)) -> bool {
-    match scope {
-        Scope::Binding(device, pasid) => key == (device, pasid),
-        Scope::Device(device) => key.0 == device,
-        Scope::All => true,
-    }
-}
-
-fn add(counter: &mut u64, more: usize) {
-    *counter = counter.saturating_add(more as u64);
-}
-
-fn source(error: &Error) -> io::Error {
-    io::Error::from_raw_os_error(error.errno().unwrap_or(Errno::EIO as i32))
 }
 
 impl<C, A> Shadow<C, A>
@@ -170,284 +126,6 @@ where
     /// What was done so far.
     pub fn cost(&self) -> Cost {
         self.0.lock().cost
-    }
-}
-
-impl<C, A> Inner<C, A>
-where
-    C: HostIommuContext,
-    A: GuestAddressSpace,
-    A::M: GuestMemoryBackend,
-{
-    /// Each change of the state is whole.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Why a table cannot be shadowed, if so.
-    fn refuses(&self, binding: &Binding<'_>, table: &Stage1Table) -> Option<&'static str> {
-        if self.shadowing == Shadowing::CachingMode && table.format == TableFormat::FirstStage {
-            return Some("guests do not tell when an entry of the first stage becomes present");
-        }
-        match (self.shadowing, binding.fault_queue) {
-            (Shadowing::PageRequests, None) => return Some("nobody is asked for its holes"),
-            (Shadowing::PageRequests, Some(_)) | (_, None) => {}
-            (_, Some(_)) => return Some("page requests do not fill its holes"),
-        }
-        if table.supervisor {
-            return Some("requests of a supervisor cannot be told from a user's");
-        }
-        if table.root.0 % PAGE != 0 || table.root.0 >> 52 != 0 {
-            return Some("its root is no page");
-        }
-        None
-    }
-
-    /// Where both the host and a table translate, ascending.
-    fn reachable(&self, table: &Stage1Table) -> Result<Vec<(u64, u64)>> {
-        let bits = match table.format {
-            TableFormat::FirstStage => table.width.bits() - 1,
-            TableFormat::SecondStage => table.width.bits(),
-        };
-        let last = (1u64 << bits) - 1;
-        let mut ranges: Vec<(u64, u64)> = self
-            .context
-            .capabilities()?
-            .iova_ranges
-            .iter()
-            .map(|range| (range.start().0, range.last().0.min(last)))
-            .filter(|(start, last)| start < last)
-            .collect();
-        ranges.sort_unstable();
-        Ok(ranges)
-    }
-
-    /// Makes the copy of a table as the table is in a range.
-    fn sync(
-        &self,
-        stage2: &Stage2,
-        cost: &mut Cost,
-        copied: &mut Copied,
-        range: IovaRange,
-    ) -> std::result::Result<(), io::Error> {
-        let Copied { id, table, entries } = copied;
-        let (mut start, mut last) = (range.start().0 & !(PAGE - 1), range.last().0 | (PAGE - 1));
-        // Entries are changed as a whole.
-        if let Some((&first, entry)) = entries.range(..=start).next_back() {
-            if entry.last >= start {
-                start = first;
-            }
-        }
-        if let Some((_, entry)) = entries.range(..=last).next_back() {
-            last = last.max(entry.last);
-        }
-        let walked = self.walk(stage2, cost, table, (start, last), entries.len());
-        let wanted: BTreeMap<u64, Entry> = match &walked {
-            Ok(found) => found.iter().copied().collect(),
-            // What it was is not what it is.
-            Err(_) => BTreeMap::new(),
-        };
-        let gone: Vec<(u64, IovaRange)> = entries
-            .range(start..=last)
-            .filter(|(first, entry)| wanted.get(first) != Some(entry))
-            .filter_map(|(&first, entry)| {
-                IovaRange::new(Iova(first), Iova(entry.last)).map(|range| (first, range))
-            })
-            .collect();
-        let ranges: Vec<IovaRange> = gone.iter().map(|(_, range)| *range).collect();
-        if !ranges.is_empty() {
-            let done = self.context.unmap_address_space(*id, &ranges);
-            let count = match &done {
-                Ok(()) => gone.len(),
-                Err(Error::Entries { index, .. }) => *index,
-                Err(_) => 0,
-            };
-            for (first, _) in gone.iter().take(count) {
-                entries.remove(first);
-                cost.entries = cost.entries.saturating_sub(1);
-            }
-            add(&mut cost.unmapped, count);
-            done.map_err(|error| source(&error))?;
-        }
-        walked?;
-        let new: Vec<(u64, Entry)> = wanted
-            .into_iter()
-            .filter(|(first, _)| !entries.contains_key(first))
-            .collect();
-        let more: Vec<AddressSpaceEntry> = new
-            .iter()
-            .filter_map(|(first, entry)| {
-                Some(AddressSpaceEntry {
-                    range: IovaRange::new(Iova(*first), Iova(entry.last))?,
-                    gpa: crate::types::Gpa(entry.gpa),
-                    access: entry.access,
-                })
-            })
-            .collect();
-        if more.is_empty() {
-            return Ok(());
-        }
-        let done = self.context.map_address_space(*id, &more);
-        let count = match &done {
-            Ok(()) => more.len(),
-            Err(Error::Entries { index, .. }) => *index,
-            Err(_) => 0,
-        };
-        for &(first, entry) in new.iter().take(count) {
-            entries.insert(first, entry);
-        }
-        add(&mut cost.entries, count);
-        add(&mut cost.mapped, count);
-        done.map_err(|error| source(&error))
-    }
-
-    /// What a table maps of a range, with `held` entries in its copy already.
-    fn walk(
-        &self,
-        stage2: &Stage2,
-        cost: &mut Cost,
-        table: &Stage1Table,
-        (start, last): (u64, u64),
-        held: usize,
-    ) -> std::result::Result<Vec<(u64, Entry)>, io::Error> {
-        let reachable = self
-            .reachable(table)
-            .map_err(|error| io::Error::from_raw_os_error(error.errno().unwrap_or(0)))?;
-        // Those of this copy may all be found again.
-        let used = usize::try_from(cost.entries).unwrap_or(usize::MAX);
-        let limit = MAX_ENTRIES.saturating_sub(used.saturating_sub(held));
-        let memory = self.memory.memory();
-        let mut walk = Walk {
-            memory: &*memory,
-            stage2,
-            table,
-            reachable: &reachable,
-            limit,
-            tables: 0,
-            found: Vec::new(),
-        };
-        let half = 1u64 << (table.width.bits() - 1);
-        let top = (half - 1) | half;
-        let mut walked = Ok(());
-        // The upper half of the first stage's addresses is at the end of all addresses.
-        let parts = match table.format {
-            TableFormat::FirstStage => [
-                (start, last.min(half - 1)),
-                (start.max(!(half - 1)) & top, last & top),
-            ],
-            TableFormat::SecondStage => [(start, last.min(top)), (1, 0)],
-        };
-        let upper = table.format == TableFormat::FirstStage && last >= !(half - 1);
-        for (index, (start, last)) in parts.into_iter().enumerate() {
-            if start <= last && walked.is_ok() && (index == 0 || upper) {
-                walked = walk.run(start, last);
-            }
-        }
-        add(&mut cost.tables, walk.tables);
-        let found = std::mem::take(&mut walk.found);
-        walked.map(|()| found).map_err(|stop| {
-            let errno = match stop {
-                Stop::TooLarge => Errno::EDQUOT,
-                Stop::Unreachable => Errno::EOPNOTSUPP,
-            };
-            errno.into()
-        })
-    }
-
-    /// Makes every copy as its table is.
-    fn sync_all(&self, state: &mut State) -> std::result::Result<(), io::Error> {
-        let State {
-            stage2,
-            copies,
-            cost,
-            ..
-        } = state;
-        for copied in copies.values_mut() {
-            self.sync(stage2, cost, copied, IovaRange::ALL)?;
-        }
-        Ok(())
-    }
-
-    /// Forgets the entries whose memory the context has taken back.
-    fn forget(&self, state: &mut State, range: IovaRange) {
-        state.stage2.remove(range);
-        for copied in state.copies.values_mut() {
-            let before = copied.entries.len();
-            let stage2 = &state.stage2;
-            copied.entries.retain(|&first, entry| {
-                let gpa_last = entry.gpa.saturating_add(entry.last.saturating_sub(first));
-                stage2.has(entry.gpa, gpa_last)
-            });
-            let gone = before.saturating_sub(copied.entries.len());
-            state.cost.entries = state.cost.entries.saturating_sub(gone as u64);
-        }
-    }
-
-    /// Destroys the copy of a table that is not bound any more.
-    fn destroy(&self, cost: &mut Cost, copied: &Copied) {
-        cost.entries = cost.entries.saturating_sub(copied.entries.len() as u64);
-        // It goes with the context at the latest.
-        let _ = self.context.destroy_address_space(copied.id);
-    }
-
-    /// Forgets what was bound in a scope.
-    fn unbound(&self, state: &mut State, scope: Scope) {
-        let State {
-            copies,
-            others,
-            cost,
-            ..
-        } = state;
-        copies.retain(|&key, copied| {
-            let gone = is_in(scope, key);
-            if gone {
-                self.destroy(cost, copied);
-            }
-            !gone
-        });
-        others.retain(|&key| !is_in(scope, key));
-    }
-
-    /// Binds a copy of a table.
-    fn bind_table(
-        &self,
-        state: &mut State,
-        binding: &Binding<'_>,
-        table: &Stage1Table,
-    ) -> Result<()> {
-        let Binding { device, pasid, .. } = *binding;
-        if let Some(reason) = self.refuses(binding, table) {
-            return Err(Error::NotShadowed {
-                device,
-                pasid,
-                reason,
-            });
-        }
-        let mut copied = Copied {
-            id: self.context.create_address_space()?,
-            table: *table,
-            entries: BTreeMap::new(),
-        };
-        let State { stage2, cost, .. } = state;
-        let bound = self
-            .sync(stage2, cost, &mut copied, IovaRange::ALL)
-            .map_err(|source| Error::failed(Operation::BindStage1 { pasid, device }, source))
-            .and_then(|()| {
-                self.context.bind(&Binding {
-                    translation: Translation::AddressSpace {
-                        id: copied.id,
-                        guest_pasid: table.guest_pasid,
-                    },
-                    ..*binding
-                })
-            });
-        if let Err(error) = bound {
-            self.destroy(&mut state.cost, &copied);
-            return Err(error);
-        }
-        self.unbound(state, Scope::Binding(device, pasid));
-        state.copies.insert((device, pasid), copied);
-        Ok(())
     }
 }
 

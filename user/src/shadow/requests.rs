@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The fault queue of a shadow whose holes are filled by page requests.
 
-use super::{Copied, Inner};
+use super::copies::{Copied, Inner, State};
 use crate::context::HostIommuContext;
 use crate::fault::{FaultChannel, FaultRecord, ResponseRecord};
 use crate::types::{Bdf, Iova, IovaRange, MapAccess, Pasid};
@@ -102,7 +102,7 @@ where
     /// Fills the pages of a group that are in its table by now; `None` if no table is bound there.
     fn fill(&self, key: (Bdf, Pasid), pages: &[Page]) -> Option<(Found, u64)> {
         let mut state = self.lock();
-        let super::State {
+        let State {
             stage2,
             copies,
             cost,
