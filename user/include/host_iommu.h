@@ -186,6 +186,19 @@
 // Extended accessed flags.
 #define HOST_IOMMU_VTD_EXTENDED_ACCESSED (1 << 5)
 
+// Tables in the format of the second stage, and none of the first: for a context that shadows.
+#define HOST_IOMMU_VTD_SECOND_STAGE (1 << 6)
+
+// A guest tells of each change of its second-stage tables, as it does for a unit with caching mode;
+// tables of the first stage are refused.
+#define HOST_IOMMU_SHADOW_CACHING_MODE 1
+
+// It tells of each change of any table; Linux does not for those of the first stage.
+#define HOST_IOMMU_SHADOW_EVERY_CHANGE 2
+
+// It tells of what changes or goes, and page requests fill the holes: bindings need a fault queue.
+#define HOST_IOMMU_SHADOW_PAGE_REQUESTS 3
+
 // Something that is bound.
 struct host_iommu_binding;
 
@@ -435,6 +448,20 @@ struct host_iommu_page {
     uint32_t reserved;
 };
 
+// A region of a guest's memory: a part of a file.
+struct host_iommu_region {
+    // Guest-physical.
+    uint64_t address;
+    // Bytes.
+    uint64_t length;
+    // Of its first byte in the file.
+    uint64_t fd_offset;
+    // The file.
+    int32_t fd;
+    // Zero.
+    uint32_t reserved;
+};
+
 // A DMA of a device in the process.
 struct host_iommu_soft_dma {
     // Set to sizeof(struct host_iommu_soft_dma).
@@ -475,7 +502,7 @@ struct host_iommu_space_entry {
 struct host_iommu_vtd_config {
     // Set to sizeof(struct host_iommu_vtd_config).
     uint32_t size;
-    // HOST_IOMMU_VTD_FIVE_LEVELS to HOST_IOMMU_VTD_EXTENDED_ACCESSED.
+    // HOST_IOMMU_VTD_FIVE_LEVELS to HOST_IOMMU_VTD_SECOND_STAGE.
     uint32_t flags;
     // The guest-physical address of its registers, on a page.
     uint64_t base;
@@ -485,20 +512,6 @@ struct host_iommu_vtd_config {
     uint32_t address_bits;
     // Bits of a PASID, 6 to 20.
     uint32_t pasid_bits;
-    // Zero.
-    uint32_t reserved;
-};
-
-// A region of a guest's memory: a part of a file.
-struct host_iommu_region {
-    // Guest-physical.
-    uint64_t address;
-    // Bytes.
-    uint64_t length;
-    // Of its first byte in the file.
-    uint64_t fd_offset;
-    // The file.
-    int32_t fd;
     // Zero.
     uint32_t reserved;
 };
@@ -1075,6 +1088,22 @@ void host_iommu_group_free(struct host_iommu_group *group);
 // that succeed leave it.
 const char *host_iommu_last_error(void);
 
+// Makes a context over another, in which nothing is mapped yet: it walks guests' tables itself and
+// binds what they say as address spaces, for hosts that have those and cannot nest. `promise`,
+// HOST_IOMMU_SHADOW_CACHING_MODE to HOST_IOMMU_SHADOW_PAGE_REQUESTS, is what the guest does; a
+// table that it does not cover is refused. The guest's memory is that of `regions`, as for
+// host_iommu_vtd_new().
+//
+// From now on the other context is used for nothing but to attach and detach, and may be given
+// back.
+//
+// Fails with -EBUSY if something is mapped, -EOPNOTSUPP where the host has no address spaces.
+int host_iommu_open_shadow(const struct host_iommu *context,
+                           const struct host_iommu_region *regions,
+                           size_t count,
+                           uint32_t promise,
+                           struct host_iommu **shadow);
+
 // Plugs a device into a context of host_iommu_open_soft(): one with ATS, PASIDs below `max_pasids`
 // and, if that is not zero, page requests.
 //
@@ -1247,6 +1276,22 @@ void host_iommu_vtd_dma_free(struct host_iommu_vtd_dma *dma);
 // where, and why not. It is good until the next call of this thread that fails, or its end. Calls
 // that succeed leave it.
 const char *host_iommu_last_error(void);
+
+// Makes a context over another, in which nothing is mapped yet: it walks guests' tables itself and
+// binds what they say as address spaces, for hosts that have those and cannot nest. `promise`,
+// HOST_IOMMU_SHADOW_CACHING_MODE to HOST_IOMMU_SHADOW_PAGE_REQUESTS, is what the guest does; a
+// table that it does not cover is refused. The guest's memory is that of `regions`, as for
+// host_iommu_vtd_new().
+//
+// From now on the other context is used for nothing but to attach and detach, and may be given
+// back.
+//
+// Fails with -EBUSY if something is mapped, -EOPNOTSUPP where the host has no address spaces.
+int host_iommu_open_shadow(const struct host_iommu *context,
+                           const struct host_iommu_region *regions,
+                           size_t count,
+                           uint32_t promise,
+                           struct host_iommu **shadow);
 
 // Plugs a device into a context of host_iommu_open_soft(): one with ATS, PASIDs below `max_pasids`
 // and, if that is not zero, page requests.

@@ -234,7 +234,7 @@ const MAX_DIRTY_WORDS: usize = 1 << 24;
 
 #[derive(Debug)]
 struct Inner {
-    context: Box<dyn HostIommuContext>,
+    context: Arc<dyn HostIommuContext>,
     /// Held over each bind and unbind: what is noted is what is in force.
     registry: Mutex<Registry>,
 }
@@ -256,7 +256,7 @@ impl HostIommu {
     pub fn from_boxed(context: Box<dyn HostIommuContext>) -> Self {
         Self {
             inner: Arc::new(Inner {
-                context,
+                context: context.into(),
                 registry: Mutex::default(),
             }),
         }
@@ -266,6 +266,12 @@ impl HostIommu {
     /// owned values and to the translation of PASIDs.
     pub fn context(&self) -> &dyn HostIommuContext {
         &*self.inner.context
+    }
+
+    /// The backend's context, for another context over it. What [`HostIommu::context`] says holds
+    /// of its calls.
+    pub fn shared_context(&self) -> Arc<dyn HostIommuContext> {
+        self.inner.context.clone()
     }
 
     pub(crate) fn is(&self, other: &Self) -> bool {

@@ -119,6 +119,7 @@ pub mod vtd;
 
 mod capabilities;
 mod context;
+mod delegate;
 mod error;
 mod fault;
 #[cfg(feature = "vm-memory")]

@@ -18,9 +18,11 @@
 #define SOURCE 0x28
 #define PASID 5
 #define ADDRESS 0x7f1234567000ull
+#define LOW_ADDRESS 0x1234567000ull
 
 /* Where the guest has its tables and queues. */
 enum { ROOT = 0x1000, CONTEXTS = 0x2000, DIRECTORY = 0x3000, PASIDS = 0x4000, QUEUE = 0x5000 };
+enum { FIRST_STAGE = 1, SECOND_STAGE = 2 };
 enum { REQUESTS = 0x6000, STATUS = 0x7000, TABLES = 0x10000, PAGE = 0x20000 };
 
 #define CHECK(good)                                                                              \
@@ -68,7 +70,7 @@ static void command(uint32_t bit)
 /* A descriptor, and a wait after it. */
 static void submit(uint64_t low, uint64_t high)
 {
-    static uint64_t tail;
+    uint64_t tail = read_register(0x88, 8);
     uint64_t descriptors[2][4] = {{low, high}, {1ull << 32 | 1 << 5 | 5, STATUS}};
 
     *at(STATUS) = 0;
@@ -81,7 +83,7 @@ static void submit(uint64_t low, uint64_t high)
 }
 
 /* What a guest's driver does at its start, and for a process at a PASID. */
-static void boot_guest(void)
+static void boot_guest(uint64_t translation)
 {
     write8(0x90, QUEUE | 1 << 11);
     command(1u << 26);
@@ -97,20 +99,23 @@ static void boot_guest(void)
     command(1u << 31);
 
     *at(PASIDS + PASID * 64 + 8) = 2;
-    *at(PASIDS + PASID * 64 + 16) = TABLES;
-    *at(PASIDS + PASID * 64) = 1 | 1 << 6;
+    if (translation == FIRST_STAGE)
+        *at(PASIDS + PASID * 64 + 16) = TABLES;
+    else
+        *at(PASIDS + PASID * 64) = TABLES | 2 << 2; /* of four levels */
+    *at(PASIDS + PASID * 64) |= 1 | translation << 6;
     submit(7 | 1 << 4 | 2 << 16 | (uint64_t)PASID << 32, 0);
 }
 
-static void guest_map(uint64_t address, uint64_t gpa)
+static void guest_map(uint64_t address, uint64_t gpa, uint64_t rights)
 {
     uint64_t table = TABLES;
 
     for (int level = 3; level > 0; level--) {
-        *at(table + (address >> (12 + 9 * level) & 511) * 8) = (table + 0x1000) | 7;
+        *at(table + (address >> (12 + 9 * level) & 511) * 8) = (table + 0x1000) | rights;
         table += 0x1000;
     }
-    *at(table + (address >> 12 & 511) * 8) = gpa | 7;
+    *at(table + (address >> 12 & 511) * 8) = gpa | rights;
 }
 
 int main(void)
@@ -149,7 +154,7 @@ int main(void)
     OK(host_iommu_vtd_dmar(unit, (uint8_t *)"EXAMPL", (uint8_t *)"EXAMPLE ", dmar, sizeof(dmar), &length));
     CHECK(length <= sizeof(dmar) && memcmp(dmar, "DMAR", 4) == 0);
     OK(host_iommu_vtd_plug(unit, context, bdf, SOURCE, &plugged));
-    boot_guest();
+    boot_guest(FIRST_STAGE);
     puts("1. a guest has a unit");
 
     /* The device asks for a page, the guest is interrupted, maps it and answers. */
@@ -164,7 +169,7 @@ int main(void)
     CHECK(read_register(0xc8, 8) == 32 && (*at(REQUESTS + 8) & ~0xfffull) == ADDRESS);
     puts("2. the guest has a page request");
 
-    guest_map(ADDRESS, PAGE);
+    guest_map(ADDRESS, PAGE, 7);
     memcpy(memory + PAGE, &written, 8);
     submit(9 | 1 << 4 | SOURCE << 16 | (uint64_t)PASID << 32, *at(REQUESTS + 8) & 0xff8);
     CHECK(host_iommu_soft_wait(device, id, 10000, &end, &value, sizeof(value)) == 1);
@@ -181,6 +186,35 @@ int main(void)
     puts("4. an emulated device too");
 
     host_iommu_vtd_dma_free(emulated);
+    host_iommu_vtd_unplug(plugged);
+    host_iommu_vtd_free(unit);
+    host_iommu_soft_free(device);
+    host_iommu_free(context);
+
+    /* On a host that cannot nest: the guest is offered second-stage tables, which are shadowed. */
+    struct host_iommu *below;
+
+    memset(memory, 0, MEMORY);
+    OK(host_iommu_open_soft(&below));
+    OK(host_iommu_soft_plug(below, bdf, 1 << 20, 0, &device));
+    OK(host_iommu_open_shadow(below, &region, 1, HOST_IOMMU_SHADOW_CACHING_MODE, &context));
+    host_iommu_free(below);
+    OK(host_iommu_map(context, &mapping, memory));
+    OK(host_iommu_vtd_offer(context, &config));
+    CHECK(config.flags & HOST_IOMMU_VTD_SECOND_STAGE);
+    OK(host_iommu_vtd_new(&config, &region, 1, &unit));
+    OK(host_iommu_vtd_plug(unit, context, bdf, SOURCE, &plugged));
+    boot_guest(SECOND_STAGE);
+    guest_map(LOW_ADDRESS, PAGE, 3);
+    submit(2 | 3 << 4 | 2 << 16, LOW_ADDRESS); /* caching mode: what is new is told */
+    memcpy(memory + PAGE, &written, 8);
+    dma.address = LOW_ADDRESS;
+    OK(host_iommu_soft_submit(device, &dma, NULL, &id));
+    value = 0;
+    CHECK(host_iommu_soft_wait(device, id, 10000, &end, &value, sizeof(value)) == 1);
+    CHECK(end.kind == HOST_IOMMU_DMA_DONE && value == written);
+    puts("5. a guest's second-stage table is shadowed");
+
     host_iommu_vtd_unplug(plugged);
     host_iommu_vtd_free(unit);
     host_iommu_soft_free(device);

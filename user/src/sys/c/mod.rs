@@ -11,6 +11,7 @@ mod context;
 mod fault;
 mod pointer;
 mod result;
+mod shadow;
 mod soft;
 mod space;
 mod types;

@@ -698,13 +698,24 @@ pub const HOST_IOMMU_VTD_SUPERVISOR: u32 = 1 << 4;
 /// Extended accessed flags.
 pub const HOST_IOMMU_VTD_EXTENDED_ACCESSED: u32 = 1 << 5;
 
+/// Tables in the format of the second stage, and none of the first: for a context that shadows.
+pub const HOST_IOMMU_VTD_SECOND_STAGE: u32 = 1 << 6;
+
+/// A guest tells of each change of its second-stage tables, as it does for a unit with caching mode;
+/// tables of the first stage are refused.
+pub const HOST_IOMMU_SHADOW_CACHING_MODE: u32 = 1;
+/// It tells of each change of any table; Linux does not for those of the first stage.
+pub const HOST_IOMMU_SHADOW_EVERY_CHANGE: u32 = 2;
+/// It tells of what changes or goes, and page requests fill the holes: bindings need a fault queue.
+pub const HOST_IOMMU_SHADOW_PAGE_REQUESTS: u32 = 3;
+
 /// What a VT-d unit is and offers.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct UnitConfig {
     /// Set to sizeof(struct host_iommu_vtd_config).
     pub size: u32,
-    /// HOST_IOMMU_VTD_FIVE_LEVELS to HOST_IOMMU_VTD_EXTENDED_ACCESSED.
+    /// HOST_IOMMU_VTD_FIVE_LEVELS to HOST_IOMMU_VTD_SECOND_STAGE.
     pub flags: u32,
     /// The guest-physical address of its registers, on a page.
     pub base: u64,

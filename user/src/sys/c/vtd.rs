@@ -7,7 +7,7 @@ use super::result::{done, give_back, guard, Failure, Result};
 use super::types::{
     CBdf, Msi, Region, UnitConfig, HOST_IOMMU_RID, HOST_IOMMU_VTD_DEVICE_TLBS,
     HOST_IOMMU_VTD_EXTENDED_ACCESSED, HOST_IOMMU_VTD_FIVE_LEVELS, HOST_IOMMU_VTD_HUGE_PAGES,
-    HOST_IOMMU_VTD_PAGE_REQUESTS, HOST_IOMMU_VTD_SUPERVISOR,
+    HOST_IOMMU_VTD_PAGE_REQUESTS, HOST_IOMMU_VTD_SECOND_STAGE, HOST_IOMMU_VTD_SUPERVISOR,
 };
 use crate::ops::{Delivered, Plugged};
 use crate::sys::Errno;
@@ -70,7 +70,10 @@ pub struct UnitDma(IommuMemory<GuestMemoryMmap, VtdTranslation>);
 /// A field that a flag stands for.
 type Field = fn(&mut VtdConfig) -> &mut bool;
 
-const FLAGS: [(u32, Field); 6] = [
+const FLAGS: [(u32, Field); 7] = [
+    (HOST_IOMMU_VTD_SECOND_STAGE, |config| {
+        &mut config.second_stage
+    }),
     (HOST_IOMMU_VTD_FIVE_LEVELS, |config| &mut config.five_levels),
     (HOST_IOMMU_VTD_HUGE_PAGES, |config| &mut config.huge_pages),
     (HOST_IOMMU_VTD_PAGE_REQUESTS, |config| {
@@ -126,7 +129,7 @@ impl TryFrom<UnitConfig> for VtdConfig {
 }
 
 /// Guest memory, mapped once more from its files.
-fn guest_memory(regions: &[Region]) -> Result<GuestMemoryMmap> {
+pub(super) fn guest_memory(regions: &[Region]) -> Result<GuestMemoryMmap> {
     let mut ranges = Vec::new();
     for region in regions {
         if region.reserved != 0 {

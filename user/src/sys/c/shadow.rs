@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A context for hosts that cannot nest.
+
+use super::context::Context;
+use super::pointer::{given, slice};
+use super::result::{done, Failure};
+use super::types::{
+    Region, HOST_IOMMU_SHADOW_CACHING_MODE, HOST_IOMMU_SHADOW_EVERY_CHANGE,
+    HOST_IOMMU_SHADOW_PAGE_REQUESTS,
+};
+use crate::capabilities::Shadowing;
+use crate::context::HostIommu;
+use crate::shadow::Shadow;
+use std::ffi::c_int;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+
+/// Makes a context over another, in which nothing is mapped yet: it walks guests' tables itself and
+/// binds what they say as address spaces, for hosts that have those and cannot nest. `promise`,
+/// HOST_IOMMU_SHADOW_CACHING_MODE to HOST_IOMMU_SHADOW_PAGE_REQUESTS, is what the guest does; a
+/// table that it does not cover is refused. The guest's memory is that of `regions`, as for
+/// host_iommu_vtd_new().
+///
+/// From now on the other context is used for nothing but to attach and detach, and may be given
+/// back.
+///
+/// Fails with -EBUSY if something is mapped, -EOPNOTSUPP where the host has no address spaces.
+#[no_mangle]
+extern "C" fn host_iommu_open_shadow(
+    context: Option<&Context>,
+    regions: *const Region,
+    count: usize,
+    promise: u32,
+    shadow: Option<&mut MaybeUninit<Box<Context>>>,
+) -> c_int {
+    done(|| {
+        let below = given(context, "context")?;
+        let place = given(shadow, "place of the context")?;
+        let promise = match promise {
+            HOST_IOMMU_SHADOW_CACHING_MODE => Shadowing::CachingMode,
+            HOST_IOMMU_SHADOW_EVERY_CHANGE => Shadowing::EveryChange,
+            HOST_IOMMU_SHADOW_PAGE_REQUESTS => Shadowing::PageRequests,
+            _ => return Err(Failure::argument("The promise is none")),
+        };
+        let memory = super::vtd::guest_memory(slice(regions, count, "regions")?)?;
+        let shadow = Shadow::over(below.host.shared_context(), Arc::new(memory), promise)?;
+        place.write(Box::new(Context {
+            host: HostIommu::new(shadow),
+            bus: below.bus.clone(),
+        }));
+        Ok(())
+    })
+}
