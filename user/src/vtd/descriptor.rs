@@ -55,19 +55,32 @@ pub(super) struct Iotlb {
     pub(super) leaf: bool,
 }
 
-/// Why a descriptor cannot be carried out: IQERCD's IQEI.
+/// Why a descriptor cannot be carried out: field IQEI of IQERCD (VT-d 4.1, 11.4.9.9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Bad {
+#[non_exhaustive]
+pub enum QueueError {
     /// The tail is beyond the queue.
-    Tail = 1,
-    /// There is no memory.
+    InvalidTail = 1,
+    /// There is no memory where the descriptor, or the status that it writes, should be.
     Fetch = 2,
     /// There is no such type, or no such granularity of it.
-    Type = 3,
+    InvalidType = 3,
     /// A reserved field is not zero.
-    Reserved = 4,
-    /// The queue is not of 256-bit descriptors.
-    Width = 5,
+    ReservedField = 4,
+    /// The descriptors are of 128 bits, which scalable mode has not.
+    InvalidWidth = 5,
+}
+
+impl std::fmt::Display for QueueError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::InvalidTail => "its tail is beyond its end",
+            Self::Fetch => "there is no memory",
+            Self::InvalidType => "a descriptor has no known type",
+            Self::ReservedField => "a descriptor has reserved fields set",
+            Self::InvalidWidth => "its descriptors are of 128 bits",
+        })
+    }
 }
 
 /// Bits of a word.
@@ -119,10 +132,10 @@ impl Descriptor {
     /// # Errors
     ///
     /// Why it says nothing.
-    pub(super) fn decode(words: &[u64; 4]) -> Result<Self, Bad> {
+    pub(super) fn decode(words: &[u64; 4]) -> Result<Self, QueueError> {
         let [first, second, rest @ ..] = *words;
         if rest != [0, 0] {
-            return Err(Bad::Reserved);
+            return Err(QueueError::ReservedField);
         }
         // The type has its upper three bits elsewhere.
         let kind = field(first, 0, 4) | field(first, 9, 3) << 4;
@@ -130,7 +143,7 @@ impl Descriptor {
             0x1 => match field(first, 4, 2) {
                 1 | 2 => Ok(Self::Contexts(None)),
                 3 => Ok(Self::Contexts(Some(source(first, 32)))),
-                _ => Err(Bad::Type),
+                _ => Err(QueueError::InvalidType),
             },
             0x2 => {
                 let of = |domain, range| Iotlb {
@@ -146,7 +159,7 @@ impl Descriptor {
                         let range = pages(second, field(second, 0, 6));
                         Ok(Self::Iotlb(of(Some(domain(first)), range)))
                     }
-                    _ => Err(Bad::Type),
+                    _ => Err(QueueError::InvalidType),
                 }
             }
             0x3 => Ok(Self::DeviceTlb {
@@ -171,7 +184,7 @@ impl Descriptor {
                         ..of(IovaRange::ALL)
                     })),
                     3 => Ok(Self::Iotlb(of(pages(second, field(second, 0, 6))))),
-                    _ => Err(Bad::Type),
+                    _ => Err(QueueError::InvalidType),
                 }
             }
             0x7 => {
@@ -186,7 +199,7 @@ impl Descriptor {
                         domain: None,
                         pasid: None,
                     }),
-                    _ => Err(Bad::Type),
+                    _ => Err(QueueError::InvalidType),
                 }
             }
             0x8 => Ok(Self::DeviceTlb {
@@ -196,13 +209,13 @@ impl Descriptor {
                 range: device_pages(second),
             }),
             0x9 => Self::response(first, second),
-            _ => Err(Bad::Type),
+            _ => Err(QueueError::InvalidType),
         }
     }
 
-    fn wait(first: u64, second: u64) -> Result<Self, Bad> {
+    fn wait(first: u64, second: u64) -> Result<Self, QueueError> {
         if second & 3 != 0 {
-            return Err(Bad::Reserved);
+            return Err(QueueError::ReservedField);
         }
         // CAST: the upper half.
         let status = (first >> 32) as u32;
@@ -212,12 +225,12 @@ impl Descriptor {
         })
     }
 
-    fn response(first: u64, second: u64) -> Result<Self, Bad> {
+    fn response(first: u64, second: u64) -> Result<Self, QueueError> {
         let response = match field(first, 12, 4) {
             0 => Response::Success,
             // Failure is for good, which the host has no word for: it is the device's to give up.
             1 | 0xf => Response::Invalid,
-            _ => return Err(Bad::Reserved),
+            _ => return Err(QueueError::ReservedField),
         };
         Ok(Self::Response {
             source: source(first, 16),
@@ -238,7 +251,7 @@ mod tests {
         IovaRange::new(Iova(start), Iova(last)).expect("a range")
     }
 
-    fn decode(first: u64, second: u64) -> Result<Descriptor, Bad> {
+    fn decode(first: u64, second: u64) -> Result<Descriptor, QueueError> {
         Descriptor::decode(&[first, second, 0, 0])
     }
 
@@ -281,7 +294,7 @@ mod tests {
                 interrupt: false
             })
         );
-        assert_eq!(decode(5, 1), Err(Bad::Reserved));
+        assert_eq!(decode(5, 1), Err(QueueError::ReservedField));
     }
 
     #[test]
@@ -300,12 +313,15 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        assert_eq!(decode(0, 0), Err(Bad::Type));
-        assert_eq!(decode(0xf, 0), Err(Bad::Type));
-        assert_eq!(decode(1, 0), Err(Bad::Type));
-        assert_eq!(decode(7 | 2 << 4, 0), Err(Bad::Type));
-        assert_eq!(decode(9 | 2 << 12, 0), Err(Bad::Reserved));
-        assert_eq!(Descriptor::decode(&[0x15, 0, 0, 1]), Err(Bad::Reserved));
+        assert_eq!(decode(0, 0), Err(QueueError::InvalidType));
+        assert_eq!(decode(0xf, 0), Err(QueueError::InvalidType));
+        assert_eq!(decode(1, 0), Err(QueueError::InvalidType));
+        assert_eq!(decode(7 | 2 << 4, 0), Err(QueueError::InvalidType));
+        assert_eq!(decode(9 | 2 << 12, 0), Err(QueueError::ReservedField));
+        assert_eq!(
+            Descriptor::decode(&[0x15, 0, 0, 1]),
+            Err(QueueError::ReservedField)
+        );
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The fault recording registers and the status of faults (VT-d 4.1, 7.3, 11.4.8 and 11.4.14).
 
-use super::descriptor::Bad;
+use super::descriptor::QueueError;
 use super::registers::{Msi, Registers, CAP, FECTL, FRCD, FRCD_F, FSTS, IQERCD};
 use super::tables::SourceId;
 
@@ -69,10 +69,10 @@ pub(super) fn put(registers: &mut Registers, next: &mut usize, fault: &Fault) ->
 }
 
 /// The invalidation queue stops at a descriptor. Gives the interrupt that is due.
-pub(super) fn stop_queue(registers: &mut Registers, bad: Bad) -> Option<Msi> {
+pub(super) fn stop_queue(registers: &mut Registers, error: QueueError) -> Option<Msi> {
     let before = registers.get(FSTS, 4) & STATUS;
     registers.raise(FSTS, 4, QUEUE_ERROR);
-    registers.set(IQERCD, 8, bad as u64);
+    registers.set(IQERCD, 8, error as u64);
     (before == 0).then(|| registers.event(FECTL))?
 }
 

@@ -49,6 +49,7 @@
 mod descriptor;
 mod device;
 mod dmar;
+mod events;
 mod faults;
 mod look_up;
 mod memory;
@@ -61,7 +62,9 @@ mod translate;
 mod unit;
 mod work;
 
+pub use descriptor::QueueError;
 pub use device::MAX_BINDINGS;
+pub use events::{VtdEvent, VtdEvents};
 pub use offer::{NotCarried, VtdConfig};
 pub use registers::{Msi, SIZE};
 pub use state::VtdState;
@@ -77,26 +80,17 @@ use crate::sys::Errno;
 use crate::types::Bdf;
 use crate::walk::Access;
 use device::Device;
+use events::Outbox;
 use faults::Fault;
 use look_up::Request;
 use memory::{Memory, Space};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use unit::Unit;
 use vm_memory::GuestAddressSpace;
 
 /// Most devices behind a unit, as many as a bus has functions.
 pub const MAX_DEVICES: usize = 256;
-
-/// What a unit tells its VMM.
-pub trait VtdEvents: fmt::Debug + Send + Sync {
-    /// Required. The guest is to be interrupted.
-    fn interrupt(&self, message: Msi);
-
-    /// Required. There is work left: [`Vtd::run`] is to be called soon, from any thread.
-    fn more(&self);
-}
 
 #[derive(Debug)]
 struct State {
@@ -151,16 +145,18 @@ impl Vtd {
     }
 
     /// Does something with the unit, then sends what is due.
-    fn with(&self, act: impl FnOnce(&mut State, &dyn Memory) -> (Vec<Msi>, bool)) {
-        let (messages, more) = act(&mut self.state(), &*self.memory);
-        self.send(messages);
+    fn with(&self, act: impl FnOnce(&mut State, &dyn Memory, &mut Outbox) -> bool) {
+        let mut out = Outbox::default();
+        let more = act(&mut self.state(), &*self.memory, &mut out);
+        out.send(&*self.events);
         if more {
             self.events.more();
         }
     }
 
-    fn send(&self, messages: impl IntoIterator<Item = Msi>) {
-        for message in messages {
+    /// Sends an interrupt that is due.
+    fn send(&self, message: Option<Msi>) {
+        if let Some(message) = message {
             self.events.interrupt(message);
         }
     }
@@ -174,14 +170,14 @@ impl Vtd {
     /// A guest's write; others than of 4 and 8 aligned bytes are ignored. What it asks for is done when
     /// this returns, or [`VtdEvents::more`] was called.
     pub fn write(&self, offset: u64, data: &[u8]) {
-        self.with(|state, memory| state.unit.write(memory, offset, data));
+        self.with(|state, memory, out| state.unit.write(memory, offset, data, out));
     }
 
     /// Goes on with work that was left. True if there is more.
     pub fn run(&self) -> bool {
-        let mut messages = Vec::new();
-        let more = self.state().unit.go_on(&*self.memory, &mut messages);
-        self.send(messages);
+        let mut out = Outbox::default();
+        let more = self.state().unit.go_on(&*self.memory, &mut out);
+        out.send(&*self.events);
         more
     }
 
@@ -222,11 +218,9 @@ impl Vtd {
     /// [`Error::Failed`] with EINVAL for what another configuration saved; nothing is changed then.
     pub fn restore(&self, saved: VtdState) -> Result<()> {
         let mut result = Ok(());
-        self.with(|state, memory| {
-            let mut messages = Vec::new();
+        self.with(|state, memory, out| {
             result = saved.restore(&self.config, &mut state.unit);
-            let more = result.is_ok() && state.unit.go_on(memory, &mut messages);
-            (messages, more)
+            result.is_ok() && state.unit.go_on(memory, out)
         });
         result
     }
@@ -253,7 +247,11 @@ impl PciIommuOps for Vtd {
         };
         self.config.check(nesting).map_err(not_carried)?;
         let failed = |errno| Error::failed(Operation::PlugIn(device), errno);
-        let mut messages = Vec::new();
+        let devices = context.devices()?;
+        let info = devices.iter().find(|info| info.device == device);
+        // What it can do is its own: the unit offers what any device may have.
+        let asks = info.map_or(nesting.page_requests, |info| info.page_requests);
+        let mut out = Outbox::default();
         let more = {
             let mut state = self.state();
             let source = state.places.get(&device).copied();
@@ -275,11 +273,12 @@ impl PciIommuOps for Vtd {
                 }
                 known => known,
             };
-            let device = Device::new(device, context.clone(), faults, self.config.page_requests);
+            let asks = asks.is_present() && self.config.page_requests;
+            let device = Device::new(device, context.clone(), faults, asks);
             state.unit.add(source, device);
-            state.unit.go_on(&*self.memory, &mut messages)
+            state.unit.go_on(&*self.memory, &mut out)
         };
-        self.send(messages);
+        out.send(&*self.events);
         if more {
             self.events.more();
         }
@@ -296,8 +295,10 @@ impl PciIommuOps for Vtd {
     }
 
     fn page_request(&self, group: FaultGroup) {
-        let message = self.state().unit.page_request(&*self.memory, group);
-        self.send(message);
+        self.with(|state, memory, out| {
+            state.unit.page_request(memory, group, out);
+            false
+        });
     }
 
     fn dma_fault(&self, fault: DmaFault) {

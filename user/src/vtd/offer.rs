@@ -41,6 +41,9 @@ pub struct VtdConfig {
     pub extended_accessed: bool,
 }
 
+/// PCIe has no wider ones (PCIe 6.0, 6.20).
+const MAX_PASID_BITS: u32 = 20;
+
 fn most_records() -> u32 {
     FAULT_RECORDS as u32
 }
@@ -81,8 +84,6 @@ pub enum NotCarried {
     FiveLevels,
     /// Stage-1 pages of 1 GiB.
     HugePages,
-    /// So many bits of a PASID.
-    PasidBits,
     /// Page requests.
     PageRequests,
     /// Requests of a supervisor.
@@ -100,7 +101,6 @@ impl std::fmt::Display for NotCarried {
             Self::SecondStage => "second-stage tables, as it does not shadow them",
             Self::FiveLevels => "stage-1 tables of five levels",
             Self::HugePages => "stage-1 pages of 1 GiB",
-            Self::PasidBits => "so many PASID bits",
             Self::PageRequests => "page requests",
             Self::Supervisor => "requests of a supervisor",
             Self::ExtendedAccessed => "extended accessed flags",
@@ -116,9 +116,11 @@ const ECAP_EXTENDED_ACCESSED: u64 = 1 << 34;
 
 impl VtdConfig {
     /// The most that a host carries, but for requests of a supervisor, which guests of today do not
-    /// need.
+    /// need. The width of PASIDs and page requests are limits of each device, not of the unit: they
+    /// are offered whatever devices there are now, and the VMM tells the guest in each device's own
+    /// PASID and PRI capabilities what the device has.
     pub fn carried_by(host: &NestingCapability) -> Self {
-        let pasid_bits = host.pasid_bits.clamp(6, 20);
+        let pasid_bits = MAX_PASID_BITS;
         if host.shadowed.is_some() {
             // Tables are not walked by the host's hardware, whose limits are not theirs.
             return Self {
@@ -133,7 +135,7 @@ impl VtdConfig {
             five_levels,
             huge_pages: host.vtd_cap & CAP_HUGE_PAGES != 0,
             pasid_bits,
-            page_requests: host.page_requests.is_present(),
+            page_requests: true,
             extended_accessed: host.vtd_ecap & ECAP_EXTENDED_ACCESSED != 0,
             ..Self::default()
         }
@@ -148,9 +150,9 @@ impl VtdConfig {
         let has = |bit: u64, register: u64| register & bit != 0;
         let five_levels = host.widths.contains(&AddressWidth::Bits57);
         // A device without PASIDs is no less behind a unit that has them.
-        let pasids = host.shadowed.is_none() || host.stage1.is_present();
+        let nests = host.stage1.is_present() || host.rid;
         let lacks = [
-            (pasids && !host.stage1.is_present(), NotCarried::Nesting),
+            (!nests, NotCarried::Nesting),
             (!host.rid, NotCarried::Rid),
             (
                 host.shadowed.is_some() && !self.second_stage,
@@ -167,11 +169,7 @@ impl VtdConfig {
                 NotCarried::HugePages,
             ),
             (
-                pasids && self.pasid_bits > host.pasid_bits,
-                NotCarried::PasidBits,
-            ),
-            (
-                self.page_requests && !host.page_requests.is_present(),
+                self.page_requests && host.shadowed.is_some(),
                 NotCarried::PageRequests,
             ),
             (
@@ -192,7 +190,7 @@ impl VtdConfig {
         self.base % 4096 == 0
             && self.base.checked_add(4096).is_some()
             && (39..=52).contains(&self.address_bits)
-            && (6..=20).contains(&self.pasid_bits)
+            && (6..=MAX_PASID_BITS).contains(&self.pasid_bits)
             && (1..=most_records()).contains(&self.fault_records)
             && (self.device_tlbs || !self.page_requests)
             && !(self.second_stage

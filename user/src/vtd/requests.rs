@@ -28,23 +28,27 @@ pub(super) struct Requests {
 impl Requests {
     /// Puts a group into the guest's queue. One that has no room there is answered INVALID and
     /// noted as lost. Gives the interrupt that is due.
+    ///
+    /// # Errors
+    ///
+    /// The same, for a group that was lost.
     pub(super) fn put(
         &mut self,
         memory: &dyn Memory,
         registers: &mut Registers,
         source: SourceId,
         group: FaultGroup,
-    ) -> Option<Msi> {
+    ) -> Result<Option<Msi>, Option<Msi>> {
         let pasid = group.pasid().map(|_| group.guest_pasid());
         let room = self.number(source, pasid, &group);
         let Some(number) = room.filter(|&number| write(memory, registers, source, number, &group))
         else {
-            return lost(registers);
+            return Err(lost(registers));
         };
         self.groups.insert((source, pasid, number), group);
         let news = registers.get(PRS, 4) & PENDING == 0;
         registers.raise(PRS, 4, PENDING);
-        news.then(|| registers.event(PECTL))?
+        Ok(news.then(|| registers.event(PECTL)).flatten())
     }
 
     /// A number for a group that no other waits under: the device's own if it is free.
@@ -114,6 +118,10 @@ fn write(
     let needed = requests.len() as u64 * REQUEST;
     // One stays free: a queue whose head is its tail is empty. After an overflow nothing is taken
     // until the guest has cleared it.
+    // A guest that has set up no queue wants none.
+    if address & !0xfff == 0 {
+        return false;
+    }
     let overflown = registers.get(PRS, 4) & OVERFLOW != 0;
     if overflown || head >= bytes || tail >= bytes || used + needed + REQUEST > bytes {
         return false;
@@ -133,9 +141,10 @@ fn write(
             | u64::from(last) << 2
             | u64::from(number) << 3
             | request.address.0 & !0xfff;
-        let at = (address & !0xfff) + tail;
         for (offset, word) in [(0, first), (8, second), (16, 0), (24, 0)] {
-            if !memory.write(at + offset, word) {
+            // The queue may be at the end of all addresses.
+            let at = (address & !0xfff).checked_add(tail | offset);
+            if !at.is_some_and(|at| memory.write(at, word)) {
                 return false;
             }
         }

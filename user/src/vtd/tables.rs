@@ -18,6 +18,7 @@ pub(super) mod reason {
     pub(in crate::vtd) const CONTEXT_INVALID: u8 = 0x43;
     pub(in crate::vtd) const NO_PASIDS: u8 = 0x45;
     pub(in crate::vtd) const PASID_TOO_LARGE: u8 = 0x46;
+    pub(in crate::vtd) const NO_PAGE_REQUESTS: u8 = 0x47;
     pub(in crate::vtd) const DIRECTORY_ACCESS: u8 = 0x50;
     pub(in crate::vtd) const DIRECTORY_ABSENT: u8 = 0x51;
     pub(in crate::vtd) const DIRECTORY_RESERVED: u8 = 0x52;
@@ -77,6 +78,14 @@ impl Offered {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SourceId(pub u16);
+
+impl std::fmt::Display for SourceId {
+    /// As `lspci` writes it: bus, device and function.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (bus, devfn) = (self.0 >> 8, self.0 & 0xff);
+        write!(f, "{bus:02x}:{:02x}.{}", devfn >> 3, devfn & 7)
+    }
+}
 
 /// A context entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,6 +244,11 @@ const FIRST_STAGE: u64 = 1;
 const SECOND_STAGE: u64 = 2;
 const PASS_THROUGH: u64 = 4;
 
+/// Reserved bits of the third quadword of a first-stage entry (VT-d 4.1, 9.6): ERE (bit 1), which
+/// needs ECAP.ERS, bit 6, and bits 11:8. Bit 5 (NXE) is accepted: the units of VT-d 2.x had it, and
+/// Linux 6.3 to 6.10 and stable kernels of that time set it whatever ECAP says.
+const RESERVED_THIRD: u64 = 1 << 1 | 1 << 6 | 0xf << 8;
+
 fn entry(words: &[u64; 8], offered: &Offered) -> Result<Entry, Stopped> {
     let [first, second, third, rest @ ..] = words;
     let stopped = |reason| Stopped::unless_disabled(reason, *first);
@@ -272,7 +286,7 @@ fn entry(words: &[u64; 8], offered: &Offered) -> Result<Entry, Stopped> {
             let (supervisor, extended_accessed) = (third & 1 != 0, third & 0x80 != 0);
             let unoffered = (supervisor && !offered.supervisor)
                 || (extended_accessed && !offered.extended_accessed);
-            if unoffered || third & (0xf62 | offered.reserved_address()) != 0 {
+            if unoffered || third & (RESERVED_THIRD | offered.reserved_address()) != 0 {
                 return Err(stopped(reason::PASID_RESERVED));
             }
             Kind::Stage1(Stage1Table {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The unit: what a guest's access to its registers does.
 
-use super::descriptor::{Bad, Descriptor};
+use super::descriptor::{Descriptor, QueueError};
 use super::device::Device;
+use super::events::{Outbox, VtdEvent};
 use super::faults::{self, Fault};
 use super::memory::Memory;
 use super::registers::{
@@ -26,9 +27,6 @@ const INVALIDATE: u64 = 1 << 63;
 const WIDE: u64 = 1 << 11;
 /// Bytes of one.
 const DESCRIPTOR: u64 = 32;
-/// Interrupts a call gives at most: one for each event.
-type Messages = Vec<Msi>;
-
 /// What a unit is.
 #[derive(Debug)]
 pub(super) struct Unit {
@@ -73,10 +71,10 @@ impl Unit {
         memory: &dyn Memory,
         offset: u64,
         data: &[u8],
-    ) -> (Messages, bool) {
-        let mut messages = Vec::new();
+        out: &mut Outbox,
+    ) -> bool {
         if !self.registers.write(offset, data) {
-            return (messages, false);
+            return false;
         }
         let end = offset.saturating_add(data.len() as u64);
         // Whether the last byte of a register was written: halves come lower first.
@@ -85,7 +83,7 @@ impl Unit {
             offset <= last && last < end
         };
         if written(GCMD, 4) {
-            self.command();
+            self.command(out);
         }
         // Invalidation by registers is not offered in scalable mode: it is done at once.
         for register in [CCMD, IOTLB] {
@@ -101,14 +99,13 @@ impl Unit {
             self.registers.settle(PECTL);
         }
         for control in [FECTL, IECTL, PECTL] {
-            messages.extend(self.registers.unmasked(control));
+            out.interrupt(self.registers.unmasked(control));
         }
-        let more = self.go_on(memory, &mut messages);
-        (messages, more)
+        self.go_on(memory, out)
     }
 
     /// GCMD: one command at a time.
-    fn command(&mut self) {
+    fn command(&mut self, out: &mut Outbox) {
         let command = self.registers.get(GCMD, 4);
         self.registers.set(GCMD, 4, 0);
         let status = self.registers.get(GSTS, 4);
@@ -128,6 +125,8 @@ impl Unit {
         if (command ^ status) & TRANSLATION != 0 {
             let status = self.registers.get(GSTS, 4) ^ TRANSLATION;
             self.registers.set(GSTS, 4, status);
+            let on = status & TRANSLATION != 0;
+            out.event(VtdEvent::Translation { on });
             self.look_at_all();
         }
     }
@@ -146,7 +145,7 @@ impl Unit {
     }
 
     /// Goes on with what there is to do. True if there is more.
-    pub(super) fn go_on(&mut self, memory: &dyn Memory, messages: &mut Messages) -> bool {
+    pub(super) fn go_on(&mut self, memory: &dyn Memory, out: &mut Outbox) -> bool {
         let mut budget = BUDGET;
         let mut found = Vec::new();
         while budget != 0 {
@@ -156,14 +155,14 @@ impl Unit {
                 root: self.translation_root(),
             };
             self.work
-                .go_on(&tables, &mut self.devices, &mut budget, &mut found);
-            if self.work.is_done() && !self.next_descriptor(memory, messages) {
+                .go_on(&tables, &mut self.devices, &mut budget, &mut found, out);
+            if self.work.is_done() && !self.next_descriptor(memory, out) {
                 break;
             }
             budget = budget.saturating_sub(4);
         }
         for fault in &found {
-            messages.extend(self.fault(fault));
+            out.interrupt(self.fault(fault));
         }
         !self.work.is_done() || self.queue().is_some_and(|(head, tail)| head != tail)
     }
@@ -176,33 +175,34 @@ impl Unit {
     }
 
     /// Carries a descriptor out, or leaves the work that it makes. False if there is none.
-    fn next_descriptor(&mut self, memory: &dyn Memory, messages: &mut Messages) -> bool {
+    fn next_descriptor(&mut self, memory: &dyn Memory, out: &mut Outbox) -> bool {
         let Some((head, tail)) = self.queue().filter(|(head, tail)| head != tail) else {
             return false;
         };
         let address = self.registers.get(IQA, 8);
         let bytes = 4096u64 << (address & 7);
         let descriptor = if address & WIDE == 0 {
-            Err(Bad::Width)
+            Err(QueueError::InvalidWidth)
         } else if tail >= bytes {
-            Err(Bad::Tail)
+            Err(QueueError::InvalidTail)
         } else {
             // The base is on a page and the head in the queue, which may yet be past the end.
             (address & !0xfff)
                 .checked_add(head % bytes)
                 .and_then(|at| super::memory::read_words::<4>(memory, at))
-                .ok_or(Bad::Fetch)
+                .ok_or(QueueError::Fetch)
                 .and_then(|words| Descriptor::decode(&words))
         };
-        let done = descriptor.and_then(|descriptor| self.carry_out(memory, descriptor, messages));
+        let done = descriptor.and_then(|descriptor| self.carry_out(memory, descriptor, out));
         match done {
             Ok(()) => {
                 let next = (head % bytes + DESCRIPTOR) % bytes;
                 self.registers.set(IQH, 8, next);
                 true
             }
-            Err(bad) => {
-                messages.extend(faults::stop_queue(&mut self.registers, bad));
+            Err(error) => {
+                out.event(VtdEvent::QueueStopped { error });
+                out.interrupt(faults::stop_queue(&mut self.registers, error));
                 false
             }
         }
@@ -212,8 +212,8 @@ impl Unit {
         &mut self,
         memory: &dyn Memory,
         descriptor: Descriptor,
-        messages: &mut Messages,
-    ) -> Result<(), Bad> {
+        out: &mut Outbox,
+    ) -> Result<(), QueueError> {
         let offered = self.offered;
         let tables = Tables {
             memory,
@@ -252,12 +252,12 @@ impl Unit {
             Descriptor::Wait { status, interrupt } => {
                 if let Some((at, word)) = status {
                     if !memory.write_half(at, word) {
-                        return Err(Bad::Fetch);
+                        return Err(QueueError::Fetch);
                     }
                 }
                 if interrupt && self.registers.get(ICS, 4) & 1 == 0 {
                     self.registers.raise(ICS, 4, 1);
-                    messages.extend(self.registers.event(IECTL));
+                    out.interrupt(self.registers.event(IECTL));
                 }
             }
             Descriptor::Response {
@@ -275,17 +275,50 @@ impl Unit {
         faults::put(&mut self.registers, &mut self.next_record, fault)
     }
 
-    /// A device asks for pages.
-    pub(super) fn page_request(&mut self, memory: &dyn Memory, group: FaultGroup) -> Option<Msi> {
+    /// A device asks for pages. A group that the guest is not asked for is answered INVALID.
+    pub(super) fn page_request(
+        &mut self,
+        memory: &dyn Memory,
+        group: FaultGroup,
+        out: &mut Outbox,
+    ) {
         let mut devices = self.devices.iter();
         let asks = |device: &Device| device.bdf() == group.device();
-        let (&source, device) = devices.find(|(_, device)| asks(device))?;
+        let Some((&source, device)) = devices.find(|(_, device)| asks(device)) else {
+            return;
+        };
         let pasid = group.pasid().map(|_| group.guest_pasid());
+        let refused = |why| VtdEvent::PageRequestRefused { source, pasid, why };
         if !device.takes_page_requests(pasid) {
-            return None;
+            out.event(refused("no first-stage table is bound"));
+            return;
         }
-        self.requests
-            .put(memory, &mut self.registers, source, group)
+        if let Err(stopped) = self.tables(memory).page_requests(source) {
+            out.event(refused("the guest's context entry has none"));
+            let request = group.requests().first();
+            let access = request.map(|request| request.access);
+            let fault = Fault {
+                source,
+                pasid,
+                address: request.map_or(0, |request| request.address.0),
+                write: access.is_some_and(|access| access.write),
+                privileged: access.is_some_and(|access| access.privileged),
+                reason: stopped.reason,
+            };
+            let message = (!stopped.silent).then(|| self.fault(&fault)).flatten();
+            out.interrupt(message);
+            return;
+        }
+        let put = self
+            .requests
+            .put(memory, &mut self.registers, source, group);
+        match put {
+            Ok(message) => out.interrupt(message),
+            Err(message) => {
+                out.event(refused("there is no room in the guest's queue"));
+                out.interrupt(message);
+            }
+        }
     }
 
     /// Page requests were lost before they came here.

@@ -4,9 +4,11 @@
 
 use super::descriptor::Iotlb;
 use super::device::Device;
+use super::events::{Outbox, VtdEvent};
 use super::faults::Fault;
 use super::memory::Memory;
 use super::tables::{context, Context, Entry, Offered, SourceId, Stopped};
+use crate::error::Error;
 use crate::types::IovaRange;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -50,6 +52,22 @@ impl Tables<'_> {
             Err(stopped) => return Some(Err(stopped)),
         };
         Some(context.entry(self.memory, self.offered, context.rid_pasid))
+    }
+
+    /// Whether the guest wants to be asked for pages by a function.
+    ///
+    /// # Errors
+    ///
+    /// What stops its page requests.
+    pub(super) fn page_requests(&self, source: SourceId) -> Result<(), Stopped> {
+        use super::tables::reason;
+
+        match self.context(source) {
+            Some(Ok(context)) if context.page_requests => Ok(()),
+            Some(Ok(context)) => Err(context.stopped(reason::NO_PAGE_REQUESTS)),
+            Some(Err(stopped)) => Err(stopped),
+            None => Err(Stopped::by(reason::TABLE_MODE)),
+        }
     }
 
     fn rid_pasid(&self, source: SourceId) -> Option<u32> {
@@ -144,6 +162,7 @@ impl Work {
         devices: &mut BTreeMap<SourceId, Device>,
         budget: &mut u32,
         faults: &mut Vec<Fault>,
+        out: &mut Outbox,
     ) {
         while *budget != 0 {
             let Some(job) = self.jobs.pop_front() else {
@@ -156,16 +175,24 @@ impl Work {
                 Job::Rid(source) => {
                     *budget = budget.saturating_sub(CALL);
                     let entry = tables.of_rid(source);
-                    if device.set_rid(entry).is_err() {
-                        report(source, None, entry, faults);
+                    if let Some(Err(stopped)) = entry {
+                        out.event(VtdEvent::EntryStopped {
+                            source,
+                            pasid: None,
+                            reason: stopped.reason,
+                        });
+                    }
+                    if let Err(error) = device.set_rid(entry) {
+                        report(source, None, entry, error, faults, out);
                     }
                 }
                 Job::Pasid(source, pasid) => {
                     *budget = budget.saturating_sub(CALL);
-                    set_pasid(tables, device, source, pasid, faults);
+                    set_pasid(tables, device, source, pasid, faults, out);
                 }
                 Job::Directory(source, from) => {
-                    if let Some(next) = directory(tables, device, source, from, budget, faults) {
+                    if let Some(next) = directory(tables, device, source, from, budget, faults, out)
+                    {
                         self.jobs.push_front(Job::Directory(source, next));
                     }
                 }
@@ -173,7 +200,13 @@ impl Work {
                     *budget = budget.saturating_sub(CALL);
                     // The host refuses no flush of what is bound but where the device is gone; a shadow that
                     // cannot hold what the guest maps has nothing in that range then.
-                    let _ = device.flush(pasid, range, leaf);
+                    if let Err(error) = device.flush(pasid, range, leaf) {
+                        out.event(VtdEvent::FlushFailed {
+                            source: job.source(),
+                            pasid,
+                            error,
+                        });
+                    }
                 }
             }
         }
@@ -197,10 +230,26 @@ fn set_pasid(
     source: SourceId,
     pasid: u32,
     faults: &mut Vec<Fault>,
+    out: &mut Outbox,
 ) {
+    use super::tables::reason;
+
     let entry = tables.of_pasid(source, pasid);
-    if device.set_pasid(pasid, entry).is_err() {
-        report(source, Some(pasid), Some(entry), faults);
+    if let Err(stopped) = entry {
+        let absent = matches!(
+            stopped.reason,
+            reason::PASID_ABSENT | reason::DIRECTORY_ABSENT | reason::CONTEXT_ABSENT
+        );
+        if !absent {
+            out.event(VtdEvent::EntryStopped {
+                source,
+                pasid: Some(pasid),
+                reason: stopped.reason,
+            });
+        }
+    }
+    if let Err(error) = device.set_pasid(pasid, entry) {
+        report(source, Some(pasid), Some(entry), error, faults, out);
     }
 }
 
@@ -209,8 +258,15 @@ fn report(
     source: SourceId,
     pasid: Option<u32>,
     entry: Option<Result<Entry, Stopped>>,
+    error: Error,
     faults: &mut Vec<Fault>,
+    out: &mut Outbox,
 ) {
+    out.event(VtdEvent::BindingRefused {
+        source,
+        pasid,
+        error,
+    });
     let Some(Ok(entry)) = entry else {
         return;
     };
@@ -235,6 +291,7 @@ fn directory(
     from: u32,
     budget: &mut u32,
     faults: &mut Vec<Fault>,
+    out: &mut Outbox,
 ) -> Option<u32> {
     let context = tables.context(source)?.ok()?;
     if !context.takes_pasids {
@@ -256,7 +313,7 @@ fn directory(
         let present = tables.memory.read(at).is_some_and(|word| word & 1 != 0);
         if present && pasid != context.rid_pasid && !device.is_bound(pasid) {
             *budget = budget.saturating_sub(CALL);
-            set_pasid(tables, device, source, pasid, faults);
+            set_pasid(tables, device, source, pasid, faults, out);
         }
         pasid += 1;
     }

@@ -162,7 +162,7 @@ impl HostIommuContext for Soft {
                     page_requests: support(page_requests, reason(MissingBecause::NoPri)),
                     dma_faults: Support::Present,
                     dirty: Support::Missing(MissingBecause::Hardware),
-                    rid: stage1,
+                    rid: !state.devices.is_empty(),
                     shadowed: None,
                     widths: vec![AddressWidth::Bits48, AddressWidth::Bits57],
                     pasid_bits: bits
@@ -189,7 +189,7 @@ impl HostIommuContext for Soft {
                 device,
                 stage1: support(state.options.max_pasids != 0, MissingBecause::NoPasid),
                 page_requests: support(state.options.page_requests, MissingBecause::NoPri),
-                rid: state.options.max_pasids != 0,
+                rid: true,
                 max_pasids: state.options.max_pasids,
                 vtd_cap: VTD_CAP,
                 vtd_ecap: VTD_ECAP,

@@ -94,7 +94,10 @@ impl State {
             Translation::Stage2 { .. } if bound.queue.is_none() => {}
             _ => return Err(Errno::EINVAL),
         }
-        if options.max_pasids == 0 || (bound.queue.is_some() && !options.page_requests) {
+        // Requests without PASID are any device's.
+        if (pasid != Pasid::RID && options.max_pasids == 0)
+            || (bound.queue.is_some() && !options.page_requests)
+        {
             return Err(Errno::EOPNOTSUPP);
         }
         if bound.queue.is_some_and(|id| !self.queues.contains_key(&id)) {

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The unit for guests (`host_iommu::vtd`), with the IOMMU in the process as the host.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
+
+mod guest;
+mod guests;
+mod unit;
