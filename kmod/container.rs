@@ -351,6 +351,7 @@ impl Container {
                 Target::Stage1(_) => trace::Bound::Stage1,
                 Target::Stage2 => trace::Bound::Stage2,
                 Target::AddressSpace(_) => trace::Bound::AddressSpace,
+                Target::Blocked => trace::Bound::Blocked,
             },
             replace: bind.replace,
             outcome: bound.outcome,

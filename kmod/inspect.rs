@@ -11,7 +11,7 @@
 //! | containers | a container | `container`, `type` (ioasid, type1, type1v2), and the fields of `struct vfio_ioasid_stats` by name |
 //! | devices | a device | `container`, `device` (`none` if it is no PCI function), `max_pasids`, `shared` (its group has others), `rid` (stage2, bound, blocked), `keeper` (the host's PASID, or none) |
 //! | pasids | a run of PASIDs | `container`, `first`, `last` (inclusive) |
-//! | bindings | a binding | `container`, `device`, `pasid` (`rid` at the RID), `guest_pasid`, `kind` (stage1, stage2, as), `as` (its number, 0 if none), `faults` (1 with a fault queue) |
+//! | bindings | a binding | `container`, `device`, `pasid` (`rid` at the RID), `guest_pasid`, `kind` (stage1, stage2, as, blocked), `as` (its number, 0 if none), `faults` (1 with a fault queue) |
 //! | queues | a fault queue | `container`, `queue` (its place in the container's list), `depth`, `waiting`, `lost` (all three in records), `deadline_ms` (0 if none) |
 //!
 //! A file is no snapshot: each line is true at a moment of its own. What lives from the first

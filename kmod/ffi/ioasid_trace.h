@@ -48,7 +48,8 @@ TRACE_EVENT(ioasid_bind,
 		  __entry->container, IOASID_DEVICE(__entry->device),
 		  __entry->pasid, __entry->guest_pasid,
 		  __print_symbolic(__entry->kind, { 0, "stage1" },
-				   { 1, "stage2" }, { 2, "as" }),
+				   { 1, "stage2" }, { 2, "as" },
+				   { 3, "blocked" }),
 		  __entry->replace, __entry->outcome, __entry->error)
 );
 

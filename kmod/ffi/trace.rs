@@ -50,6 +50,8 @@ pub(crate) enum Bound {
     Stage2 = 1,
     /// An address space.
     AddressSpace = 2,
+    /// Nothing: DMA is stopped.
+    Blocked = 3,
 }
 
 fn errno<T>(result: &Result<T>) -> c_int {

@@ -2,7 +2,9 @@
 //! One binding: a translation in force at a device's PASID or RID, and its page requests.
 
 use crate::fault::{FaultQueue, Source};
-use crate::ffi::attach::{Attachment, Detached, ReplaceFailed};
+use crate::ffi::attach::{Attachment, Detached, ReplaceFailed, Site};
+use crate::ffi::device::Device;
+use crate::ffi::group::Group;
 use crate::ffi::nested::NestedDomain;
 use crate::quota::Share;
 use kernel::prelude::*;
@@ -17,6 +19,8 @@ pub(crate) enum Kind {
     Stage2,
     /// An address space of the container.
     AddressSpace(u32),
+    /// Nothing: DMA is stopped. At a PASID alone; a RID that is blocked has no binding.
+    Blocked,
 }
 
 /// A binding before it is in force.
@@ -36,24 +40,28 @@ impl NewBinding {
         attach: impl FnOnce(Detached) -> Result<Attachment, E>,
     ) -> Result<Binding, E> {
         Ok(Binding {
-            attachment: attach(self.translation)?,
+            attachment: Some(attach(self.translation)?),
             kind: self.kind,
             guest_pasid: self.guest_pasid,
             cookie: self.cookie,
             source: self.source,
-            _share: self.share,
+            _share: Some(self.share),
         })
     }
 }
 
 /// A binding in force.
+///
+/// # Invariants
+///
+/// There is an attachment, and a share of the module's domains, unless it is [`Kind::Blocked`].
 pub(super) struct Binding {
-    attachment: Attachment,
+    attachment: Option<Attachment>,
     pub(super) kind: Kind,
     pub(super) guest_pasid: u32,
     pub(super) cookie: u64,
     source: Option<Arc<Source>>,
-    _share: Share,
+    _share: Option<Share>,
 }
 
 /// A replacement that failed, and the old binding if it is in force.
@@ -63,6 +71,24 @@ pub(super) struct Unreplaced {
 }
 
 impl Binding {
+    /// That of a PASID whose DMA is stopped.
+    pub(super) fn blocked(guest_pasid: u32, cookie: u64) -> Self {
+        // INVARIANT: It is blocked.
+        Self {
+            attachment: None,
+            kind: Kind::Blocked,
+            guest_pasid,
+            cookie,
+            source: None,
+            _share: None,
+        }
+    }
+
+    /// Whether it counts towards the quota of bindings.
+    pub(super) fn is_counted(&self) -> bool {
+        self.kind != Kind::Blocked
+    }
+
     /// Whether its page requests go to a fault queue.
     pub(super) fn takes_page_requests(&self) -> bool {
         self.source.is_some()
@@ -75,7 +101,7 @@ impl Binding {
 
     /// The nested domain, if it is a stage-1 table.
     pub(super) fn nested(&self) -> Option<&NestedDomain> {
-        self.attachment.nested()
+        self.attachment.as_ref()?.nested()
     }
 
     /// Steps 4 and 5 of a binding's life, see [`crate::fault`]. Sleeps.
@@ -83,15 +109,21 @@ impl Binding {
         if let Some(source) = &self.source {
             source.stop();
         }
-        let translation = self.attachment.detach();
+        let translation = self.attachment.and_then(Attachment::detach);
         if let Some(source) = &self.source {
             source.cancel();
         }
         drop(translation);
     }
 
-    /// Puts `new` in its place. Its page requests are cancelled. Sleeps.
-    pub(super) fn replace(self, new: NewBinding) -> Result<Self, Unreplaced> {
+    /// Puts `new` in its place at `site`. Its page requests are cancelled. Sleeps.
+    pub(super) fn replace(
+        self,
+        new: NewBinding,
+        device: &Device,
+        group: Group,
+        site: Site,
+    ) -> Result<Self, Unreplaced> {
         let Self {
             attachment,
             kind,
@@ -101,10 +133,15 @@ impl Binding {
             _share: share,
         } = self;
         let mut old = None;
-        let replaced = new.attach(|translation| {
-            let (attachment, before) = attachment.replace(translation)?;
-            old = before;
-            Ok(attachment)
+        let replaced = new.attach(|translation| match attachment {
+            Some(attachment) => {
+                let (attachment, before) = attachment.replace(translation)?;
+                old = before;
+                Ok(attachment)
+            }
+            None => translation
+                .attach(device, group, site)
+                .map_err(|(error, _)| ReplaceFailed { error, old: None }),
         });
         let cancel = || {
             if let Some(source) = &source {
@@ -123,13 +160,17 @@ impl Binding {
             }) => Err(Unreplaced {
                 error,
                 old: Some(Self {
-                    attachment,
+                    attachment: Some(attachment),
                     kind,
                     guest_pasid,
                     cookie,
                     source,
                     _share: share,
                 }),
+            }),
+            Err(ReplaceFailed { error, old: None }) if kind == Kind::Blocked => Err(Unreplaced {
+                error,
+                old: Some(Self::blocked(guest_pasid, cookie)),
             }),
             Err(ReplaceFailed { error, old: None }) => {
                 cancel();

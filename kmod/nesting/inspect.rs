@@ -85,6 +85,7 @@ impl Nesting {
             Kind::Stage1 => ("stage1", 0),
             Kind::Stage2 => ("stage2", 0),
             Kind::AddressSpace(space) => ("as", space),
+            Kind::Blocked => ("blocked", 0),
         };
         let mut write = || {
             write!(line, "container={id} device={device}")?;

@@ -36,7 +36,7 @@ struct AttachedDevice {
     device: Device,
     group: Group,
     shared: bool,
-    /// Nothing is in force at the RID: a BIND or UNBIND there failed half-way.
+    /// Nothing is in force at the RID: it was bound so, or a BIND or UNBIND there failed half-way.
     rid_blocked: bool,
     /// Attached at the highest PASID from the first binding with a fault queue on, until the
     /// device leaves. The driver's page requests are switched on with the first such domain of
@@ -99,7 +99,7 @@ impl BindResult {
 /// # Invariants
 ///
 /// - Each binding's device is in `devices`, and its PASID in `pasids`.
-/// - `bound` is the number of bindings.
+/// - `bound` is the number of bindings that count towards the quota.
 pub(crate) struct Nesting {
     /// Number of the container.
     container: u64,
@@ -211,32 +211,65 @@ impl Nesting {
         domain: Option<Arc<PagingDomain>>,
         queue: Option<Arc<FaultQueue>>,
     ) -> BindResult {
+        if matches!(bind.target, Target::Blocked) {
+            return self
+                .block(bind, &stage2)
+                .unwrap_or_else(BindResult::unchanged);
+        }
         match self.prepare(bind, &stage2, domain, queue) {
-            Ok(new) if bind.replace => self.replace(bind, new),
+            Ok(new) if self.is_bound(bind) => self.replace(bind, new),
             Ok(new) => self.bind_first(bind, &stage2, new),
             Err(error) => BindResult::unchanged(error),
         }
     }
 
-    /// All that can fail before anything is touched.
-    fn prepare(
-        &mut self,
-        bind: &Bind,
-        stage2: &Arc<PagingDomain>,
-        domain: Option<Arc<PagingDomain>>,
-        queue: Option<Arc<FaultQueue>>,
-    ) -> Result<NewBinding> {
+    fn is_bound(&self, bind: &Bind) -> bool {
+        let place = Place::new(bind.site, bind.device);
+        self.bindings.get(&place).is_some()
+    }
+
+    /// Stops DMA at a RID or a PASID. Nothing can fail once it is known to be the container's, but
+    /// for the memory that the first binding at a PASID takes: there, nothing is let through.
+    fn block(&mut self, bind: &Bind, stage2: &PagingDomain) -> Result<BindResult> {
+        self.check_site(bind, stage2)?;
         let at = self.position(bind.device)?;
-        let attached = self.devices.get_mut(at).ok_or(ENOENT)?;
+        let place = Place::new(bind.site, bind.device);
+        let blocked = Binding::blocked(bind.guest_pasid, bind.cookie);
+        match bind.site {
+            Site::Rid => {
+                if let Some(binding) = self.bindings.remove(&place) {
+                    self.undo(place, binding);
+                } else if let Some(attached) = self.devices.get_mut(at) {
+                    if !attached.rid_blocked {
+                        stage2.detach_group(attached.group);
+                        attached.rid_blocked = true;
+                    }
+                }
+            }
+            Site::Pasid(_) => match self.bindings.get_mut(&place) {
+                Some(binding) => {
+                    let old = core::mem::replace(binding, blocked);
+                    self.undo(place, old);
+                }
+                None => {
+                    self.bindings
+                        .try_create_and_insert(place, blocked, GFP_KERNEL_ACCOUNT)?;
+                }
+            },
+        }
+        self.counters.binds.add(1);
+        Ok(BindResult {
+            result: Ok(()),
+            outcome: uapi::VFIO_IOASID_OUTCOME_BLOCKED,
+        })
+    }
+
+    /// Checks that something can be bound where `bind` says, with or without what is bound there.
+    fn check_site(&mut self, bind: &Bind, stage2: &PagingDomain) -> Result<Capability> {
+        let at = self.position(bind.device)?;
+        let attached = self.devices.get(at).ok_or(ENOENT)?;
         let capability = Capability::of(&attached.device, attached.shared, stage2.is_nest_parent());
         capability.at(bind.site).map_err(|_| eopnotsupp())?;
-        if queue.is_some() {
-            capability.page_requests.map_err(|_| eopnotsupp())?;
-        }
-        if let Target::Stage1(data) = &bind.target {
-            let support = capability.stage1(bind.site).map_err(|_| eopnotsupp())?;
-            stage1::check_data(data, &support)?;
-        }
         if let Site::Pasid(pasid) = bind.site {
             if !self.pasids.contains(pasid) {
                 return Err(ENOENT);
@@ -248,14 +281,36 @@ impl Nesting {
                 return Err(EBUSY);
             }
         }
-        let place = Place::new(bind.site, bind.device);
-        let bound = self.bindings.get(&place).is_some();
-        match (bound, bind.replace) {
-            (true, false) => return Err(EBUSY),
-            (false, true) => return Err(ENOENT),
-            (false, false) if self.bound >= Limit::Bindings.get() => return Err(edquot()),
-            _ => {}
+        match (self.is_bound(bind), bind.replace, bind.site) {
+            (true, false, _) => Err(EBUSY),
+            (false, true, Site::Pasid(_)) => Err(ENOENT),
+            _ => Ok(capability),
         }
+    }
+
+    /// All that can fail before anything is touched.
+    fn prepare(
+        &mut self,
+        bind: &Bind,
+        stage2: &Arc<PagingDomain>,
+        domain: Option<Arc<PagingDomain>>,
+        queue: Option<Arc<FaultQueue>>,
+    ) -> Result<NewBinding> {
+        let capability = self.check_site(bind, stage2)?;
+        if queue.is_some() {
+            capability.page_requests.map_err(|_| eopnotsupp())?;
+        }
+        if let Target::Stage1(data) = &bind.target {
+            let support = capability.stage1(bind.site).map_err(|_| eopnotsupp())?;
+            stage1::check_data(data, &support)?;
+        }
+        let place = Place::new(bind.site, bind.device);
+        let counted = self.bindings.get(&place).is_some_and(Binding::is_counted);
+        if !counted && self.bound >= Limit::Bindings.get() {
+            return Err(edquot());
+        }
+        let at = self.position(bind.device)?;
+        let attached = self.devices.get_mut(at).ok_or(ENOENT)?;
         let share = quota::DOMAINS.take(1)?;
         let source = queue
             .map(|queue| Source::new(queue, bind.device, bind.guest_pasid, bind.cookie))
@@ -274,6 +329,7 @@ impl Nesting {
                 Kind::AddressSpace(id),
                 Translation::Paging(domain.ok_or(ENOENT)?),
             ),
+            Target::Blocked => return Err(EINVAL),
         };
         Ok(NewBinding {
             kind,
@@ -334,14 +390,20 @@ impl Nesting {
             Ok(node) => node,
             Err(error) => return BindResult::unchanged(error),
         };
-        let Some(old) = self.bindings.remove(&place) else {
+        let attached = self
+            .position(bind.device)
+            .ok()
+            .and_then(|at| self.devices.get(at));
+        let Some((attached, old)) = attached.zip(self.bindings.remove(&place)) else {
             return BindResult::unchanged(ENOENT);
         };
-        match old.replace(new) {
+        let counted = old.is_counted();
+        match old.replace(new, &attached.device, attached.group, bind.site) {
             Ok(binding) => {
                 self.bindings.insert(node.into_node(place, binding));
+                self.bound += u32::from(!counted);
                 self.counters.binds.add(1);
-                self.counters.unbinds.add(1);
+                self.counters.unbinds.add(u64::from(counted));
                 BindResult {
                     result: Ok(()),
                     outcome: uapi::VFIO_IOASID_OUTCOME_BOUND,
@@ -460,7 +522,7 @@ impl Nesting {
         let (site, device) = (place.site(), place.device());
         self.set_rid_blocked(site, device);
         trace::unbind(self.container, device, site);
-        self.bound -= 1;
+        self.bound -= u32::from(binding.is_counted());
         self.counters.unbinds.add(1);
         binding.undo();
     }
@@ -514,8 +576,13 @@ impl Nesting {
     fn nested_in(&self, scope: Scope) -> Result<Option<&NestedDomain>> {
         match scope {
             Scope::Binding(device, site) => {
-                let binding = self.bindings.get(&Place::new(site, device)).ok_or(ENOENT)?;
-                binding.nested().ok_or(EINVAL).map(Some)
+                let blocked = || match self.device(device) {
+                    Ok(attached) if site == Site::Rid && attached.rid_blocked => EINVAL,
+                    _ => ENOENT,
+                };
+                let binding = self.bindings.get(&Place::new(site, device));
+                let nested = binding.ok_or_else(blocked)?.nested();
+                nested.ok_or(EINVAL).map(Some)
             }
             Scope::Device(device) => self.device(device).map(|_| None),
             Scope::Container => Ok(None),

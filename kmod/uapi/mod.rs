@@ -302,6 +302,8 @@ pub(crate) enum Target {
     Stage2,
     /// The address space of that number.
     AddressSpace(u32),
+    /// Nothing: DMA is stopped.
+    Blocked,
 }
 
 /// `VFIO_IOASID_BIND`.
@@ -326,15 +328,16 @@ impl Bind {
         const REPLACE: u32 = uapi::VFIO_IOASID_BIND_REPLACE;
         const STAGE2: u32 = uapi::VFIO_IOASID_BIND_STAGE2;
         const AS: u32 = uapi::VFIO_IOASID_BIND_AS;
+        const BLOCKED: u32 = uapi::VFIO_IOASID_BIND_BLOCKED;
 
         let call: uapi::vfio_ioasid_bind = arg.read_call()?;
-        no_flags(call.flags, RID | REPLACE | STAGE2 | AS)?;
+        no_flags(call.flags, RID | REPLACE | STAGE2 | AS | BLOCKED)?;
         let site = match call.flags & RID {
             0 => Site::Pasid(call.pasid),
             _ if call.pasid == 0 => Site::Rid,
             _ => return Err(EINVAL),
         };
-        let target = match call.flags & (STAGE2 | AS) {
+        let target = match call.flags & (STAGE2 | AS | BLOCKED) {
             0 => Target::Stage1(Stage1Data {
                 data_type: call.data_type,
                 pointer: Pointer::from_field(call.data_uptr)?,
@@ -342,12 +345,13 @@ impl Bind {
             }),
             STAGE2 => Target::Stage2,
             AS => Target::AddressSpace(call.as_id),
+            BLOCKED => Target::Blocked,
             _ => return Err(EINVAL),
         };
         let no_data = call.data_type == 0 && call.data_uptr == 0 && call.data_len == 0;
         let fits = match target {
             Target::Stage1(_) => call.as_id == 0,
-            Target::Stage2 => call.as_id == 0 && no_data && call.fault_fd == -1,
+            Target::Stage2 | Target::Blocked => call.as_id == 0 && no_data && call.fault_fd == -1,
             Target::AddressSpace(_) => no_data,
         };
         if !fits {

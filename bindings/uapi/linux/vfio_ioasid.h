@@ -214,7 +214,7 @@ struct vfio_ioasid_pasid_free {
  * @guest_pasid: the guest's number for @pasid; copied into fault records
  * @fault_fd: a fd of VFIO_IOASID_FAULT_QUEUE of this container, or -1. With -1
  *	page requests are answered INVALID by the host. -1 with
- *	VFIO_IOASID_BIND_STAGE2.
+ *	VFIO_IOASID_BIND_STAGE2 and VFIO_IOASID_BIND_BLOCKED.
  * @cookie: the user's; copied into fault records
  * @as_id: the address space with VFIO_IOASID_BIND_AS, zero otherwise
  * @outcome: out: VFIO_IOASID_OUTCOME_*, on success and on failure, but for an
@@ -222,15 +222,25 @@ struct vfio_ioasid_pasid_free {
  *
  * Binds a translation at (@device, @pasid), or at the device's requests without
  * PASID: a stage-1 table, whose addresses are the container's IOVAs; stage 2
- * itself; or an address space. A first bind is all or nothing.
+ * itself; or an address space. VFIO_IOASID_BIND_BLOCKED binds no translation:
+ * DMA is stopped there. A first bind is all or nothing.
  *
- * With VFIO_IOASID_BIND_REPLACE something must be bound there, and the new
- * translation takes its place. All that can be checked is checked first. On
- * failure @outcome says what is in force: the old translation, or none
- * (VFIO_IOASID_OUTCOME_BLOCKED; the binding is gone, and DMA is stopped until the
- * next bind). Page requests that wait for the old binding are cancelled.
+ * With VFIO_IOASID_BIND_REPLACE the new translation takes the place of what is
+ * in force, in one step: at every moment the old translation is in force, the
+ * new one, or none (DMA is stopped). At a PASID something must be bound; blocked
+ * counts. At the RID something always is in force: stage 2, a stage-1 table, an
+ * address space or blocked. All that can be checked is checked first. On failure
+ * @outcome says what is in force: the old translation, or none
+ * (VFIO_IOASID_OUTCOME_BLOCKED; the old binding is gone, and the state is
+ * blocked). Page requests that wait for the old binding are cancelled.
  *
- * At the RID, stage 2 is in force before the first bind and after UNBIND.
+ * Blocked takes no domain id, counts towards no quota and not in
+ * vfio_ioasid_stats::bindings; a replacement by blocked does not fail once the
+ * call's own fields are right. VFIO_IOASID_OUTCOME_BLOCKED is its outcome on
+ * success.
+ *
+ * At the RID, stage 2 is in force before the first bind and after UNBIND. A bind
+ * without VFIO_IOASID_BIND_REPLACE is for a RID with stage 2 or blocked there.
  *
  * EOPNOTSUPP: no nesting here (the capability says why), another @data_type,
  * the device shares its group, or a fault fd where there is no PRI.
@@ -250,6 +260,8 @@ struct vfio_ioasid_bind {
 #define VFIO_IOASID_BIND_STAGE2			(1U << 2)
 /* The address space @as_id. @data_* are zero. */
 #define VFIO_IOASID_BIND_AS			(1U << 3)
+/* No translation: DMA is stopped. @data_* and @as_id are zero. */
+#define VFIO_IOASID_BIND_BLOCKED		(1U << 4)
 	struct vfio_ioasid_device device;
 	__u32 pasid;
 	__u32 data_type;
@@ -264,7 +276,7 @@ struct vfio_ioasid_bind {
 #define VFIO_IOASID_OUTCOME_BOUND		1
 /* What was in force before still is. */
 #define VFIO_IOASID_OUTCOME_UNCHANGED		2
-/* Nothing is in force: DMA is stopped, and the old binding is gone. */
+/* No translation is in force: DMA is stopped, and the old binding is gone. */
 #define VFIO_IOASID_OUTCOME_BLOCKED		3
 };
 #define VFIO_IOASID_BIND		_IO(VFIO_TYPE, VFIO_IOASID_BASE + 2)

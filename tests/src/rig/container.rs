@@ -463,6 +463,13 @@ pub fn bind_stage2_at(device: vfio_ioasid_device, pasid: u32) -> vfio_ioasid_bin
     bind
 }
 
+/// Arguments of BIND for blocked at a PASID.
+pub fn bind_blocked_at(device: vfio_ioasid_device, pasid: u32) -> vfio_ioasid_bind {
+    let mut bind = bind_stage2_at(device, pasid);
+    bind.flags = VFIO_IOASID_BIND_BLOCKED;
+    bind
+}
+
 /// Arguments of INVALIDATE for `count` of VT-d's entries in `entries`, which must live until
 /// the call.
 pub fn invalidate_args(

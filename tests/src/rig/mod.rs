@@ -24,8 +24,9 @@ pub use address_space::{as_entry, bind_as_at, Changed};
 pub use bench::FaultBench;
 pub use check::{expect_errno, expect_ok, expect_status, DEADLINE, INACCESSIBLE};
 pub use container::{
-    all_endpoints, bdf, bind_at, bind_at_rid, bind_stage2_at, endpoint, endpoint_count,
-    invalidate_args, range, CallError, Called, Container, Endpoint, Group, Info, Invalidated,
+    all_endpoints, bdf, bind_at, bind_at_rid, bind_blocked_at, bind_stage2_at, endpoint,
+    endpoint_count, invalidate_args, range, CallError, Called, Container, Endpoint, Group, Info,
+    Invalidated,
 };
 pub use delay::{pin_page_request_threads, pin_to_cpu, Delay, Delays};
 pub use dma::{status, Counters, Dma, Done, Order, OrderExt, Slot};

@@ -8,8 +8,8 @@ use host_iommu_bindings::uapi::{
     vfio_ioasid_as_destroy, vfio_ioasid_as_entry, vfio_ioasid_bind, vfio_ioasid_device,
     vfio_ioasid_device_info, vfio_ioasid_devices, vfio_ioasid_fault_queue, vfio_ioasid_invalidate,
     vfio_ioasid_pasid_alloc, vfio_ioasid_pasid_free, vfio_ioasid_stats, vfio_ioasid_unbind,
-    VFIO_IOASID_BIND_AS, VFIO_IOASID_BIND_REPLACE, VFIO_IOASID_BIND_RID, VFIO_IOASID_BIND_STAGE2,
-    VFIO_IOASID_OUTCOME_BLOCKED,
+    VFIO_IOASID_BIND_AS, VFIO_IOASID_BIND_BLOCKED, VFIO_IOASID_BIND_REPLACE, VFIO_IOASID_BIND_RID,
+    VFIO_IOASID_BIND_STAGE2, VFIO_IOASID_OUTCOME_BLOCKED,
 };
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
@@ -82,6 +82,8 @@ pub enum BindWhat {
     Stage2,
     /// An address space.
     AddressSpace(u32),
+    /// Nothing: DMA is stopped.
+    Blocked,
 }
 
 /// `VFIO_IOASID_BIND`.
@@ -118,6 +120,7 @@ pub fn bind(container: BorrowedFd<'_>, bind: &Bind<'_>) -> std::result::Result<(
         BindWhat::Stage1(data) => (0, Some(data), 0),
         BindWhat::Stage2 => (VFIO_IOASID_BIND_STAGE2, None, 0),
         BindWhat::AddressSpace(id) => (VFIO_IOASID_BIND_AS, None, *id),
+        BindWhat::Blocked => (VFIO_IOASID_BIND_BLOCKED, None, 0),
     };
     let data_uptr = data.map_or(0, |data| {
         std::ptr::from_ref(data).expose_provenance() as u64
