@@ -473,16 +473,25 @@ impl Nesting {
             }
             Scope::Container => self.unbind_where(|_| true),
         }
-        self.restore_stage2(stage2_of)
+        self.restore_stage2(scope, stage2_of)
     }
 
-    /// Attaches stage 2 at each RID where nothing is in force.
+    /// Attaches stage 2 at each RID in scope where nothing is in force.
     fn restore_stage2(
         &mut self,
+        scope: Scope,
         stage2_of: impl Fn(&Device) -> Option<Arc<PagingDomain>>,
     ) -> Result {
+        let in_scope = |attached: &AttachedDevice| match scope {
+            Scope::Binding(_, Site::Pasid(_)) => false,
+            Scope::Binding(device, Site::Rid) | Scope::Device(device) => {
+                attached.device.bdf() == Some(device)
+            }
+            Scope::Container => true,
+        };
         let mut result = Ok(());
-        for attached in self.devices.iter_mut().filter(|other| other.rid_blocked) {
+        let blocked = |attached: &&mut AttachedDevice| attached.rid_blocked && in_scope(attached);
+        for attached in self.devices.iter_mut().filter(blocked) {
             let restored = stage2_of(&attached.device)
                 .ok_or(ENODEV)
                 .and_then(|stage2| stage2.attach_group(attached.group))

@@ -188,6 +188,18 @@ fn plain_bind_follows_blocked_at_the_rid_alone() -> Outcome {
     Ok(())
 }
 
+fn unbind_of_something_else_leaves_the_rid_blocked() -> Outcome {
+    let bench = Bench::open()?;
+    let (container, pasid) = (&bench.rig.container, bench.space.pasid);
+    container.bind(&bench.replace(0, State::Blocked))?;
+    container.bind(&bench.bind(pasid, State::Stage1))?;
+    bench.space.unbind(&bench.rig)?;
+    bench.expect(0, State::Blocked, "after UNBIND of the PASID")?;
+    let device = VFIO_IOASID_SCOPE_DEVICE;
+    expect_ok(container.unbind(device, bench.rig.id(), 0), "UNBIND");
+    bench.expect(0, State::Stage2, "after UNBIND of the device")
+}
+
 fn blocked_fails_for_no_quota() -> Outcome {
     let bench = Bench::open()?;
     let (container, pasid) = (&bench.rig.container, bench.space.pasid);
@@ -330,6 +342,7 @@ program![
     every_state_follows_every_state_at_a_pasid,
     replace_at_the_rid_needs_no_bind_before,
     plain_bind_follows_blocked_at_the_rid_alone,
+    unbind_of_something_else_leaves_the_rid_blocked,
     blocked_fails_for_no_quota,
     request_of_what_is_blocked_is_cancelled,
     blocked_has_nothing_to_invalidate,
