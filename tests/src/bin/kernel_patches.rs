@@ -264,7 +264,7 @@ fn request_of_another_pasid_is_not_in_the_group() -> Outcome {
     Ok(())
 }
 
-fn last_group_waits_for_a_call_under_way() -> Outcome {
+fn data_of_a_driver_stay_for_a_call_under_way() -> Outcome {
     let Some(endpoint) = all_endpoints().into_iter().next() else {
         return fail("no endpoint");
     };
@@ -277,7 +277,12 @@ fn last_group_waits_for_a_call_under_way() -> Outcome {
         at_return: false,
         time: LONGER,
     };
-    let delays = Delays::start(&[call])?;
+    let release = Delay {
+        function: "vfio_iommu_type1_release",
+        time: Duration::ZERO,
+        ..call
+    };
+    let delays = Delays::start(&[call, release])?;
     thread::scope(|scope| -> Outcome {
         let info = scope.spawn(|| -> Outcome {
             pin_to_cpu(0)?;
@@ -289,8 +294,13 @@ fn last_group_waits_for_a_call_under_way() -> Outcome {
         let start = Instant::now();
         group.unset_container()?;
         let waited = start.elapsed();
+        let released = delays.calls(1)?;
+        let under_way = !info.is_finished();
         drop(info.join());
-        assert!(waited > LONGER / 3, "the driver's data went under a call");
+        assert!(under_way, "the call was over");
+        assert_eq!(released, 0, "the driver's data went under a call");
+        assert!(waited < LONGER, "the group waited for the call: {waited:?}");
+        assert_eq!(delays.calls(1)?, 1, "released in the end");
         Ok(())
     })
 }
@@ -309,7 +319,7 @@ program![
     request_after_the_last_reference_is_no_bug,
     requests_without_end_take_bounded_memory,
     request_of_another_pasid_is_not_in_the_group,
-    last_group_waits_for_a_call_under_way,
+    data_of_a_driver_stay_for_a_call_under_way,
     dma_faults_reach_the_module,
     replace_at_the_rid_gives_the_old_reference_back,
 ];
