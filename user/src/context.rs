@@ -61,6 +61,11 @@ pub enum Translation {
         /// The guest's number for the PASID; `None` if it is the host's.
         guest_pasid: Option<u32>,
     },
+    /// Nothing: DMA is stopped. It counts to no quota, and every device's can be stopped at the RID.
+    Blocked {
+        /// The guest's number for the PASID; `None` if it is the host's.
+        guest_pasid: Option<u32>,
+    },
 }
 
 impl Translation {
@@ -68,7 +73,9 @@ impl Translation {
     pub const fn guest_pasid(&self) -> Option<u32> {
         match self {
             Self::Stage1(table) => table.guest_pasid,
-            Self::Stage2 { guest_pasid } | Self::AddressSpace { guest_pasid, .. } => *guest_pasid,
+            Self::Stage2 { guest_pasid }
+            | Self::AddressSpace { guest_pasid, .. }
+            | Self::Blocked { guest_pasid } => *guest_pasid,
         }
     }
 
@@ -76,7 +83,7 @@ impl Translation {
     pub const fn cookie(&self) -> u64 {
         match self {
             Self::Stage1(table) => table.cookie,
-            Self::Stage2 { .. } | Self::AddressSpace { .. } => 0,
+            Self::Stage2 { .. } | Self::AddressSpace { .. } | Self::Blocked { .. } => 0,
         }
     }
 }
@@ -98,7 +105,8 @@ pub struct Binding<'a> {
     pub translation: Translation,
     /// The fault queue, if page requests are wanted: one that the same context made.
     pub fault_queue: Option<&'a dyn FaultChannel>,
-    /// It takes the place of what is bound there, which must be something.
+    /// It takes the place of what is there in one step, with DMA stopped in between at most. At a
+    /// PASID something must be bound, and blocked counts; at the RID it may be stage 2 alone.
     pub replace: bool,
 }
 
@@ -174,8 +182,12 @@ pub trait HostIommuContext: fmt::Debug + Send + Sync {
     /// Frees PASIDs, all or none.
     fn free_pasids(&self, first: Pasid, count: u32) -> Result<()>;
 
-    /// Binds a translation. With [`Binding::replace`] a failure is [`Error::Blocked`] if what was
-    /// bound is gone, and any other if it is still in force.
+    /// Binds a translation. Without [`Binding::replace`] it fails with EBUSY where something is
+    /// bound, but for [`Translation::Blocked`] at the RID.
+    ///
+    /// A failure is [`Error::Blocked`] if what was there is gone and DMA is stopped, and any other if
+    /// it is still in force. Requests without PASID that a failure has stopped stay so until the next
+    /// bind, or until the unbind that brings stage 2 back.
     fn bind(&self, binding: &Binding<'_>) -> Result<()>;
 
     /// Unbinds. Afterwards nothing of it is translated or answered any more.
@@ -462,6 +474,35 @@ impl HostIommu {
         Stage1Binding::at_rid(self.clone(), device, Translation::Stage1(*table), faults)
     }
 
+    /// Stops the requests of a device by `pasid`, as a guest's entry does that is not present.
+    /// `guest_pasid` is the guest's number, if it is another one.
+    ///
+    /// # Errors
+    ///
+    /// As [`HostIommu::bind`], but for EDQUOT: it counts to no quota.
+    pub fn block(
+        &self,
+        device: Bdf,
+        pasids: &PasidAllocation,
+        pasid: Pasid,
+        guest_pasid: Option<u32>,
+    ) -> Result<Stage1Binding> {
+        let translation = Translation::Blocked { guest_pasid };
+        Stage1Binding::at_pasid(self.clone(), device, pasids, pasid, translation, None)
+    }
+
+    /// Stops the requests of a device without PASID, in place of stage 2, which comes back when the
+    /// binding goes. [`Stage1Binding::rebind`] puts a table there in one step.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] with ENOENT for a device that is not attached, EBUSY where something else
+    /// than this is bound.
+    pub fn block_rid(&self, device: Bdf) -> Result<Stage1Binding> {
+        let translation = Translation::Blocked { guest_pasid: None };
+        Stage1Binding::at_rid(self.clone(), device, translation, None)
+    }
+
     /// Unbinds what is in a scope, as a guest's reset does. What was owned there does nothing any
     /// more, but keeps its PASIDs.
     ///
@@ -491,8 +532,8 @@ impl HostIommu {
         self.registry().guest_pasid(device, pasid)
     }
 
-    /// The tables and passthrough bindings in force, by device and PASID: with the tables in guest
-    /// memory all that another host needs. Address spaces are the VMM's own, and made anew by it.
+    /// The tables, passthrough and blocked bindings in force, by device and PASID: with the tables in
+    /// guest memory all that another host needs. Address spaces are the VMM's own, and made anew by it.
     pub fn export(&self) -> Vec<BoundTable> {
         self.registry().export()
     }

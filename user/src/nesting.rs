@@ -201,8 +201,8 @@ impl FromIterator<InvalidationEntry> for Invalidation {
     }
 }
 
-/// What is bound: a stage-1 table, or stage 2 or an address space in its place. Unbinds when it is
-/// dropped.
+/// What is bound: a stage-1 table, or stage 2, an address space, or nothing but a stop of DMA in its
+/// place. Unbinds when it is dropped.
 #[derive(Debug)]
 pub struct Stage1Binding {
     host: HostIommu,
@@ -288,17 +288,38 @@ impl Stage1Binding {
         registry.holds(self.device, self.pasid, self.id)
     }
 
-    /// Puts another table in the place of this one. Page requests that wait for the old one are
-    /// cancelled.
+    /// Puts a table in the place of what is bound, in one step: nothing else than the one or the
+    /// other is in force in between, though DMA may be stopped. Page requests that wait for the old
+    /// one are cancelled.
     ///
     /// # Errors
     ///
-    /// [`Error::Blocked`] if neither table is in force, DMA is stopped and the binding is gone;
+    /// [`Error::Blocked`] if neither is in force, DMA is stopped and the binding is gone;
     /// after any other error the old one is in force. [`Error::Failed`] with ENOENT if nothing is
     /// bound any more.
     pub fn rebind(&mut self, table: &Stage1Table, faults: Option<&FaultQueue>) -> Result<()> {
+        self.replace(Translation::Stage1(*table), faults)
+    }
+
+    /// Stops DMA in one step, and keeps the place: [`Stage1Binding::rebind`] puts a table there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Stage1Binding::rebind`].
+    pub fn block(&mut self) -> Result<()> {
+        // The guest's number stays.
+        let guest_pasid = match self.pasid {
+            Pasid::RID => None,
+            pasid => {
+                let guest = self.host.guest_pasid(self.device, pasid);
+                (guest != pasid.get()).then_some(guest)
+            }
+        };
+        self.replace(Translation::Blocked { guest_pasid }, None)
+    }
+
+    fn replace(&mut self, translation: Translation, faults: Option<&FaultQueue>) -> Result<()> {
         let (host, old) = (&self.host, Some(self.id));
-        let translation = Translation::Stage1(*table);
         self.id = bind(host, self.device, self.pasid, translation, faults, old)?;
         self.space = None;
         Ok(())
@@ -367,7 +388,9 @@ fn bind(
         replace: old.is_some(),
     });
     if let Err(error) = noted(bound) {
-        if matches!(error, Error::Blocked { .. }) {
+        // Requests without PASID that were blocked before are so still.
+        let as_before = pasid == Pasid::RID && registry.is_blocked(device, pasid);
+        if matches!(error, Error::Blocked { .. }) && !as_before {
             registry.remove(device, pasid);
         }
         return Err(error);

@@ -68,6 +68,12 @@ impl Registry {
         entry.is_some_and(|entry| entry.id == id)
     }
 
+    /// Whether DMA is stopped there by a binding.
+    pub(crate) fn is_blocked(&self, device: Bdf, pasid: Pasid) -> bool {
+        let entry = self.bound.get(&(device, pasid));
+        entry.is_some_and(|entry| matches!(entry.translation, Translation::Blocked { .. }))
+    }
+
     pub(crate) fn remove(&mut self, device: Bdf, pasid: Pasid) {
         if let Some(entry) = self.bound.remove(&(device, pasid)) {
             if pasid != Pasid::RID {

@@ -5,6 +5,7 @@
 //! differ stands in [`DIFFERENCES`], and is checked both ways: a test that is listed there must fail
 //! as it says.
 
+pub mod blocked;
 pub mod faults;
 pub mod iommufd;
 pub mod kmod;
@@ -256,6 +257,12 @@ macro_rules! each_conformance_test {
             tables: table_with_a_large_page,
             tables: flush_shows_a_new_page_and_not_before,
             tables: flush_of_nothing_bound_is_refused,
+            blocked: block_stops_the_requests_without_pasid,
+            blocked: block_stops_the_requests_of_a_pasid_and_keeps_it,
+            blocked: block_counts_to_no_quota,
+            blocked: block_is_exported_and_imported,
+            blocked: block_cancels_page_requests,
+            blocked: rid_goes_from_each_state_to_each,
             spaces: stage_2_at_a_pasid_is_guest_memory,
             spaces: space_reaches_what_is_in_it,
             spaces: space_unmapped_stops_dma,

@@ -275,6 +275,7 @@ impl HostIommuContext for Kmod {
             Translation::Stage1(table) => ioasid::BindWhat::Stage1(table.data()),
             Translation::Stage2 { .. } => ioasid::BindWhat::Stage2,
             Translation::AddressSpace { id, .. } => ioasid::BindWhat::AddressSpace(id.get()),
+            Translation::Blocked { .. } => ioasid::BindWhat::Blocked,
         };
         let bind = ioasid::Bind {
             device: device.into(),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Implementations of [`HostIommuContext`](crate::HostIommuContext).
 
+mod bindings;
 pub mod iommufd;
 pub mod kmod;
 mod pasid;

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which PASIDs are allocated.
 
+use super::bindings::{Bindings, Bound};
 use crate::error::{Error, Operation, Result};
 use crate::pasid::PasidRequest;
 use crate::sys::Errno;
-use crate::types::{Bdf, Pasid};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::types::Pasid;
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 /// Most PASIDs of a context.
 pub(super) const MAX_PASIDS: usize = 65_536;
@@ -35,14 +37,13 @@ impl Pool {
     }
 
     /// As [`HostIommuContext::free_pasids`](crate::HostIommuContext::free_pasids).
-    pub(super) fn free_of<B>(
+    pub(super) fn free_of<B: Bound>(
         &mut self,
         first: Pasid,
         count: u32,
-        bindings: &BTreeMap<(Bdf, Pasid), B>,
+        bindings: &Bindings<B>,
     ) -> Result<()> {
-        let bound = |pasid: u32| bindings.keys().any(|key| key.1.get() == pasid);
-        self.free(first.get(), count, bound)
+        self.free(first.get(), count, |pasids| bindings.any_at(pasids))
             .map_err(|errno| Error::failed(Operation::FreePasids { first, count }, errno))
     }
 
@@ -73,19 +74,23 @@ impl Pool {
         &mut self,
         first: u32,
         count: u32,
-        bound: impl Fn(u32) -> bool,
+        bound: impl Fn(RangeInclusive<Pasid>) -> bool,
     ) -> std::result::Result<(), Errno> {
         let last = count
             .checked_sub(1)
             .and_then(|more| first.checked_add(more));
-        let range = first..=last.ok_or(Errno::EINVAL)?;
-        if self.0.range(range.clone()).count() != count as usize {
+        let last = last.ok_or(Errno::EINVAL)?;
+        if self.0.range(first..=last).count() != count as usize {
             return Err(Errno::ENOENT);
         }
-        if range.clone().any(bound) {
+        // Those that are allocated are PASIDs.
+        let pasid = |number| Pasid::try_from(number).map_err(|_| Errno::ENOENT);
+        if bound(pasid(first)?..=pasid(last)?) {
             return Err(Errno::EBUSY);
         }
-        self.0.retain(|pasid| !range.contains(pasid));
+        for pasid in first..=last {
+            self.0.remove(&pasid);
+        }
         Ok(())
     }
 }
@@ -104,7 +109,7 @@ mod tests {
         assert_eq!(pool.alloc(1, 10, 1), Err(Errno::ENOSPC));
         assert_eq!(pool.free(5, 2, |_| false), Ok(()));
         assert_eq!(pool.free(5, 2, |_| false), Err(Errno::ENOENT));
-        assert_eq!(pool.free(1, 4, |pasid| pasid == 4), Err(Errno::EBUSY));
+        assert_eq!(pool.free(1, 4, |_| true), Err(Errno::EBUSY));
         assert_eq!(pool.alloc(1, 10, 3), Err(Errno::ENOSPC));
         assert_eq!(pool.alloc(1, 10, 2), Ok(5));
     }

@@ -4,13 +4,10 @@
 
 use super::queue::{answer_each, Answered, Asks, Queue};
 use crate::capabilities::Stats;
-use crate::context::Scope;
 use crate::fault::{FaultChannel, FaultRecord, ResponseRecord};
 use crate::sys::Errno;
-use crate::types::{Bdf, Pasid};
 use nix::sys::eventfd::EventFd;
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -202,27 +199,4 @@ fn answer<S: Kept>(state: &mut S, id: u64, cookie: u64, success: bool) -> Result
 /// Counts; a counter that is full stays so.
 pub(super) fn count(counter: &mut u64, more: u64) {
     *counter = counter.saturating_add(more);
-}
-
-/// The bindings in a scope; `attached` tells which devices there are.
-///
-/// # Errors
-///
-/// ENOENT for one that is not there, and for a device that is not attached.
-pub(super) fn in_scope<B>(
-    bindings: &BTreeMap<(Bdf, Pasid), B>,
-    attached: impl Fn(Bdf) -> bool,
-    scope: Scope,
-) -> Result<Vec<(Bdf, Pasid)>, Errno> {
-    let keys = bindings.keys().copied();
-    match scope {
-        Scope::Binding(device, pasid) => {
-            let key = (device, pasid);
-            let found = bindings.contains_key(&key).then(|| vec![key]);
-            found.ok_or(Errno::ENOENT)
-        }
-        Scope::Device(device) if !attached(device) => Err(Errno::ENOENT),
-        Scope::Device(device) => Ok(keys.filter(|key| key.0 == device).collect()),
-        Scope::All => Ok(keys.collect()),
-    }
 }

@@ -254,7 +254,9 @@ where
         };
         let bound = match binding.translation {
             Translation::Stage1(table) => self.0.bind_table(&mut state, binding, &table),
-            _ => self.0.context.bind(binding).map(|()| {
+            Translation::Stage2 { .. }
+            | Translation::AddressSpace { .. }
+            | Translation::Blocked { .. } => self.0.context.bind(binding).map(|()| {
                 self.0.unbound(&mut state, scope);
                 state.others.insert(key);
             }),

@@ -448,7 +448,7 @@ impl HostIommuContext for Iommufd {
         let (spaces, entries) = maps.spaces();
         Ok(self.inner.with(|state| Stats {
             pasids: state.pasids.count() as u64,
-            bindings: state.bindings.len() as u64,
+            bindings: state.bindings.count() as u64,
             fault_queues: state.queues.values().filter(|found| !found.closed).count() as u64,
             address_spaces: spaces as u64,
             address_space_entries: entries as u64,

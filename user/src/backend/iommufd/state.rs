@@ -5,8 +5,9 @@
 //! page requests that the kernel has answered is forgotten before its number is used again. The
 //! kernel waits in a detach for its own thread only, which takes no lock that a call of ours holds.
 
+use super::super::bindings::{self, Bindings};
 use super::super::pasid::Pool;
-use super::super::shared::{count, in_scope, Shared};
+use super::super::shared::{count, Shared};
 use super::device::{Device, Parent};
 use super::queue::FaultState;
 use super::MAX_BINDINGS;
@@ -30,11 +31,29 @@ pub(super) type Inner = Shared<State>;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bound {
     pub(super) translation: Translation,
-    /// The page table, and whether it is this binding's own.
-    hwpt: u32,
+    /// The page table that is attached. `None`: none is, which is how the kernel blocks DMA.
+    hwpt: Option<u32>,
+    /// The page table is this binding's own.
     own: bool,
     /// Where page requests go.
     queue: Option<u64>,
+}
+
+impl Bound {
+    fn blocked(translation: Translation) -> Self {
+        Self {
+            translation,
+            hwpt: None,
+            own: false,
+            queue: None,
+        }
+    }
+}
+
+impl bindings::Bound for Bound {
+    fn translation(&self) -> Translation {
+        self.translation
+    }
 }
 
 /// Why nothing was bound.
@@ -72,7 +91,7 @@ pub(super) struct State {
     pub(super) iommufd: Option<Arc<OwnedFd>>,
     pub(super) next_device: u64,
     pub(super) devices: BTreeMap<Bdf, Device>,
-    pub(super) bindings: BTreeMap<(Bdf, Pasid), Bound>,
+    pub(super) bindings: Bindings<Bound>,
     pub(super) pasids: Pool,
     pub(super) queues: BTreeMap<u64, FaultState>,
     pub(super) next_queue: u64,
@@ -84,11 +103,20 @@ fn place(pasid: Pasid) -> Option<u32> {
     (pasid != Pasid::RID).then_some(pasid.get())
 }
 
+/// Attaches a page table in place of what is attached.
+fn attach(device: BorrowedFd<'_>, hwpt: Option<u32>, at: Option<u32>) -> Result<(), Errno> {
+    match hwpt {
+        Some(hwpt) => iommufd::device_attach(device, hwpt, at),
+        // DMA is stopped until the next attach: a device whose owner is a user has no other domain.
+        None => iommufd::device_detach(device, at),
+    }
+}
+
 /// Attaches, by a detach first: a failed replacement leaves DMA blocked while the kernel still names
 /// what was there.
-fn attach_anew(device: BorrowedFd<'_>, hwpt: u32, at: Option<u32>) -> Result<(), Errno> {
+fn attach_anew(device: BorrowedFd<'_>, hwpt: Option<u32>, at: Option<u32>) -> Result<(), Errno> {
     iommufd::device_detach(device, at)?;
-    iommufd::device_attach(device, hwpt, at)
+    attach(device, hwpt, at)
 }
 
 impl State {
@@ -165,13 +193,9 @@ impl State {
                 return Err(Errno::EINVAL);
             }
         }
-        let there = self.bindings.contains_key(&(wanted.device, wanted.pasid));
-        match (there, wanted.replace) {
-            (true, false) => Err(Errno::EBUSY),
-            (false, true) => Err(Errno::ENOENT),
-            (false, false) if self.bindings.len() >= MAX_BINDINGS => Err(Errno::EDQUOT),
-            _ => Ok(()),
-        }
+        let key = (wanted.device, wanted.pasid);
+        self.bindings
+            .admit(&key, wanted.translation, wanted.replace, MAX_BINDINGS)
     }
 
     pub(super) fn bind(&mut self, wanted: &Wanted) -> Result<(), BindFailure> {
@@ -191,7 +215,7 @@ impl State {
         let attached = if apart {
             attach_anew(fd, bound.hwpt, at)
         } else {
-            iommufd::device_attach(fd, bound.hwpt, at)
+            attach(fd, bound.hwpt, at)
         };
         if let Err(errno) = attached {
             // What the driver says of page requests that it cannot turn on.
@@ -200,18 +224,24 @@ impl State {
                 other => other,
             };
             let before = match old {
-                Some(old) => Some(old.hwpt),
+                Some(old) => old.hwpt,
                 None => at.is_none().then_some(device.parent.hwpt),
             };
-            let back = before.map_or(Ok(()), |hwpt| attach_anew(fd, hwpt, at));
+            let back = attach_anew(fd, before, at);
             self.destroy(iommufd.as_fd(), &bound);
             if old.is_some() {
                 // The detach has answered what waited.
                 self.cancel_binding(wanted.device, wanted.pasid);
             }
-            let blocked = back.is_err() && old.is_some();
+            // At a PASID where nothing was bound DMA was stopped before.
+            let blocked = back.is_err() && before.is_some();
             if blocked {
                 self.forget(iommufd.as_fd(), key);
+                if at.is_none() {
+                    // Until something is bound, or the unbind that brings stage 2 back.
+                    let bound = Bound::blocked(Translation::Blocked { guest_pasid: None });
+                    self.bindings.insert(key, bound);
+                }
             }
             return Err(BindFailure { errno, blocked });
         }
@@ -241,6 +271,7 @@ impl State {
                 iommufd::hwpt_alloc(iommufd, flags, id, parent, Some(&data), fault).map(own)?
             }
             (Translation::Stage2 { .. }, _) => (device.parent.hwpt, false),
+            (Translation::Blocked { .. }, _) => return Ok(Bound::blocked(wanted.translation)),
             (Translation::AddressSpace { .. }, Some(ioas)) => {
                 let flags = iommufd::ALLOC_PASID;
                 iommufd::hwpt_alloc(iommufd, flags, device.id, ioas, None, fault).map(own)?
@@ -249,7 +280,7 @@ impl State {
         };
         Ok(Bound {
             translation: wanted.translation,
-            hwpt,
+            hwpt: Some(hwpt),
             own,
             queue: wanted.queue,
         })
@@ -264,9 +295,9 @@ impl State {
     }
 
     fn destroy(&self, iommufd: BorrowedFd<'_>, bound: &Bound) {
-        if bound.own {
+        if let Some(hwpt) = bound.hwpt.filter(|_| bound.own) {
             // What cannot be destroyed goes with the iommufd.
-            let _ = iommufd::destroy(iommufd, bound.hwpt);
+            let _ = iommufd::destroy(iommufd, hwpt);
         }
     }
 
@@ -286,11 +317,8 @@ impl State {
     }
 
     fn in_scope(&self, scope: Scope) -> Result<Vec<(Bdf, Pasid)>, Errno> {
-        in_scope(
-            &self.bindings,
-            |device| self.devices.contains_key(&device),
-            scope,
-        )
+        let attached = |device| self.devices.contains_key(&device);
+        self.bindings.in_scope(attached, scope)
     }
 
     pub(super) fn unbind(&mut self, scope: Scope) -> Result<(), Errno> {
@@ -330,12 +358,12 @@ impl State {
             for key in &keys {
                 // What is cached of the others goes with the calls that change them.
                 let bound = self.bindings.get(key);
-                let Some(bound) =
-                    bound.filter(|bound| matches!(bound.translation, Translation::Stage1(_)))
-                else {
+                let bound =
+                    bound.filter(|bound| matches!(bound.translation, Translation::Stage1(_)));
+                let Some(hwpt) = bound.and_then(|bound| bound.hwpt) else {
                     continue;
                 };
-                let result = iommufd::hwpt_invalidate(iommufd.as_fd(), bound.hwpt, &data);
+                let result = iommufd::hwpt_invalidate(iommufd.as_fd(), hwpt, &data);
                 let done = result.map_or_else(|failure| failure.done as usize, |()| chunk.len());
                 count(&mut self.counters.invalidations, done as u64);
                 if let Err(failure) = result {
@@ -348,16 +376,13 @@ impl State {
     }
 
     pub(super) fn is_bound_to(&self, space: u32) -> bool {
-        self.bindings.values().any(|bound| match bound.translation {
-            Translation::AddressSpace { id, .. } => id.get() == space,
-            _ => false,
-        })
+        self.bindings.of_space(space).next().is_some()
     }
 
     /// The context goes: gives the threads that end with it.
     pub(super) fn end(&mut self) -> Vec<JoinHandle<()>> {
         // What cannot be undone here goes with the fds.
-        while let Some(key) = self.bindings.keys().next().copied() {
+        while let Some(key) = self.bindings.first() {
             if self.unbind(Scope::Binding(key.0, key.1)).is_err() {
                 self.bindings.remove(&key);
             }

@@ -298,6 +298,8 @@ impl State {
                     }
                 }
                 Translation::Stage2 { .. } => stage2(&self.stage2)?,
+                // An entry that is not present (VT-d 4.1, 9.6).
+                Translation::Blocked { .. } => return Err(reason::NO_PASID_ENTRY),
                 // A first-stage table of the host's.
                 Translation::AddressSpace { id, .. } => {
                     let page = self.spaces.page(id.get(), address, &self.stage2);

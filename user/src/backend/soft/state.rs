@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a soft context holds, under one lock.
 
+use super::super::bindings::{self, Bindings};
 use super::super::pasid::Pool;
 use super::super::queue::Queue;
-use super::super::shared::{count, in_scope, Kept, Shared};
+use super::super::shared::{count, Kept, Shared};
 use super::dma::Device;
 use super::memory::Stage2;
 use super::queue::Asker;
@@ -28,6 +29,12 @@ pub(super) struct Bound {
     pub(super) queue: Option<u64>,
 }
 
+impl bindings::Bound for Bound {
+    fn translation(&self) -> Translation {
+        self.translation
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) ended: bool,
@@ -37,7 +44,7 @@ pub(super) struct State {
     pub(super) spaces: Spaces,
     pub(super) pasids: Pool,
     pub(super) devices: BTreeMap<Bdf, Device>,
-    pub(super) bindings: BTreeMap<(Bdf, Pasid), Bound>,
+    pub(super) bindings: Bindings<Bound>,
     pub(super) queues: BTreeMap<u64, Queue<Asker>>,
     pub(super) next_queue: u64,
     /// The queue that gets the DMA faults that no binding's queue gets.
@@ -91,7 +98,7 @@ impl State {
             // Both widths are there.
             Translation::Stage1(table) if table.root.0 % 4096 == 0 && table.root.0 >> 52 == 0 => {}
             Translation::AddressSpace { .. } => {}
-            Translation::Stage2 { .. } if bound.queue.is_none() => {}
+            Translation::Stage2 { .. } | Translation::Blocked { .. } if bound.queue.is_none() => {}
             _ => return Err(Errno::EINVAL),
         }
         // Requests without PASID are any device's.
@@ -114,34 +121,18 @@ impl State {
         if let Translation::AddressSpace { id, .. } = bound.translation {
             self.spaces.find(id.get())?;
         }
-        match (self.bindings.contains_key(&(device, pasid)), replace) {
-            (true, false) => return Err(Errno::EBUSY),
-            (false, true) => return Err(Errno::ENOENT),
-            (false, false) if self.bindings.len() >= MAX_BINDINGS => return Err(Errno::EDQUOT),
-            (true, true) => self.detach(device, pasid),
-            // What the device has cached of stage 2 alone.
-            (false, false) => self.drop_cached(device, pasid, IovaRange::ALL),
-        }
-        self.bindings.insert((device, pasid), bound);
+        let key = (device, pasid);
+        self.bindings
+            .admit(&key, bound.translation, replace, MAX_BINDINGS)?;
+        // With what the device has cached, of stage 2 alone if nothing is bound.
+        self.detach(device, pasid);
+        self.bindings.insert(key, bound);
         Ok(())
-    }
-
-    /// The devices and PASIDs that an address space is bound at.
-    fn bound_to(&self, id: u32) -> Vec<(Bdf, Pasid)> {
-        let holds = |bound: &Bound| match bound.translation {
-            Translation::AddressSpace { id: found, .. } => found.get() == id,
-            _ => false,
-        };
-        let bindings = self.bindings.iter();
-        bindings
-            .filter(|(_, bound)| holds(bound))
-            .map(|(&key, _)| key)
-            .collect()
     }
 
     pub(super) fn destroy_space(&mut self, id: u32) -> Result<(), Errno> {
         self.spaces.find(id)?;
-        if !self.bound_to(id).is_empty() {
+        if self.bindings.of_space(id).next().is_some() {
             return Err(Errno::EBUSY);
         }
         self.spaces.remove(id);
@@ -150,8 +141,10 @@ impl State {
 
     pub(super) fn unmap_space(&mut self, id: u32, range: IovaRange) -> Result<(), Errno> {
         self.spaces.unmap(id, range)?;
-        for (device, pasid) in self.bound_to(id) {
-            self.drop_cached(device, pasid, range);
+        for (device, pasid) in self.bindings.of_space(id) {
+            if let Some(device) = self.devices.get_mut(&device) {
+                device.invalidate(pasid, range);
+            }
         }
         Ok(())
     }
@@ -183,11 +176,8 @@ impl State {
     }
 
     fn in_scope(&self, scope: Scope) -> Result<Vec<(Bdf, Pasid)>, Errno> {
-        in_scope(
-            &self.bindings,
-            |device| self.devices.contains_key(&device),
-            scope,
-        )
+        let attached = |device| self.devices.contains_key(&device);
+        self.bindings.in_scope(attached, scope)
     }
 
     pub(super) fn unbind(&mut self, scope: Scope) -> Result<(), Errno> {
@@ -252,7 +242,7 @@ impl State {
     /// The context goes.
     pub(super) fn end(&mut self) {
         self.ended = true;
-        for (device, pasid) in self.bindings.keys().copied().collect::<Vec<_>>() {
+        while let Some((device, pasid)) = self.bindings.first() {
             self.detach(device, pasid);
         }
         self.devices.clear();
@@ -265,7 +255,7 @@ impl State {
     pub(super) fn stats(&self) -> Stats {
         Stats {
             pasids: self.pasids.count() as u64,
-            bindings: self.bindings.len() as u64,
+            bindings: self.bindings.count() as u64,
             fault_queues: self.queues.len() as u64,
             address_spaces: self.spaces.count() as u64,
             address_space_entries: self.spaces.entries() as u64,

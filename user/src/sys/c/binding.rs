@@ -7,8 +7,8 @@ use super::pointer::{fill, given, read, slice};
 use super::result::{done, give_back, guard, Failure, Result};
 use super::space::Space;
 use super::types::{
-    Bound, CBdf, CInvalidation, CTranslation, HOST_IOMMU_SPACE, HOST_IOMMU_STAGE1,
-    HOST_IOMMU_STAGE2,
+    Bound, CBdf, CInvalidation, CTranslation, HOST_IOMMU_BLOCKED, HOST_IOMMU_SPACE,
+    HOST_IOMMU_STAGE1, HOST_IOMMU_STAGE2,
 };
 use crate::context::Translation;
 use crate::nesting::Stage1Binding;
@@ -127,10 +127,12 @@ extern "C" fn host_iommu_bind(
             (HOST_IOMMU_STAGE1, None) if pasid == Pasid::RID => {
                 host.bind_rid(device, &translation.table()?, faults)
             }
+            (HOST_IOMMU_BLOCKED, None) if pasid == Pasid::RID => host.block_rid(device),
             (_, None) => return Err(Failure::argument("The PASIDs are NULL")),
             (HOST_IOMMU_STAGE1, Some(pasids)) => {
                 host.bind(device, &pasids.0, pasid, &translation.table()?, faults)
             }
+            (HOST_IOMMU_BLOCKED, Some(pasids)) => host.block(device, &pasids.0, pasid, guest),
             (HOST_IOMMU_STAGE2, Some(pasids)) => host.bind_stage2(device, &pasids.0, pasid, guest),
             (HOST_IOMMU_SPACE, Some(pasids)) => {
                 let space = given(space, "address space")?.space();
@@ -143,10 +145,10 @@ extern "C" fn host_iommu_bind(
     })
 }
 
-/// Puts another stage-1 table in the place of what is bound. Page requests that wait for the old
-/// one are cancelled.
+/// Puts a stage-1 table in the place of what is bound, or HOST_IOMMU_BLOCKED, in one step. Page
+/// requests that wait for the old one are cancelled.
 ///
-/// Fails with -ENOENT if nothing is bound any more. After an error the old table is in force, or if
+/// Fails with -ENOENT if nothing is bound any more. After an error the old one is in force, or if
 /// the text says so neither is and DMA is stopped: see host_iommu_binding_is_bound().
 #[no_mangle]
 extern "C" fn host_iommu_binding_rebind(
@@ -157,11 +159,18 @@ extern "C" fn host_iommu_binding_rebind(
     done(|| {
         let binding = given(binding, "binding")?;
         let translation = read(translation, "translation")?.checked()?;
-        if translation.kind != HOST_IOMMU_STAGE1 {
-            return Err(Failure::argument("Only a table can take another's place"));
+        let faults = queue.map(Queue::queue);
+        match (translation.kind, faults) {
+            (HOST_IOMMU_STAGE1, _) => binding.lock().rebind(&translation.table()?, faults)?,
+            (HOST_IOMMU_BLOCKED, None) => binding.lock().block()?,
+            (HOST_IOMMU_BLOCKED, Some(_)) => {
+                return Err(Failure::argument("What is blocked has no page requests"));
+            }
+            _ => {
+                let text = "Only a table or HOST_IOMMU_BLOCKED can take another's place";
+                return Err(Failure::argument(text));
+            }
         }
-        let table = translation.table()?;
-        binding.lock().rebind(&table, queue.map(Queue::queue))?;
         Ok(())
     })
 }
@@ -201,7 +210,7 @@ extern "C" fn host_iommu_binding_free(binding: Option<Box<BoundHandle>>) {
     give_back(binding);
 }
 
-/// Gives the tables and passthrough bindings in force, as many as there is room for, and in `count`
+/// Gives the tables, passthrough and blocked bindings in force, as many as there is room for, and in `count`
 /// how many there are: with the tables in guest memory all that another host needs. Address spaces
 /// are the caller's own, and made anew.
 #[no_mangle]
@@ -238,7 +247,13 @@ fn table(bound: &Bound) -> Result<BoundTable> {
             HOST_IOMMU_STAGE2 => Translation::Stage2 {
                 guest_pasid: translation.guest(),
             },
-            _ => return Err(Failure::argument("Only tables and stage 2 are imported")),
+            HOST_IOMMU_BLOCKED => Translation::Blocked {
+                guest_pasid: translation.guest(),
+            },
+            _ => {
+                let text = "Only tables, stage 2 and what is blocked are imported";
+                return Err(Failure::argument(text));
+            }
         },
     })
 }

@@ -123,6 +123,8 @@ pub const HOST_IOMMU_STAGE1: u32 = 1;
 pub const HOST_IOMMU_STAGE2: u32 = 2;
 /// An address space.
 pub const HOST_IOMMU_SPACE: u32 = 3;
+/// Nothing: DMA is stopped.
+pub const HOST_IOMMU_BLOCKED: u32 = 4;
 
 /// Of a stage-1 table: supervisor requests are allowed.
 pub const HOST_IOMMU_SUPERVISOR: u32 = 1 << 0;
@@ -139,7 +141,7 @@ pub const HOST_IOMMU_GUEST_PASID: u32 = 1 << 3;
 pub struct CTranslation {
     /// Set to sizeof(struct host_iommu_translation).
     pub size: u32,
-    /// HOST_IOMMU_STAGE1, HOST_IOMMU_STAGE2 or HOST_IOMMU_SPACE.
+    /// HOST_IOMMU_STAGE1, HOST_IOMMU_STAGE2, HOST_IOMMU_SPACE or HOST_IOMMU_BLOCKED.
     pub kind: u32,
     /// Of a stage-1 table: 48 address bits for four levels, 57 for five.
     pub width: u32,
@@ -208,6 +210,7 @@ impl From<Translation> for CTranslation {
                 }
             }
             Translation::Stage2 { .. } => {}
+            Translation::Blocked { .. } => kind = HOST_IOMMU_BLOCKED,
             Translation::AddressSpace { id, .. } => {
                 (kind, root) = (HOST_IOMMU_SPACE, AddressSpaceId::get(*id).into());
             }
