@@ -13,6 +13,7 @@ use crate::sys::memory::DmaMemory;
 use crate::sys::Errno;
 use crate::trace::{noted, tell};
 use crate::types::{Bdf, Iova, IovaRange, MapAccess, Pasid};
+use crate::vfio::VfioDevice;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -159,6 +160,15 @@ pub trait HostIommuContext: fmt::Debug + Send + Sync {
     fn detach(&self, attached: u64) -> Result<OwnedFd> {
         let _ = attached;
         Err(Error::failed(Operation::DetachGroup, Errno::EOPNOTSUPP))
+    }
+
+    /// A fd of a device, for its regions, interrupts and reset by VFIO. Optional: a backend may have
+    /// devices that are no files.
+    fn device_fd(&self, device: Bdf) -> Result<OwnedFd> {
+        Err(Error::failed(
+            Operation::OpenDevice(device),
+            Errno::EOPNOTSUPP,
+        ))
     }
 
     /// What the context can do with the devices attached now.
@@ -322,6 +332,16 @@ impl HostIommu {
     /// interrupt remapping, and what the host's driver says.
     pub fn attach(&self, fd: OwnedFd) -> Result<u64> {
         noted(self.context().attach(fd))
+    }
+
+    /// Opens a device of the context: its regions, interrupts and reset.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] with ENODEV for a device that is not attached, EOPNOTSUPP where devices are
+    /// no files.
+    pub fn device(&self, device: Bdf) -> Result<VfioDevice> {
+        VfioDevice::from_fd(noted(self.context().device_fd(device))?, device)
     }
 
     /// Gives devices all of `memory` at `iova`, which a VMM makes the guest-physical address.

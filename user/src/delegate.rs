@@ -8,7 +8,7 @@ use crate::fault::{FaultChannel, FaultQueueOptions};
 use crate::nesting::InvalidationEntry;
 use crate::pasid::PasidRequest;
 use crate::space::{AddressSpaceEntry, AddressSpaceId};
-use crate::types::{IovaRange, Pasid};
+use crate::types::{Bdf, IovaRange, Pasid};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -19,6 +19,10 @@ impl HostIommuContext for Arc<dyn HostIommuContext> {
 
     fn detach(&self, attached: u64) -> Result<OwnedFd> {
         (**self).detach(attached)
+    }
+
+    fn device_fd(&self, device: Bdf) -> Result<OwnedFd> {
+        (**self).device_fd(device)
     }
 
     fn capabilities(&self) -> Result<Capabilities> {

@@ -3,6 +3,7 @@
 
 use crate::context::Scope;
 use crate::types::{Bdf, Iova, IovaRange, Pasid};
+use crate::vfio::Interrupt;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -151,6 +152,31 @@ pub enum Operation {
     DetachGroup,
     SelectBackend,
     OpenDevice(Bdf),
+    DeviceInfo(Bdf),
+    RegionInfo {
+        device: Bdf,
+        region: u32,
+    },
+    AccessRegion {
+        device: Bdf,
+        region: u32,
+        offset: u64,
+        len: usize,
+    },
+    MapRegion {
+        device: Bdf,
+        region: u32,
+        offset: u64,
+    },
+    InterruptInfo {
+        device: Bdf,
+        kind: Interrupt,
+    },
+    SetInterrupts {
+        device: Bdf,
+        kind: Interrupt,
+    },
+    ResetDevice(Bdf),
     ReadCapabilities,
     ListDevices,
     ReadStats,
@@ -158,9 +184,19 @@ pub enum Operation {
     MapNothing(Iova),
     Unmap(IovaRange),
     UnmapAll,
-    AllocPasids { min: Pasid, max: Pasid, count: u32 },
-    FreePasids { first: Pasid, count: u32 },
-    BindStage1 { pasid: Pasid, device: Bdf },
+    AllocPasids {
+        min: Pasid,
+        max: Pasid,
+        count: u32,
+    },
+    FreePasids {
+        first: Pasid,
+        count: u32,
+    },
+    BindStage1 {
+        pasid: Pasid,
+        device: Bdf,
+    },
     Unbind(Scope),
     TrackDirty,
     ReadDirty(IovaRange),
@@ -173,7 +209,9 @@ pub enum Operation {
     UnplugDevice(Bdf),
     SubmitDma(Bdf),
     ReadFaults,
-    Respond { cookie: u64 },
+    Respond {
+        cookie: u64,
+    },
 }
 
 impl fmt::Display for Operation {
@@ -195,6 +233,33 @@ impl fmt::Display for Operation {
                 f.write_str("select vfio_iommu_ioasid for the container (is the module loaded?)")
             }
             Self::OpenDevice(device) => write!(f, "open {device}"),
+            Self::DeviceInfo(device) => {
+                write!(f, "read what {device} is (a PCI function of VFIO, in a container?)")
+            }
+            Self::RegionInfo { device, region } => {
+                write!(f, "read what region {region} of {device} is")
+            }
+            Self::AccessRegion {
+                device,
+                region,
+                offset,
+                len,
+            } => write!(
+                f,
+                "access {len} bytes at {offset:#x} in region {region} of {device}"
+            ),
+            Self::MapRegion {
+                device,
+                region,
+                offset,
+            } => write!(f, "map region {region} of {device} at {offset:#x}"),
+            Self::InterruptInfo { device, kind } => {
+                write!(f, "read what interrupt {kind:?} of {device} has")
+            }
+            Self::SetInterrupts { device, kind } => {
+                write!(f, "set interrupt {kind:?} of {device}")
+            }
+            Self::ResetDevice(device) => write!(f, "reset {device}"),
             Self::ReadCapabilities => f.write_str("read the capabilities"),
             Self::ListDevices => f.write_str("list the devices"),
             Self::ReadStats => f.write_str("read the counters"),

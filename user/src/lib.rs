@@ -18,9 +18,11 @@
 //! | bind a guest's table | [`HostIommu::bind`], an owned [`Stage1Binding`] |
 //! | forward its invalidations | [`Stage1Binding::flush`] |
 //! | take page requests and answer | [`FaultQueue::deliver`], [`FaultGroup::respond`] |
+//! | stop a device's DMA | [`HostIommu::block_rid`], [`Stage1Binding::block`] |
 //! | translate the guest's PASIDs | [`HostIommu::host_pasid`], [`HostIommu::guest_pasid`] |
 //! | shadow, or isolate a queue | [`HostIommu::address_space`], an owned [`AddressSpace`] |
 //! | reset or move a guest | [`HostIommu::unbind`], [`HostIommu::export`], [`HostIommu::import`] |
+//! | use a device's regions, interrupts and reset | [`HostIommu::device`], a [`vfio::VfioDevice`] |
 //! | show the guest PASID, ATS and PRI | [`pci::extended_capabilities`] |
 //! | give a guest a VT-d unit | `vtd`, with the feature of that name |
 //! | run in a jail | `from_fds` of the backends, [`seccomp`] |
@@ -114,6 +116,7 @@ pub mod backend;
 #[doc = include_str!("guide.md")]
 pub mod guide {}
 pub mod pci;
+pub mod vfio;
 #[cfg(feature = "vtd")]
 pub mod vtd;
 

@@ -43,6 +43,18 @@ pub const IOCTLS: [u32; 16] = [
 /// VFIO_GROUP_UNSET_CONTAINER, VFIO_GROUP_GET_DEVICE_FD.
 pub const ATTACH_IOCTLS: [u32; 4] = crate::sys::vfio::ATTACH;
 
+/// System calls of a [`VfioDevice`](crate::vfio::VfioDevice) beside `ioctl`: regions are read,
+/// written and mapped.
+pub const DEVICE_SYSCALLS: [c_long; 4] = [
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+];
+
+/// Requests of `ioctl` of a [`VfioDevice`](crate::vfio::VfioDevice).
+pub const DEVICE_IOCTLS: [u32; 5] = crate::sys::device::REQUESTS;
+
 /// System calls of a context on [`iommufd`](crate::backend::iommufd), once it is built. Each fault
 /// queue has a thread, so those by which a thread begins are needed too, unless the queues are made
 /// before the filter.

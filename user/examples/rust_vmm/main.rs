@@ -8,14 +8,14 @@
 //! let a VMM choose.
 
 use host_iommu::backend::kmod::Kmod;
-use host_iommu::sys::memory::Mmio;
+use host_iommu::vfio::{self, Bar};
 use host_iommu::{
     AddressSpaceEntry, Bdf, Gpa, HostIommu, Iova, IovaRange, MapAccess, PasidRequest,
     RegionListener, Stage1Table,
 };
 use host_iommu_tests::testdev::{status, Order, Testdev, BAR};
 use std::error::Error;
-use std::os::fd::AsFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -25,22 +25,30 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 /// Guest memory.
 const RAM: usize = 16 << 20;
 const PAGE: u64 = 4096;
-/// `VFIO_PCI_CONFIG_REGION_INDEX`, and in it the command register with its bus master bit.
-const CONFIG: u32 = 7;
+/// The command register with its bus master bit.
 const COMMAND: u64 = 4;
 const MASTER: u8 = 1 << 2;
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 /// The device of vfio-ioctls, whose DMA is programmed through its BAR.
-fn endpoint(device: &VfioDevice) -> Outcome<Testdev> {
+fn endpoint(device: &VfioDevice, address: Bdf) -> Outcome<Testdev> {
     let mut command = [0];
-    device.region_read(CONFIG, &mut command, COMMAND);
-    device.region_write(CONFIG, &[command[0] | MASTER], COMMAND);
-    let (offset, size) = (device.get_region_offset(BAR), device.get_region_size(BAR));
-    let fd = host_iommu::sys::duplicate(device)?;
-    let registers = Mmio::new(fd.as_fd(), offset, usize::try_from(size)?)?;
-    Ok(Testdev::new(registers)?)
+    device.region_read(vfio::CONFIG_REGION, &mut command, COMMAND);
+    device.region_write(vfio::CONFIG_REGION, &[command[0] | MASTER], COMMAND);
+    let device = vfio::VfioDevice::from_fd(borrowed(device).try_clone_to_owned()?, address)?;
+    let bar = device.region(Bar(BAR).region())?;
+    let areas = bar.mappable();
+    let all = areas.first().ok_or("BAR 0 cannot be mapped")?;
+    Ok(Testdev::new(device.map(&bar, *all)?)?)
+}
+
+/// The fd of a value of vfio-ioctls, which has no `AsFd`.
+#[allow(unsafe_code, reason = "vfio-ioctls has no other way to its fds")]
+fn borrowed(of: &impl AsRawFd) -> BorrowedFd<'_> {
+    // SAFETY: the types of vfio-ioctls that this is called with own an open fd, and are borrowed
+    // for as long as the result.
+    unsafe { BorrowedFd::borrow_raw(of.as_raw_fd()) }
 }
 
 /// Runs an order, and says whether the device had what it asked for.
@@ -64,11 +72,11 @@ fn run(address: Bdf) -> Outcome {
     let container = Arc::new(VfioContainer::new(None)?);
     let path = PathBuf::from(format!("/sys/bus/pci/devices/{address}"));
     let device = VfioDevice::new(&path, container.clone(), true)?;
-    let endpoint = endpoint(&device)?;
+    let endpoint = endpoint(&device, address)?;
     println!("1. {address} is a VfioDevice in a VfioContainer");
 
     // 2. This crate in the same container.
-    let kmod = Kmod::share(&*container).map_err(|error| {
+    let kmod = Kmod::share(borrowed(&*container)).map_err(|error| {
         let errno = error.errno().unwrap_or(0);
         format!("{error} (errno {errno}): is the module loaded with type1_compat=1?")
     })?;

@@ -13,7 +13,7 @@ use crate::types::{Bdf, IovaRange, MapAccess, Pasid};
 use host_iommu_bindings::uapi as abi;
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -95,12 +95,15 @@ impl Kmod {
     /// `vfio_ioctls::VfioContainer` with its groups: the module must be loaded with
     /// `type1_compat=1` for that one. What is bound goes with its last group.
     ///
+    /// A value that has a raw fd and no [`AsFd`] is borrowed by
+    /// [`BorrowedFd::borrow_raw`]: that the fd is open and its own is for the caller to say.
+    ///
     /// # Errors
     ///
     /// As [`Kmod::from_container`].
-    pub fn share(container: &impl AsRawFd) -> Result<Self> {
-        let container = crate::sys::duplicate(container)
-            .map_err(|errno| Error::failed(Operation::ReadStats, errno))?;
+    pub fn share(container: impl AsFd) -> Result<Self> {
+        let container = container.as_fd().try_clone_to_owned();
+        let container = container.map_err(|error| Error::failed(Operation::ReadStats, error))?;
         Self::from_container(container)
     }
 
@@ -188,6 +191,10 @@ impl HostIommuContext for Kmod {
             vfio::group_unset_container(group.as_fd()).map_err(failed)?;
         }
         Ok(groups.open.swap_remove(position).1)
+    }
+
+    fn device_fd(&self, device: Bdf) -> Result<OwnedFd> {
+        self.open_device_fd(device)
     }
 
     fn capabilities(&self) -> Result<Capabilities> {

@@ -163,6 +163,10 @@ where
         Ok(fd)
     }
 
+    fn device_fd(&self, device: Bdf) -> Result<OwnedFd> {
+        self.0.context.device_fd(device)
+    }
+
     fn capabilities(&self) -> Result<Capabilities> {
         let mut capabilities = self.0.context.capabilities()?;
         let devices = self.devices()?;

@@ -6,6 +6,7 @@
 
 #[cfg(feature = "capi")]
 mod c;
+pub mod device;
 pub mod ioasid;
 pub mod iommufd;
 #[cfg(feature = "raw")]

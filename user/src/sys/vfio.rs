@@ -9,7 +9,7 @@ use host_iommu_bindings::uapi::{
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-const fn request(nr: u32) -> u32 {
+pub(super) const fn request(nr: u32) -> u32 {
     (VFIO_TYPE as u32) << 8 | (VFIO_BASE + nr)
 }
 

@@ -318,6 +318,10 @@ impl HostIommuContext for Iommufd {
         Ok(fd)
     }
 
+    fn device_fd(&self, device: Bdf) -> Result<OwnedFd> {
+        self.open_device_fd(device)
+    }
+
     fn capabilities(&self) -> Result<Capabilities> {
         let (iova_ranges, alignment) = self
             .ranges()
