@@ -60,10 +60,12 @@ impl Cache {
         let _alone = cache.wait(IN_USE, FlockArg::LockExclusiveNonblock, || {
             eprintln!("cache: another run is using it; waiting");
         })?;
-        for part in ["stages", "tmp", "logs", "files"] {
+        for part in ["stages", "tmp", "logs", "files", "ccache"] {
             let part = cache.dir.join(part);
-            fs::remove_dir_all(&part)
-                .with_context(|| format!("cannot remove {}", part.display()))?;
+            if part.exists() {
+                fs::remove_dir_all(&part)
+                    .with_context(|| format!("cannot remove {}", part.display()))?;
+            }
         }
         cache.forget_packages()?;
         println!("removed what was in {}", cache.dir.display());
@@ -101,6 +103,11 @@ impl Cache {
     /// Where a file with that content (its SHA-256 in hexadecimal) is kept.
     pub fn file(&self, sha256: &str) -> PathBuf {
         self.dir.join("files").join(sha256)
+    }
+
+    /// Where ccache keeps what compilers gave.
+    pub fn compiled(&self) -> PathBuf {
+        self.dir.join("ccache")
     }
 
     /// The finished folder of stage `name` with `key`, whether it exists or not.

@@ -6,6 +6,7 @@ use crate::cache::Key;
 use crate::root::Root;
 use crate::setup::Setup;
 use crate::stages::build_root::BUILD;
+use crate::stages::ccache;
 use crate::stages::kernel::Bootable;
 use crate::stages::metadata;
 use crate::stages::module::Tree;
@@ -97,14 +98,16 @@ impl OwnKernel {
                 fs::copy(folder.join(config), configs.join(format!("{index}.config")))
                     .with_context(|| format!("cannot copy {config}"))?;
             }
-            let binds = [
+            let ccache = ccache::make(setup, root)?;
+            let mut binds: Vec<(&Path, &str)> = vec![
                 (source.dir.as_path(), BUILD),
                 (dir, OUT),
                 (configs.as_path(), "/src"),
             ];
+            binds.extend(ccache.binds());
             log.run(
                 "building the kernel",
-                &mut root.script(&binds, MAKE, &[self.make]),
+                &mut root.script(&binds, &format!("{}{MAKE}", ccache::USE), &[self.make]),
                 progress,
             )?;
             missing_option(dir)
