@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A small VMM: it boots Linux with a VT-d unit of the crate `host-iommu` as its IOMMU and devices
+//! passed through, whose DMA is translated by the guest's own page tables on top of the host's, with
+//! PASIDs and page requests.
+//!
+//! `README.md` has the way through the files.
+
+mod acpi;
+mod block;
+mod boot;
+mod bus;
+mod control;
+mod cpu;
+mod events;
+mod host;
+mod iommu;
+mod irq;
+mod machine;
+mod memory;
+mod msix;
+mod pci;
+mod platform;
+mod serial;
+mod vfio;
+
+use anyhow::{bail, Context, Result};
+use boot::Image;
+use clap::Parser;
+use control::Control;
+use host::Host;
+use host_iommu::Bdf;
+use machine::Options;
+use platform::End;
+use serial::Peer;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Boots Linux with passed-through devices behind an IOMMU of its own.
+///
+/// Devices must be bound to vfio-pci, and the module vfio_iommu_ioasid be loaded. The guest sees a
+/// VT-d unit that offers what the host carries: first-stage tables, PASIDs, page requests. Its kernel
+/// needs intel_iommu=on, and older ones intel_iommu=on,sm_on.
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Arguments {
+    /// The kernel, a bzImage
+    #[arg(long, value_name = "FILE")]
+    kernel: PathBuf,
+    /// Its initial file system
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// Its command line
+    #[arg(
+        long,
+        value_name = "WORDS",
+        default_value = "console=ttyS0 intel_iommu=on"
+    )]
+    cmdline: String,
+    /// Guest memory in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 512)]
+    memory: u64,
+    /// How many CPUs, 1 to 16
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    cpus: u8,
+    /// A device to pass through, as in 0000:00:04.0 (may be given again)
+    #[arg(long = "device", value_name = "BDF")]
+    devices: Vec<Bdf>,
+    /// A file that is a virtio disk of the guest (may be given again)
+    #[arg(long = "disk", value_name = "FILE")]
+    disks: Vec<PathBuf>,
+    /// What a serial port is connected to: stdio, none, or file:PATH (given again: COM2)
+    #[arg(long = "serial", value_name = "PEER", default_value = "stdio")]
+    serial: Vec<Peer>,
+    /// The guest has no IOMMU: its devices reach all of its memory
+    #[arg(long)]
+    no_iommu: bool,
+    /// A socket that takes commands: status, plug BDF, unplug BDF, reset, power-off
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// End when the guest resets, instead of starting it again
+    #[arg(long)]
+    no_reboot: bool,
+    /// What to log on standard error, as in debug or info,host_iommu=trace
+    #[arg(long, value_name = "FILTER", default_value = "warn")]
+    log: String,
+}
+
+const EXAMPLES: &str = "Examples:
+  vmm --kernel vmlinuz --initrd initrd --device 0000:00:04.0
+  vmm --kernel vmlinuz --initrd initrd --memory 2048 --cpus 2 --control /run/vmm
+  echo status | socat - /run/vmm
+
+Ctrl-A x ends a VMM whose terminal is a serial port.";
+
+fn run(arguments: Arguments) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&arguments.log)
+        .with_context(|| format!("--log {} is no filter", arguments.log))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    host::check_devices(&arguments.devices)?;
+    if arguments.serial.len() > serial::PORTS.len() {
+        bail!("there are {} serial ports", serial::PORTS.len());
+    }
+    let users = arguments.serial.iter().filter(|peer| **peer == Peer::Stdio);
+    if users.count() > 1 {
+        bail!("one serial port can be connected to stdio");
+    }
+    let memory = arguments
+        .memory
+        .checked_mul(1 << 20)
+        .context("too much memory")?;
+    let host = Host::open(memory, &arguments.devices)?;
+    let options = Options {
+        image: Image {
+            kernel: arguments.kernel,
+            initrd: arguments.initrd,
+            cmdline: arguments.cmdline,
+        },
+        cpus: arguments.cpus,
+        iommu: !arguments.no_iommu,
+        serial: arguments.serial,
+        disks: arguments.disks,
+    };
+    let mut control = arguments.control.as_deref().map(Control::new).transpose()?;
+    for life in 1.. {
+        match events::live(&host, &options, &mut control, life)? {
+            End::PowerOff => break,
+            End::Reset if arguments.no_reboot => break,
+            End::Reset => tracing::info!("the guest resets"),
+            End::Failed(why) => bail!("{why}"),
+        }
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vmm: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
