@@ -11,10 +11,11 @@ define boot
 @$(CARGO) run --quiet --release --locked -p qemu-boot -- $(1)
 endef
 
-.PHONY: help demo test test-all test-debug bench fuzz setup shell modules update clean-cache clippy msrv capi install-capi fuzz-crate
+.PHONY: help demo guest test test-all test-debug bench fuzz setup shell modules update clean-cache clippy msrv capi install-capi fuzz-crate
 
 help:
 	@echo "make demo               set up what is missing and run the demo (cold 7 to 15 minutes, warm 15 seconds)"
+	@echo "make guest              boot a guest on the VMM in user/vmm, and go through its steps (ONLY=\"1 4\")"
 	@echo "make test               set up what is missing and run every test on the stock kernel"
 	@echo "make test-all           the same, on a kernel with our patches too, and Linux's own vfio and iommufd selftests"
 	@echo "make test-debug         the guest's tests on a kernel that watches its locks and memory"
@@ -33,6 +34,9 @@ help:
 
 demo:
 	$(call boot,demo)
+
+guest:
+	$(call boot,guest $(ONLY))
 
 test:
 	$(call boot,test $(if $(PART),--part $(PART)) $(ONLY))

@@ -64,6 +64,11 @@ enum Task {
         /// Names of guest programs, or a part of the hardware cases' names
         only: Vec<String>,
     },
+    /// Boot a guest on the VMM in the booted machine, and go through its steps
+    Guest {
+        /// Numbers of steps (by default all)
+        steps: Vec<String>,
+    },
     /// Measure the module beside iommufd and vfio_iommu_type1, on the patched kernel
     Bench {
         /// Show the functions that a row's instructions are in, instead
@@ -114,6 +119,7 @@ fn run(arguments: Arguments) -> Result<()> {
             ends,
             only,
         } => suite::test(&setup, &kernels, &parts, &only, Long { storm, ends }),
+        Task::Guest { steps } => suite::ready(&setup, Which::Stock)?.guest_steps(&setup, &steps),
         Task::Bench { profile, subjects } => bench::run(&setup, &subjects, profile),
         Task::Fuzz(wanted) => fuzz::run(&setup, &wanted),
         Task::Shell => suite::ready(&setup, Which::Stock)?.shell(&setup),

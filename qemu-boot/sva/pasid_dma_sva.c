@@ -7,18 +7,33 @@
  * /dev/pasid-dma-sva: open binds the caller's address space at a PASID, read gives
  * the PASID as a native u32, mmap maps BAR 0, the last close unbinds.
  *
+ * Its attribute rid_copy has the endpoint copy a buffer by the DMA API, without a
+ * PASID, and wait for the endpoint's interrupt: it reads "ok" if the copy is equal.
+ *
  * It takes no device by itself: write its name to driver_override.
  */
+#include <linux/completion.h>
+#include <linux/dma-mapping.h>
 #include <linux/fs.h>
 #include <linux/iommu.h>
+#include <linux/interrupt.h>
+#include <linux/io.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
+#include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/sched.h>
+#include <linux/slab.h>
 #include <linux/uaccess.h>
+
+#include "../qemu/files/include/hw/misc/pasid-dma-testdev.h"
+
+#define RID_PAGES	4
+#define RID_BYTES	(RID_PAGES * PAGE_SIZE)
 
 /* The one device; sysfs cannot unbind it, and open files hold the module. */
 static struct pci_dev *endpoint;
+static void __iomem *endpoint_bar;
 
 static int sva_open(struct inode *inode, struct file *file)
 {
@@ -70,6 +85,87 @@ static struct miscdevice sva_misc = {
 	.fops = &sva_fops,
 };
 
+static DEFINE_MUTEX(rid_lock);
+static DECLARE_COMPLETION(rid_done);
+
+static irqreturn_t rid_interrupt(int irq, void *data)
+{
+	complete(&rid_done);
+	return IRQ_HANDLED;
+}
+
+/* Orders a copy, and gives the status that it ends with. */
+static int rid_order(dma_addr_t from, dma_addr_t to)
+{
+	void __iomem *bar = endpoint_bar;
+	u32 tail = ioread32(bar + PDT_REG_TAIL) % PDT_SLOTS;
+	void __iomem *slot = bar + PDT_RING + tail * PDT_DESC_SIZE;
+
+	memset_io(slot, 0, PDT_DESC_SIZE);
+	iowrite32(PDT_OP_COPY, slot + PDT_DESC_OP);
+	iowrite32(PDT_FLAG_IRQ, slot + PDT_DESC_FLAGS);
+	iowrite32(RID_BYTES, slot + PDT_DESC_LENGTH);
+	writeq(from, slot + PDT_DESC_SRC);
+	writeq(to, slot + PDT_DESC_DST);
+	reinit_completion(&rid_done);
+	iowrite32((tail + 1) % PDT_SLOTS, bar + PDT_REG_TAIL);
+	if (!wait_for_completion_timeout(&rid_done, 30 * HZ))
+		return -ETIMEDOUT;
+	return ioread32(slot + PDT_DESC_STATUS);
+}
+
+static int rid_copy(struct pci_dev *pdev, u8 *from, u8 *to)
+{
+	dma_addr_t source, target;
+	int status = -ENOMEM;
+
+	source = dma_map_single(&pdev->dev, from, RID_BYTES, DMA_TO_DEVICE);
+	if (dma_mapping_error(&pdev->dev, source))
+		return status;
+	target = dma_map_single(&pdev->dev, to, RID_BYTES, DMA_FROM_DEVICE);
+	if (!dma_mapping_error(&pdev->dev, target)) {
+		status = rid_order(source, target);
+		dma_unmap_single(&pdev->dev, target, RID_BYTES, DMA_FROM_DEVICE);
+	}
+	dma_unmap_single(&pdev->dev, source, RID_BYTES, DMA_TO_DEVICE);
+	return status;
+}
+
+static ssize_t rid_copy_show(struct device *dev, struct device_attribute *attr,
+			     char *text)
+{
+	struct pci_dev *pdev = to_pci_dev(dev);
+	u8 *from = kmalloc(RID_BYTES, GFP_KERNEL);
+	u8 *to = kzalloc(RID_BYTES, GFP_KERNEL);
+	ssize_t ret = -ENOMEM;
+	int status;
+	size_t at;
+
+	if (from && to) {
+		for (at = 0; at < RID_BYTES; at++)
+			from[at] = at * 7 + (at >> 8) + jiffies;
+		mutex_lock(&rid_lock);
+		status = rid_copy(pdev, from, to);
+		mutex_unlock(&rid_lock);
+		if (status != PDT_STATUS_OK)
+			ret = sysfs_emit(text, "status %d\n", status);
+		else if (memcmp(from, to, RID_BYTES))
+			ret = sysfs_emit(text, "differs\n");
+		else
+			ret = sysfs_emit(text, "ok\n");
+	}
+	kfree(to);
+	kfree(from);
+	return ret;
+}
+static DEVICE_ATTR_RO(rid_copy);
+
+static struct attribute *sva_attrs[] = {
+	&dev_attr_rid_copy.attr,
+	NULL,
+};
+ATTRIBUTE_GROUPS(sva);
+
 static int sva_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
 	int ret;
@@ -80,6 +176,19 @@ static int sva_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	if (ret)
 		return ret;
 	ret = pcim_request_region(pdev, 0, "pasid-dma-sva");
+	if (ret)
+		return ret;
+	endpoint_bar = pcim_iomap(pdev, 0, 0);
+	if (!endpoint_bar)
+		return -ENOMEM;
+	ret = dma_set_mask_and_coherent(&pdev->dev, DMA_BIT_MASK(64));
+	if (ret)
+		return ret;
+	ret = pci_alloc_irq_vectors(pdev, 1, 1, PCI_IRQ_MSIX);
+	if (ret < 0)
+		return ret;
+	ret = devm_request_irq(&pdev->dev, pci_irq_vector(pdev, 0),
+			       rid_interrupt, 0, "pasid-dma-sva", pdev);
 	if (ret)
 		return ret;
 	pci_set_master(pdev);
@@ -101,6 +210,7 @@ static struct pci_driver sva_driver = {
 	.name = "pasid-dma-sva",
 	.probe = sva_probe,
 	.remove = sva_remove,
+	.dev_groups = sva_groups,
 	.driver = {
 		.suppress_bind_attrs = true,
 	},

@@ -36,6 +36,7 @@ pub mod hosts;
 pub mod iommufd;
 pub mod jail;
 pub mod ktap;
+pub mod kvm;
 pub mod memory;
 pub mod qemu_devices;
 pub mod rig;

@@ -3,6 +3,7 @@
 
 pub mod console;
 pub mod ktap;
+pub mod steps;
 
 /// How many tests passed, failed and were skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

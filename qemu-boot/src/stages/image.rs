@@ -23,11 +23,19 @@ const MODULES: [&str; 5] = [
     "drivers/vfio/vfio_iommu_type1",
 ];
 
+/// Those of KVM, which a program loads that needs them. The kernels of ours have none.
+const KVM_MODULES: [&str; 3] = [
+    "arch/x86/kvm/kvm",
+    "drivers/crypto/ccp/ccp",
+    "arch/x86/kvm/kvm-amd",
+];
+
 /// The files of the guest.
-const GUEST: [&str; 5] = [
+const GUEST: [&str; 6] = [
     "init",
     "run-tests",
     "run-demo",
+    "run-guest",
     "run-selftests",
     "run-planted",
 ];
@@ -53,6 +61,8 @@ pub struct Contents<'a> {
     pub selftests: &'a [PathBuf],
     /// What a program is to read: files for /inputs.
     pub inputs: &'a [PathBuf],
+    /// The guest's own guest, if it boots one: kernel and image, as /guest has them.
+    pub l2: Option<[(PathBuf, &'static str); 2]>,
 }
 
 /// Makes an image in `dir`, gives its path.
@@ -63,15 +73,15 @@ pub fn make(setup: &Setup, root: &Root, dir: &Path, contents: &Contents<'_>) -> 
         fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
     }
     for module in MODULES {
-        let below = contents.kernel.modules.join("kernel");
-        let found = ["ko.xz", "ko"]
-            .iter()
-            .map(|ending| below.join(format!("{module}.{ending}")))
-            .find(|path| path.exists());
-        let Some(found) = found else {
+        let Some(found) = contents.kernel.module(module) else {
             bail!("{} lacks the module {module}", contents.kernel.name);
         };
         copy_into(&found, &tree.join("modules"))?;
+    }
+    for module in KVM_MODULES {
+        if let Some(found) = contents.kernel.module(module) {
+            copy_into(&found, &tree.join("modules"))?;
+        }
     }
     for module in contents.modules {
         copy_into(module, &tree.join("modules"))?;
@@ -91,6 +101,17 @@ pub fn make(setup: &Setup, root: &Root, dir: &Path, contents: &Contents<'_>) -> 
     }
     copy_into(&contents.programs.bench(), &tree.join("bin"))?;
     copy_into(&contents.programs.fuzz(), &tree.join("bin"))?;
+    if let Some(l2) = &contents.l2 {
+        for program in contents.programs.vmm() {
+            copy_into(&program, &tree.join("bin"))?;
+        }
+        let guest = tree.join("guest");
+        fs::create_dir_all(&guest).with_context(|| format!("cannot make {}", guest.display()))?;
+        for (from, name) in l2 {
+            fs::copy(from, guest.join(name))
+                .with_context(|| format!("cannot copy {}", from.display()))?;
+        }
+    }
     for name in GUEST {
         let from = setup.repo.join("qemu-boot/guest").join(name);
         copy_into(&from, &tree)?;

@@ -25,6 +25,17 @@ pub struct Bootable {
     pub name: String,
 }
 
+impl Bootable {
+    /// The file of a module, by its path below `kernel` without its ending.
+    pub fn module(&self, name: &str) -> Option<PathBuf> {
+        let below = self.modules.join("kernel");
+        ["ko.xz", "ko"]
+            .iter()
+            .map(|ending| below.join(format!("{name}.{ending}")))
+            .find(|path| path.exists())
+    }
+}
+
 /// The unpacked packages of a kernel.
 pub struct Kernel {
     dir: PathBuf,

@@ -6,6 +6,7 @@ pub mod ccache;
 pub mod debian_qemu;
 pub mod image;
 pub mod kernel;
+pub mod l2_image;
 pub mod metadata;
 pub mod module;
 pub mod own_kernel;

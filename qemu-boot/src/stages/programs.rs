@@ -50,6 +50,16 @@ impl Programs {
         self.release.join("fuzz")
     }
 
+    /// The VMM, and what runs a guest on it.
+    pub fn vmm(&self) -> [PathBuf; 2] {
+        ["vmm", "guest"].map(|name| self.release.join(name))
+    }
+
+    /// What runs in that guest.
+    pub fn guest_agent(&self) -> PathBuf {
+        self.release.join("guest-agent")
+    }
+
     /// The demo, and the crate's examples.
     pub fn examples(&self) -> [PathBuf; 4] {
         ["demo", C_EXAMPLE, "rust_vmm", "vsva"].map(|name| self.release.join("examples").join(name))
@@ -90,6 +100,7 @@ pub fn make(setup: &Setup) -> Result<Programs> {
         "build -p host-iommu-tests --bins",
         "build -p host-iommu --examples --features vm-memory",
         "build -p host-iommu --bins --features cli",
+        "build -p host-iommu-vmm",
         "rustc -p host-iommu --lib --features capi --crate-type staticlib",
     ] {
         log.run(

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The image of the guest's guest: busybox, the endpoint's driver and `guest-agent`. Made anew for
+//! each boot, in a second.
+
+use crate::command::output;
+use crate::root::Root;
+use crate::setup::Setup;
+use crate::stages::build_root::BUILD;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const PACK: &str = r#"
+cd /build/l2
+mkdir -p bin dev proc sys tmp
+cp /bin/busybox bin/
+chmod 755 init
+strip --strip-debug modules/*.ko
+find . | cpio -o -H newc --quiet | gzip -1 > ../initrd
+rm -r /build/l2
+"#;
+
+/// Makes the image in `dir`, of the driver for the guest's kernel and the agent. Gives its path.
+pub fn make(
+    setup: &Setup,
+    root: &Root,
+    dir: &Path,
+    driver: &Path,
+    agent: &Path,
+) -> Result<PathBuf> {
+    let tree = dir.join("l2");
+    for part in ["bin", "modules"] {
+        let part = tree.join(part);
+        fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
+    }
+    let init = setup.repo.join("qemu-boot/guest/l2/init");
+    for (from, to) in [
+        (init.as_path(), "init"),
+        (driver, "modules/pasid_dma_sva.ko"),
+        (agent, "bin/guest-agent"),
+    ] {
+        let to = tree.join(to);
+        fs::copy(from, &to).with_context(|| format!("cannot write {}", to.display()))?;
+    }
+    let mut pack = root.script(&[(dir, BUILD)], PACK, &[]);
+    output("packing the image of the guest's guest", &mut pack)?;
+    Ok(dir.join("initrd"))
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The device on the memory of this process.
+
+use crate::log;
+use host_iommu::sys::memory::Mmio;
+use host_iommu_tests::ktap::{fail, skip, Outcome};
+use host_iommu_tests::memory::GuestMemory;
+use host_iommu_tests::testdev::{status, Counter, Done, Order, Testdev};
+use std::fs::{File, OpenOptions};
+use std::hint::black_box;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+const NODE: &str = "/dev/pasid-dma-sva";
+const BAR_SIZE: usize = 0x1_0000;
+pub const PAGE: usize = 4096;
+/// A fault goes through three kernels, emulated.
+const PATIENCE: Duration = Duration::from_secs(100);
+
+/// The device, bound to this process.
+pub struct Shared {
+    pub device: Testdev,
+    pub pasid: u32,
+    _node: File,
+}
+
+impl Shared {
+    /// Binds it.
+    pub fn open() -> Outcome<Self> {
+        let mut node = match OpenOptions::new().read(true).write(true).open(NODE) {
+            Err(error) if error.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => {
+                return skip("this kernel has shared virtual addressing switched off");
+            }
+            node => node?,
+        };
+        let mut pasid = [0; 4];
+        node.read_exact(&mut pasid)?;
+        Ok(Self {
+            device: Testdev::new(Mmio::new(node.as_fd(), 0, BAR_SIZE)?)?,
+            pasid: u32::from_ne_bytes(pasid),
+            _node: node,
+        })
+    }
+
+    /// Runs an order, however long it takes.
+    pub fn run(&self, order: Order) -> Outcome<Done> {
+        let slot = self.device.submit(&order.at(self.pasid))?;
+        Ok(self.device.wait(slot, PATIENCE)?)
+    }
+
+    /// Runs one that must end so.
+    pub fn expect(&self, order: Order, wanted: u32) -> Outcome<Done> {
+        let done = self.run(order)?;
+        if done.status != wanted {
+            return fail(format!("{done} where {} was wanted", status::name(wanted)));
+        }
+        Ok(done)
+    }
+}
+
+/// Memory that was allocated and never touched: the allocator takes so much from the kernel itself.
+pub fn fresh(pages: usize) -> Vec<u8> {
+    black_box(vec![0; (pages + 1) * PAGE])
+}
+
+/// The first whole page of it.
+pub fn first_page(memory: &[u8]) -> u64 {
+    (memory.as_ptr().expose_provenance() as u64).next_multiple_of(PAGE as u64)
+}
+
+/// Whether `bytes` from an address on are a pattern, as the CPU sees them.
+pub fn is_filled(memory: &[u8], address: u64, bytes: usize, pattern: u64) -> bool {
+    let memory = black_box(memory);
+    let start = (address - memory.as_ptr().expose_provenance() as u64) as usize;
+    let part = memory.get(start..start + bytes).unwrap_or_default();
+    !part.is_empty() && part.chunks(8).all(|word| word == pattern.to_le_bytes())
+}
+
+/// The device fills and reads memory that nobody touched, and every page is asked for.
+pub fn untouched_memory(pages: u32) -> Outcome<String> {
+    let shared = Shared::open()?;
+    let count = |counter| shared.device.counter(counter);
+    let watched = log::watch_page_requests(true);
+    let (requests, groups) = (count(Counter::PageReq), count(Counter::Groups));
+    let memory = fresh(pages as usize);
+    let (start, bytes) = (first_page(&memory), pages as usize * PAGE);
+    let pattern = 0x1122_3344_5566_7788;
+    shared.expect(Order::fill(start, bytes as u32, pattern), status::OK)?;
+    let requests = count(Counter::PageReq) - requests;
+    let groups = count(Counter::Groups) - groups;
+    let kernel = if watched {
+        log::page_requests()? as i64
+    } else {
+        -1
+    };
+    log::watch_page_requests(false);
+    if !is_filled(&memory, start, bytes, pattern) {
+        return fail("the process does not see what the device wrote");
+    }
+    let mut own: Vec<u8> = pattern.to_le_bytes().repeat(bytes / 8);
+    let sum = shared.expect(Order::checksum(start, bytes as u32), status::OK)?;
+    if sum.result != host_iommu_tests::memory::fnv1a(&own) {
+        return fail("the device does not see what it wrote");
+    }
+    own.clear();
+    Ok(format!(
+        "requests={requests} groups={groups} kernel={kernel}"
+    ))
+}
+
+/// The process changes its memory while the device has it in its TLB.
+pub fn changing_memory() -> Outcome<String> {
+    let shared = Shared::open()?;
+    let invalidations = shared.device.counter(Counter::DtlbInval);
+    // Unmapped. The allocator may keep what it is given back; a mapping goes when it is dropped.
+    let memory = GuestMemory::new(0, 16 * PAGE as u64)?;
+    let start = memory.host_address();
+    shared.expect(Order::fill(start, 16 * PAGE as u32, 1), status::OK)?;
+    drop(memory);
+    let gone = shared.run(Order::fill(start, 8, 2))?;
+    if gone.status == status::OK {
+        return fail("the device wrote to memory that was unmapped");
+    }
+    // Copied on write: a child has the old pages, and the device the new ones.
+    let memory = fresh(4);
+    let start = first_page(&memory);
+    shared.expect(Order::fill(start, 4 * PAGE as u32, 3), status::OK)?;
+    crate::process::with_a_forked_child(|| {
+        shared.expect(Order::fill(start, 4 * PAGE as u32, 4), status::OK)?;
+        match is_filled(&memory, start, 4 * PAGE, 4) {
+            true => Ok(()),
+            false => fail("the device wrote to the child's pages"),
+        }
+    })?;
+    let invalidations = shared.device.counter(Counter::DtlbInval) - invalidations;
+    if invalidations == 0 {
+        return fail("no invalidation reached the device");
+    }
+    Ok(format!(
+        "munmap, fork and copy-on-write; {invalidations} invalidations reached the device"
+    ))
+}

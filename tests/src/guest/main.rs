@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `make guest`, on the booted machine: starts the VMM `vmm` with an unmodified kernel and an endpoint
+//! passed through, has `guest-agent` do one thing after the other in the guest, and compares what
+//! the guest, the VMM, the module and the device saw.
+//!
+//! `guest [STEP…]` runs all steps, or those of these numbers.
+
+mod agent;
+mod counts;
+mod report;
+mod steps;
+mod vmm;
+
+use report::Report;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let wanted: Vec<u32> = std::env::args()
+        .skip(1)
+        .filter_map(|text| text.parse().ok())
+        .collect();
+    let mut report = Report::default();
+    let mut world = steps::World::default();
+    for (number, title, step) in steps::STEPS {
+        // What follows needs a guest that has booted.
+        if number == 1 || wanted.is_empty() || wanted.contains(&number) {
+            report.step(number, title, step(&mut world));
+        }
+        if number == 1 && !report.is_good() {
+            break;
+        }
+    }
+    if !report.is_good() {
+        world.show_consoles();
+    }
+    drop(world);
+    report.end()
+}

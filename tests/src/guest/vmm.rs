@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A VMM that runs, and what it leaves.
+
+use crate::agent::Agent;
+use host_iommu_tests::ktap::{fail, Outcome};
+use std::fs::{self, File};
+use std::process::{Child, Command, Stdio};
+
+/// The control socket.
+pub const CONTROL: &str = "/tmp/vmm";
+const CONSOLE: &str = "/tmp/guest-console";
+const MESSAGES: &str = "/tmp/vmm-messages";
+const MEMORY: &str = "256";
+/// What the guest's kernel is told.
+const LINE: &str = "console=ttyS0 loglevel=5 panic=-1 intel_iommu=on,sm_on no_timer_check \
+    cryptomgr.notests";
+
+/// A VMM.
+pub struct Vmm {
+    child: Child,
+    /// What it talks to in the guest.
+    pub agent: Agent,
+}
+
+impl Vmm {
+    /// Starts it, with these devices passed through.
+    pub fn start(devices: &[String], cpus: u32) -> Outcome<Self> {
+        let mut command = Command::new("vmm");
+        command
+            .args(["--kernel", "/guest/vmlinuz", "--initrd", "/guest/initrd"])
+            .args(["--memory", MEMORY, "--cpus", &cpus.to_string()])
+            .args(["--cmdline", LINE])
+            .args(["--serial", &format!("file:{CONSOLE}"), "--serial", "stdio"])
+            .args(["--control", CONTROL, "--log", "info"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(File::create(MESSAGES)?);
+        for device in devices {
+            command.args(["--device", device]);
+        }
+        let mut child = command.spawn()?;
+        match (child.stdin.take(), child.stdout.take()) {
+            (Some(input), Some(output)) => Ok(Self {
+                child,
+                agent: Agent::new(input, output),
+            }),
+            _ => fail("the VMM has no pipes"),
+        }
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) -> Outcome {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        drop(self.kill());
+    }
+}
+
+/// What it said on standard error.
+pub fn messages() -> String {
+    fs::read_to_string(MESSAGES).unwrap_or_default()
+}
+
+/// What the guest's kernel said.
+pub fn console() -> String {
+    let bytes = fs::read(CONSOLE).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
