@@ -103,6 +103,9 @@ pub enum Shadowing {
     /// becomes present: what drivers do for a unit with caching mode (CM=1; VT-d 4.1, 6.1) that
     /// offers no first stage. Tables of the first stage are refused.
     CachingMode,
+    /// As [`Shadowing::CachingMode`] of its second-stage tables. Its first-stage tables are the
+    /// host's to walk, which nests them.
+    SecondStage,
     /// It invalidates each change of either stage's tables. Linux as a guest does not for the first.
     EveryChange,
     /// It invalidates what changes or goes, and devices ask for what is missing: their page requests

@@ -259,6 +259,21 @@ struct Inner {
     context: Arc<dyn HostIommuContext>,
     /// Held over each bind and unbind: what is noted is what is in force.
     registry: Mutex<Registry>,
+    /// PASIDs of guests' numbers, which all units over the context share.
+    #[cfg(feature = "vtd")]
+    shared_pasids: Mutex<BTreeMap<Pasid, std::sync::Weak<crate::pasid::Run>>>,
+}
+
+/// Tells whether a context is the one it was, and does not keep it.
+#[cfg(feature = "vtd")]
+#[derive(Clone, Debug)]
+pub(crate) struct WeakHost(std::sync::Weak<Inner>);
+
+#[cfg(feature = "vtd")]
+impl WeakHost {
+    pub(crate) fn is(&self, host: &HostIommu) -> bool {
+        std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&host.inner))
+    }
 }
 
 /// A VMM's hold on a context. Clones are the same context; it lives as long as one of them, or
@@ -280,6 +295,8 @@ impl HostIommu {
             inner: Arc::new(Inner {
                 context: context.into(),
                 registry: Mutex::default(),
+                #[cfg(feature = "vtd")]
+                shared_pasids: Mutex::default(),
             }),
         }
     }
@@ -298,6 +315,28 @@ impl HostIommu {
 
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    #[cfg(feature = "vtd")]
+    pub(crate) fn weak(&self) -> WeakHost {
+        WeakHost(Arc::downgrade(&self.inner))
+    }
+
+    /// The PASID of a guest's number, which a passed-through device has in its own registers. Numbers
+    /// are a device's: several may use the same one, behind one unit or several.
+    #[cfg(feature = "vtd")]
+    pub(crate) fn shared_pasid(&self, pasid: Pasid) -> Result<PasidAllocation> {
+        let shared = self.inner.shared_pasids.lock();
+        let mut shared = shared.unwrap_or_else(PoisonError::into_inner);
+        let known = shared.get(&pasid).and_then(std::sync::Weak::upgrade);
+        if let Some(run) = known {
+            return Ok(PasidAllocation::of_run(run));
+        }
+        let made = self.alloc_pasids(&PasidRequest::exactly(pasid))?;
+        // As many as there are PASIDs, and those that are gone leave when another is made.
+        shared.retain(|_, run| run.strong_count() != 0);
+        shared.insert(pasid, Arc::downgrade(made.run()));
+        Ok(made)
     }
 
     /// The registry is whole whatever a thread that panicked was doing.

@@ -318,7 +318,11 @@ impl Stage1Binding {
         self.replace(Translation::Blocked { guest_pasid }, None)
     }
 
-    fn replace(&mut self, translation: Translation, faults: Option<&FaultQueue>) -> Result<()> {
+    pub(crate) fn replace(
+        &mut self,
+        translation: Translation,
+        faults: Option<&FaultQueue>,
+    ) -> Result<()> {
         let (host, old) = (&self.host, Some(self.id));
         self.id = bind(host, self.device, self.pasid, translation, faults, old)?;
         self.space = None;

@@ -85,6 +85,11 @@ impl PasidAllocation {
         Ok(Self { run: Arc::new(run) })
     }
 
+    #[cfg(feature = "vtd")]
+    pub(crate) fn of_run(run: Arc<Run>) -> Self {
+        Self { run }
+    }
+
     pub(crate) fn run(&self) -> &Arc<Run> {
         &self.run
     }

@@ -52,6 +52,12 @@ pub(super) fn is_in(scope: Scope, key: (Bdf, Pasid)) -> bool {
     }
 }
 
+/// Whether no entry is in a range.
+fn is_free(entries: &BTreeMap<u64, Entry>, first: u64, last: u64) -> bool {
+    let before = entries.range(..=last).next_back();
+    before.is_none_or(|(_, entry)| entry.last < first)
+}
+
 pub(super) fn add(counter: &mut u64, more: usize) {
     *counter = counter.saturating_add(more as u64);
 }
@@ -69,6 +75,11 @@ where
     /// Each change of the state is whole.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a table is copied, and not the context's to walk.
+    pub(super) fn copies(&self, table: &Stage1Table) -> bool {
+        self.shadowing != Shadowing::SecondStage || table.format == TableFormat::SecondStage
     }
 
     /// Why a table cannot be shadowed, if so.
@@ -91,7 +102,7 @@ where
     }
 
     /// Where both the host and a table translate, ascending.
-    fn reachable(&self, table: &Stage1Table) -> Result<Vec<(u64, u64)>> {
+    fn reachable(&self, table: &Stage1Table) -> std::result::Result<Vec<(u64, u64)>, io::Error> {
         let bits = match table.format {
             TableFormat::FirstStage => table.width.bits() - 1,
             TableFormat::SecondStage => table.width.bits(),
@@ -99,7 +110,8 @@ where
         let last = (1u64 << bits) - 1;
         let mut ranges: Vec<(u64, u64)> = self
             .context
-            .capabilities()?
+            .capabilities()
+            .map_err(|error| source(&error))?
             .iova_ranges
             .iter()
             .map(|range| (range.start().0, range.last().0.min(last)))
@@ -128,12 +140,21 @@ where
         if let Some((_, entry)) = entries.range(..=last).next_back() {
             last = last.max(entry.last);
         }
-        let walked = self.walk(stage2, cost, table, (start, last), entries.len());
-        let wanted: BTreeMap<u64, Entry> = match &walked {
-            Ok(found) => found.iter().copied().collect(),
-            // What it was is not what it is.
-            Err(_) => BTreeMap::new(),
-        };
+        let reachable = self.reachable(table)?;
+        let walk =
+            |cost: &mut Cost, range, held| self.walk(stage2, cost, table, &reachable, range, held);
+        let (found, stopped) = walk(cost, (start, last), entries.len());
+        let mut wanted: BTreeMap<u64, Entry> = found.into_iter().collect();
+        if stopped == Some(Stop::TooLarge) {
+            // What was not looked at may have changed, and what is as it was stays.
+            for (&first, entry) in entries.range(start..=last) {
+                if walk(cost, (first, entry.last), 1) == (vec![(first, *entry)], None) {
+                    wanted.insert(first, *entry);
+                } else if wanted.get(&first) == Some(entry) {
+                    wanted.remove(&first);
+                }
+            }
+        }
         let gone: Vec<(u64, IovaRange)> = entries
             .range(start..=last)
             .filter(|(first, entry)| wanted.get(first) != Some(entry))
@@ -154,12 +175,17 @@ where
                 cost.entries = cost.entries.saturating_sub(1);
             }
             add(&mut cost.unmapped, count);
-            done.map_err(|error| source(&error))?;
+            // Stale translations are in force: no errno that says less.
+            done.map_err(|error| match source(&error).raw_os_error() {
+                Some(libc::EDQUOT | libc::ENOMEM | libc::EOPNOTSUPP) => Errno::EIO.into(),
+                _ => source(&error),
+            })?;
         }
-        walked?;
+        let room = MAX_ENTRIES.saturating_sub(usize::try_from(cost.entries).unwrap_or(usize::MAX));
         let new: Vec<(u64, Entry)> = wanted
             .into_iter()
-            .filter(|(first, _)| !entries.contains_key(first))
+            .filter(|(first, entry)| is_free(entries, *first, entry.last))
+            .take(room)
             .collect();
         let more: Vec<AddressSpaceEntry> = new
             .iter()
@@ -171,8 +197,9 @@ where
                 })
             })
             .collect();
+        let stopped = stopped.map_or(Ok(()), |stop| Err(stop.into()));
         if more.is_empty() {
-            return Ok(());
+            return stopped;
         }
         let done = self.context.map_address_space(*id, &more);
         let count = match &done {
@@ -185,21 +212,21 @@ where
         }
         add(&mut cost.entries, count);
         add(&mut cost.mapped, count);
-        done.map_err(|error| source(&error))
+        done.map_err(|error| source(&error))?;
+        stopped
     }
 
-    /// What a table maps of a range, with `held` entries in its copy already.
+    /// What a table maps of a range, with `held` entries in its copy already, and why that is not
+    /// all.
     fn walk(
         &self,
         stage2: &Stage2,
         cost: &mut Cost,
         table: &Stage1Table,
+        reachable: &[(u64, u64)],
         (start, last): (u64, u64),
         held: usize,
-    ) -> std::result::Result<Vec<(u64, Entry)>, io::Error> {
-        let reachable = self
-            .reachable(table)
-            .map_err(|error| io::Error::from_raw_os_error(error.errno().unwrap_or(0)))?;
+    ) -> (Vec<(u64, Entry)>, Option<Stop>) {
         // Those of this copy may all be found again.
         let used = usize::try_from(cost.entries).unwrap_or(usize::MAX);
         let limit = MAX_ENTRIES.saturating_sub(used.saturating_sub(held));
@@ -208,8 +235,9 @@ where
             memory: &*memory,
             stage2,
             table,
-            reachable: &reachable,
+            reachable,
             limit,
+            unreachable: false,
             tables: 0,
             found: Vec::new(),
         };
@@ -232,13 +260,8 @@ where
         }
         add(&mut cost.tables, walk.tables);
         let found = std::mem::take(&mut walk.found);
-        walked.map(|()| found).map_err(|stop| {
-            let errno = match stop {
-                Stop::TooLarge => Errno::EDQUOT,
-                Stop::Unreachable => Errno::EOPNOTSUPP,
-            };
-            errno.into()
-        })
+        let unreachable = walk.unreachable.then_some(Stop::Unreachable);
+        (found, walked.err().or(unreachable))
     }
 
     /// Makes every copy as its table is.

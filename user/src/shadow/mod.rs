@@ -7,6 +7,9 @@
 //! when the table is one of the first stage. [`Shadowing`] says which promise the VMM makes, and the
 //! capabilities repeat it; a table that it does not cover is refused.
 //!
+//! With [`Shadowing::SecondStage`] only tables of the second stage are shadowed, and the context below
+//! nests those of the first: a guest may have both side by side, and those of legacy mode.
+//!
 //! With [`Shadowing::PageRequests`] what a device asks for is looked for in its table first: what is
 //! there by now is filled and answered at once. The rest goes to the guest, and is filled when it
 //! answers SUCCESS. With the other promises fault queues are refused at a table.
@@ -19,7 +22,7 @@
 //! | flags of the second stage | not touched: offer a guest no SSADS |
 //! | supervisor's pages | not mapped; tables with [`Stage1Table::supervisor`](crate::Stage1Table::supervisor) are refused |
 //! | a request that asks for privilege | served as a user's |
-//! | addresses the host does not translate, as the upper half | refused if a table maps them |
+//! | addresses the host does not translate, as the upper half | a bind is refused if the table maps them; an invalidation skips them, and fails with EOPNOTSUPP |
 //! | memory that is mapped or unmapped | followed at once |
 //!
 //! An entry that changes is taken out before the new one is put in: DMA that hits it meanwhile
@@ -29,8 +32,9 @@
 //!
 //! A bind reads all of the table, an invalidation the tables that cover its range; one entry of an
 //! address space stands for each leaf and each mapping of stage 2 under it. [`Shadow::cost`]
-//! counts. [`MAX_ENTRIES`] and [`MAX_TABLES`] bound what one guest can ask for: over them, the bind
-//! is refused, and an invalidation leaves its range empty and fails.
+//! counts. [`MAX_ENTRIES`] and [`MAX_TABLES`] bound what one guest can ask for: over them a bind is
+//! refused, and an invalidation fails with EDQUOT: what of its range was in force and is in the table
+//! still stays in force, and DMA to the rest is stopped.
 //!
 //! All calls of a shadow wait for each other.
 
@@ -171,6 +175,10 @@ where
         let mut capabilities = self.0.context.capabilities()?;
         let devices = self.devices()?;
         if let Some(nesting) = &mut capabilities.nesting {
+            nesting.shadowed = Some(self.0.shadowing);
+            if self.0.shadowing == Shadowing::SecondStage {
+                return Ok(capabilities);
+            }
             let missing = match devices.first() {
                 None => Support::Missing(MissingBecause::NoDevice),
                 Some(info) => info.stage1,
@@ -182,13 +190,15 @@ where
             }
             nesting.rid = devices.iter().any(|info| info.rid);
             nesting.widths = vec![AddressWidth::Bits48, AddressWidth::Bits57];
-            nesting.shadowed = Some(self.0.shadowing);
         }
         Ok(capabilities)
     }
 
     fn devices(&self) -> Result<Vec<DeviceInfo>> {
         let mut devices = self.0.context.devices()?;
+        if self.0.shadowing == Shadowing::SecondStage {
+            return Ok(devices);
+        }
         for info in &mut devices {
             let pasids = match info.max_pasids {
                 0 => Support::Missing(MissingBecause::NoPasid),
@@ -257,8 +267,11 @@ where
             ..*binding
         };
         let bound = match binding.translation {
-            Translation::Stage1(table) => self.0.bind_table(&mut state, binding, &table),
-            Translation::Stage2 { .. }
+            Translation::Stage1(table) if self.0.copies(&table) => {
+                self.0.bind_table(&mut state, binding, &table)
+            }
+            Translation::Stage1(_)
+            | Translation::Stage2 { .. }
             | Translation::AddressSpace { .. }
             | Translation::Blocked { .. } => self.0.context.bind(binding).map(|()| {
                 self.0.unbound(&mut state, scope);

@@ -4,8 +4,10 @@
 
 use super::stage2::Stage2;
 use crate::nesting::{Stage1Table, TableFormat};
+use crate::sys::Errno;
 use crate::types::MapAccess;
 use std::sync::atomic::{AtomicU64, Ordering};
+use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileMemory};
 
 /// Most tables that one walk reads, of 512 entries each: far more than hold
@@ -47,8 +49,17 @@ pub(super) struct Entry {
 pub(super) enum Stop {
     /// More tables than [`MAX_TABLES`], or more entries than were allowed.
     TooLarge,
-    /// The table maps what the host cannot translate.
+    /// The table maps what the host cannot translate, which was left out.
     Unreachable,
+}
+
+impl From<Stop> for std::io::Error {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::TooLarge => Errno::EDQUOT.into(),
+            Stop::Unreachable => Errno::EOPNOTSUPP.into(),
+        }
+    }
 }
 
 /// What the entries so far allow.
@@ -68,6 +79,8 @@ pub(super) struct Walk<'a, M> {
     /// Most entries.
     pub(super) limit: usize,
     pub(super) tables: usize,
+    /// The table maps what the host cannot translate.
+    pub(super) unreachable: bool,
     /// What was found, ascending.
     pub(super) found: Vec<(u64, Entry)>,
 }
@@ -163,6 +176,8 @@ impl<M: GuestMemoryBackend> Walk<'_, M> {
             let (old, new) = (value.to_le(), (value | bits).to_le());
             let set = place.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire);
             if set.is_ok() {
+                // A migration is to see it.
+                slice.bitmap().mark_dirty(0, 8);
                 return Some((value, leaf, now));
             }
         }
@@ -198,7 +213,7 @@ impl<M: GuestMemoryBackend> Walk<'_, M> {
     /// Notes the parts of a leaf that stage 2 has and the host can translate.
     fn leaf(&mut self, (start, last): (u64, u64), gpa: u64, rights: Rights) -> Result<(), Stop> {
         if self.reachable.last().is_none_or(|end| last > end.1) {
-            return Err(Stop::Unreachable);
+            self.unreachable = true;
         }
         let reachable = self.reachable;
         for &(low, high) in reachable {

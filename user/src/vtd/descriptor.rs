@@ -26,13 +26,15 @@ pub(super) enum Descriptor {
         global: bool,
         range: IovaRange,
     },
-    /// Forget interrupt entries; there are none.
-    Interrupts,
+    /// Forget interrupt entries, from one to another, or all.
+    Interrupts(Option<(u16, u16)>),
     /// Tell when all before it is done.
     Wait {
         /// What is written where.
         status: Option<(u64, u32)>,
         interrupt: bool,
+        /// After the page requests that came before (PD).
+        drains_requests: bool,
     },
     /// An answer to a page request group.
     Response {
@@ -169,7 +171,15 @@ impl Descriptor {
                 // S is bit 0 here.
                 range: device_pages(second & !0xfff | field(second, 0, 1) << 11),
             }),
-            0x4 => Ok(Self::Interrupts),
+            0x4 => Ok(Self::Interrupts(if field(first, 4, 1) == 0 {
+                None
+            } else {
+                // IM: as many bits of the index as are ignored.
+                let mask = (1u64 << field(first, 27, 5).min(16)) - 1;
+                let index = field(first, 32, 16);
+                // CAST: 16 bits.
+                Some(((index & !mask) as u16, (index | mask) as u16))
+            })),
             0x5 => Self::wait(first, second),
             0x6 => {
                 let of = |range| Iotlb {
@@ -222,6 +232,7 @@ impl Descriptor {
         Ok(Self::Wait {
             status: (first & 0x20 != 0).then_some((second, status)),
             interrupt: first & 0x10 != 0,
+            drains_requests: first & 0x80 != 0,
         })
     }
 
@@ -291,7 +302,8 @@ mod tests {
             found,
             Ok(Descriptor::Wait {
                 status,
-                interrupt: false
+                interrupt: false,
+                drains_requests: false,
             })
         );
         assert_eq!(decode(5, 1), Err(QueueError::ReservedField));

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A passed-through device behind a unit: what the guest's entries say of it is bound at the host.
+//!
+//! Requests of each PASID, and those without PASID, are in one of three states: as the guest's entry
+//! was when the unit last looked at it, as it is now, or stopped. The host goes from one state to the
+//! other in one step, or by way of the stop; never by way of stage 2 alone, which no entry asked for.
 
-use super::tables::{Entry, Kind, Stopped};
+use super::tables::{Entry, Stopped, TranslationType};
 use crate::context::{HostIommu, Translation};
 use crate::error::{Error, Operation, Result};
 use crate::fault::FaultQueue;
 use crate::nesting::{Invalidation, Stage1Binding};
-use crate::pasid::PasidRequest;
+use crate::pasid::PasidAllocation;
 use crate::sys::Errno;
-use crate::types::{Bdf, IovaRange, Pasid};
+use crate::types::{Bdf, Pasid};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -16,65 +20,68 @@ use std::sync::Arc;
 /// guests together have 65,536.
 pub const MAX_BINDINGS: usize = 4096;
 
+/// What an entry of the guest's says, or what stops its requests.
+pub(super) type Found = std::result::Result<Entry, Stopped>;
+
 /// A device, its context, and what is bound there.
 #[derive(Debug)]
 pub(super) struct Device {
     bdf: Bdf,
     host: HostIommu,
     pub(super) faults: Option<Arc<FaultQueue>>,
-    /// They are offered to the guest.
+    /// They are offered to the guest, and the device has them.
     page_requests: bool,
     /// By the guest's PASID.
     bound: BTreeMap<u32, Bound>,
-    rid: Rid,
+    rid: AtRid,
+    /// The PASID whose entry requests without PASID go by (VT-d 4.1, 9.4: RID_PASID).
+    rid_pasid: Option<u32>,
 }
 
 #[derive(Debug)]
 struct Bound {
     binding: Stage1Binding,
-    entry: Entry,
+    /// What was bound; `None` if that could not be taken out again, and is stopped in its place.
+    entry: Option<Entry>,
+    // The number is the guest's own as long as something is bound there.
+    _pasid: PasidAllocation,
 }
 
 /// What requests without PASID are translated by.
 #[derive(Debug)]
-enum Rid {
-    /// Stage 2 alone, as before a guest has turned translation on.
+enum AtRid {
+    /// Stage 2 alone, while translation is off.
     Stage2,
-    /// An entry of the guest's, and what was made of it: stage 2 alone if nothing.
-    Entry(Entry, Option<Stage1Binding>),
-    /// Nothing: all are stopped.
-    Blocked(#[expect(dead_code, reason = "held")] Option<Stage1Binding>),
+    /// Stage 2 alone, by an entry that passes requests through.
+    PassThrough(Entry),
+    /// A table.
+    Table(Entry, Stage1Binding),
+    /// Nothing: they are stopped.
+    Blocked(Stage1Binding),
 }
 
 impl Device {
-    /// With nothing bound.
+    /// A device whose requests without PASID are stopped, so that it is known that they can be.
+    ///
+    /// # Errors
+    ///
+    /// What the host says that cannot stop them.
     pub(super) fn new(
         bdf: Bdf,
         host: HostIommu,
         faults: Option<Arc<FaultQueue>>,
         page_requests: bool,
-    ) -> Self {
-        Self {
+    ) -> Result<Self> {
+        let blocked = host.block_rid(bdf)?;
+        Ok(Self {
             bdf,
             host,
             faults,
             page_requests,
             bound: BTreeMap::new(),
-            rid: Rid::Stage2,
-        }
-    }
-
-    /// The guest's number for a PASID of the host's.
-    pub(super) fn guest_pasid(&self, pasid: Pasid) -> u32 {
-        self.host.guest_pasid(self.bdf, pasid)
-    }
-
-    pub(super) fn bdf(&self) -> Bdf {
-        self.bdf
-    }
-
-    pub(super) fn is_of_host(&self, host: &HostIommu) -> bool {
-        self.host.is(host)
+            rid: AtRid::Blocked(blocked),
+            rid_pasid: None,
+        })
     }
 
     /// Where page requests of what is bound go.
@@ -92,29 +99,24 @@ impl Device {
         self.bound.contains_key(&pasid)
     }
 
-    /// Unbinds everything: requests reach stage 2 as before a guest has turned translation on.
-    pub(super) fn reset(&mut self) {
-        self.bound.clear();
-        self.rid = Rid::Stage2;
+    pub(super) fn rid_pasid(&self) -> Option<u32> {
+        self.rid_pasid
     }
 
-    /// Whether page requests of a guest's PASID, or without one, are the guest's to answer.
-    pub(super) fn takes_page_requests(&self, pasid: Option<u32>) -> bool {
-        let entry = match pasid {
-            Some(pasid) => self.bound.get(&pasid).map(|bound| &bound.entry),
-            None => match &self.rid {
-                Rid::Entry(entry, Some(_)) => Some(entry),
-                _ => None,
-            },
-        };
-        entry.is_some_and(|entry| matches!(entry.translation, Kind::Stage1(_)))
+    pub(super) fn set_rid_pasid(&mut self, pasid: Option<u32>) {
+        self.rid_pasid = pasid;
     }
 
     /// The domain of what is bound at a PASID, or without one.
-    fn domain(&self, pasid: Option<u32>) -> Option<u16> {
+    pub(super) fn domain(&self, pasid: Option<u32>) -> Option<u16> {
         match (pasid, &self.rid) {
-            (Some(pasid), _) => self.bound.get(&pasid).map(|bound| bound.entry.domain),
-            (None, Rid::Entry(entry, _)) => Some(entry.domain),
+            (Some(pasid), _) => self
+                .bound
+                .get(&pasid)?
+                .entry
+                .as_ref()
+                .map(|entry| entry.domain),
+            (None, AtRid::Table(entry, _) | AtRid::PassThrough(entry)) => Some(entry.domain),
             (None, _) => None,
         }
     }
@@ -123,166 +125,238 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// What the host says; nothing is bound then.
-    pub(super) fn set_pasid(
-        &mut self,
-        pasid: u32,
-        entry: std::result::Result<Entry, Stopped>,
-    ) -> Result<()> {
-        let Ok(entry) = entry else {
-            return match self.bound.remove(&pasid) {
-                Some(mut bound) => bound.binding.unbind(),
-                None => Ok(()),
-            };
+    /// What the host says; the requests are stopped then.
+    pub(super) fn set_pasid(&mut self, pasid: u32, found: Found) -> Result<()> {
+        let Ok(entry) = found else {
+            self.forget_pasid(pasid);
+            return Ok(());
         };
-        let faults = self.faults.clone().filter(|_| self.page_requests);
-        if let Some(bound) = self.bound.get_mut(&pasid) {
-            let same = bound.entry.translation == entry.translation;
-            let changed = match entry.translation {
+        // The host may have lost what was bound, as by a wider unbind of the VMM's.
+        let held = self.bound.remove(&pasid);
+        let Some(mut bound) = held.filter(|bound| bound.binding.is_bound()) else {
+            return self.bind(pasid, entry);
+        };
+        if bound.entry.map(|old| old.translation) == Some(entry.translation) {
+            bound.entry = Some(entry);
+            let flushed = match entry.translation {
+                TranslationType::Table(_) => bound.binding.flush(&Invalidation::all()),
                 // Nothing of its own is cached.
-                Kind::PassThrough if same => Ok(()),
-                Kind::Stage1(_) if same => bound.binding.flush(&Invalidation::all()),
-                Kind::Stage1(table) if bound.was_stage1() => bound
-                    .binding
-                    .rebind(&table.with_guest_pasid(pasid), faults.as_deref()),
-                _ => {
-                    self.bound.remove(&pasid);
-                    return self.bind(pasid, entry);
+                TranslationType::PassThrough => Ok(()),
+            };
+            return match flushed {
+                Ok(()) => {
+                    self.bound.insert(pasid, bound);
+                    Ok(())
+                }
+                Err(error) => {
+                    self.stop(pasid, bound);
+                    Err(error)
                 }
             };
-            if changed.is_err() {
-                self.bound.remove(&pasid);
-            } else {
-                bound.entry = entry;
-            }
-            return changed;
         }
-        self.bind(pasid, entry)
+        let (translation, faults) = self.translation(&entry, Some(pasid));
+        let replaced = bound.binding.replace(translation, faults);
+        match replaced {
+            Ok(()) => {
+                bound.entry = Some(entry);
+                self.bound.insert(pasid, bound);
+                Ok(())
+            }
+            Err(error) => {
+                self.stop(pasid, bound);
+                Err(error)
+            }
+        }
+    }
+
+    /// What an entry asks the host for, and where its page requests go.
+    fn translation(
+        &self,
+        entry: &Entry,
+        guest_pasid: Option<u32>,
+    ) -> (Translation, Option<&FaultQueue>) {
+        match entry.translation {
+            TranslationType::Table(table) => {
+                let table = crate::nesting::Stage1Table {
+                    guest_pasid,
+                    ..table
+                };
+                (
+                    Translation::Stage1(table),
+                    self.asks_for(&entry.translation),
+                )
+            }
+            TranslationType::PassThrough => (Translation::Stage2 { guest_pasid }, None),
+        }
+    }
+
+    /// A shadow fills second-stage tables as the guest tells, not by page requests.
+    fn asks_for(&self, translation: &TranslationType) -> Option<&FaultQueue> {
+        self.asks().filter(|_| translation.is_first_stage())
     }
 
     fn bind(&mut self, pasid: u32, entry: Entry) -> Result<()> {
+        let guest = Pasid::try_from(pasid)?;
         if self.bound.len() >= MAX_BINDINGS {
             let operation = Operation::BindStage1 {
-                pasid: Pasid::try_from(pasid)?,
+                pasid: guest,
                 device: self.bdf,
             };
             return Err(Error::failed(operation, Errno::EDQUOT));
         }
-        let guest = Pasid::try_from(pasid)?;
-        // The guest's number if it is free, any other else.
-        let pasids = self
-            .host
-            .alloc_pasids(&PasidRequest::exactly(guest))
-            .or_else(|_| self.host.alloc_pasids(&PasidRequest::any()))?;
-        let at = pasids.first();
-        let binding = match entry.translation {
-            Kind::Stage1(table) => {
-                let table = table.with_guest_pasid(pasid);
-                self.host.bind(self.bdf, &pasids, at, &table, self.asks())?
-            }
-            Kind::PassThrough => self.host.bind_stage2(self.bdf, &pasids, at, Some(pasid))?,
+        // The guest's number, which the device has in its own registers: no other will do.
+        let pasids = self.host.shared_pasid(guest)?;
+        let (translation, faults) = self.translation(&entry, Some(pasid));
+        let (host, bdf) = (self.host.clone(), self.bdf);
+        let binding = Stage1Binding::at_pasid(host, bdf, &pasids, guest, translation, faults)?;
+        let bound = Bound {
+            binding,
+            entry: Some(entry),
+            _pasid: pasids,
         };
-        self.bound.insert(pasid, Bound { binding, entry });
+        self.bound.insert(pasid, bound);
         Ok(())
+    }
+
+    /// Stops requests of a PASID: what is bound goes. What cannot be unbound is stopped in its place.
+    fn stop(&mut self, pasid: u32, mut bound: Bound) {
+        if bound.binding.unbind().is_err() {
+            // Blocking cannot fail; while the binding is kept the next look tries again.
+            let _ = bound.binding.block();
+            bound.entry = None;
+            self.bound.insert(pasid, bound);
+        }
+    }
+
+    /// The guest's entry of a PASID stops its requests.
+    pub(super) fn forget_pasid(&mut self, pasid: u32) {
+        if let Some(bound) = self.bound.remove(&pasid) {
+            self.stop(pasid, bound);
+        }
     }
 
     /// The same for requests without PASID. `None`: translation is off.
     ///
     /// # Errors
     ///
-    /// What the host says: requests are stopped then where it can stop them.
-    pub(super) fn set_rid(
-        &mut self,
-        entry: Option<std::result::Result<Entry, Stopped>>,
-    ) -> Result<()> {
-        match (entry, &self.rid) {
-            (None, _) => {
-                self.rid = Rid::Stage2;
-                Ok(())
-            }
-            (Some(Ok(entry)), Rid::Entry(old, binding)) if *old == entry => match binding {
-                Some(binding) => binding.flush(&Invalidation::all()),
-                None => Ok(()),
-            },
-            (Some(Ok(entry)), _) => {
-                // What was there goes first, and stage 2 is in force until the next is.
-                self.rid = Rid::Stage2;
-                let bound = match entry.translation {
-                    Kind::PassThrough => Ok(None),
-                    Kind::Stage1(table) => {
-                        self.host.bind_rid(self.bdf, &table, self.asks()).map(Some)
-                    }
-                };
-                match bound {
-                    Ok(binding) => {
-                        self.rid = Rid::Entry(entry, binding);
-                        Ok(())
-                    }
-                    Err(error) => {
-                        self.block();
-                        Err(error)
-                    }
-                }
-            }
-            (Some(Err(_)), Rid::Blocked(_)) => Ok(()),
-            (Some(Err(_)), _) => {
-                self.block();
-                Ok(())
+    /// What the host says: the requests are stopped then.
+    pub(super) fn set_rid(&mut self, found: Option<Found>) -> Result<()> {
+        let entry = match found {
+            None => return self.open(AtRid::Stage2),
+            Some(Err(_)) => return self.block(),
+            Some(Ok(entry)) => entry,
+        };
+        let TranslationType::Table(table) = entry.translation else {
+            return self.open(AtRid::PassThrough(entry));
+        };
+        if let AtRid::Table(old, binding) = &mut self.rid {
+            if binding.is_bound() && old.translation == entry.translation {
+                *old = entry;
+                return binding.flush(&Invalidation::all()).or_else(|error| {
+                    self.block()?;
+                    Err(error)
+                });
             }
         }
+        let mut binding = self.take_rid()?;
+        let faults = self.asks_for(&entry.translation);
+        let replaced = binding.replace(Translation::Stage1(table), faults);
+        if let Err(error) = replaced {
+            self.rid = AtRid::Blocked(binding);
+            self.block()?;
+            return Err(error);
+        }
+        self.rid = AtRid::Table(entry, binding);
+        Ok(())
     }
 
-    /// Stops requests without PASID by an empty address space, where the host has them; elsewhere
-    /// they reach the guest's own memory, as they do without an IOMMU.
-    fn block(&mut self) {
-        self.rid = Rid::Stage2;
-        let empty = || -> Result<Stage1Binding> {
-            let space = self.host.address_space()?;
-            let translation = Translation::AddressSpace {
-                id: space.id(),
-                guest_pasid: None,
-            };
-            let bound = Stage1Binding::at_rid(self.host.clone(), self.bdf, translation, None)?;
-            Ok(bound.keeping(space.held().clone()))
-        };
-        self.rid = Rid::Blocked(empty().ok());
+    /// The hold on what translates requests without PASID; they are stopped if nothing of ours does.
+    fn take_rid(&mut self) -> Result<Stage1Binding> {
+        if let AtRid::Table(_, binding) | AtRid::Blocked(binding) =
+            std::mem::replace(&mut self.rid, AtRid::Stage2)
+        {
+            if binding.is_bound() {
+                return Ok(binding);
+            }
+        }
+        self.host.block_rid(self.bdf)
     }
 
-    /// Whether something of a domain is cached at a PASID, or without one; of any domain if `None`.
-    pub(super) fn is_of(&self, pasid: Option<u32>, domain: Option<u16>) -> bool {
-        let here = self.domain(pasid);
-        here.is_some() && (domain.is_none() || here == domain)
+    /// Stage 2 alone.
+    fn open(&mut self, to: AtRid) -> Result<()> {
+        match &mut self.rid {
+            AtRid::Table(_, binding) | AtRid::Blocked(binding) => binding.unbind()?,
+            AtRid::Stage2 | AtRid::PassThrough(_) => {}
+        }
+        self.rid = to;
+        Ok(())
     }
 
-    /// Forgets translations of a PASID, or of requests without one.
+    /// Stops requests without PASID.
+    fn block(&mut self) -> Result<()> {
+        let mut binding = self.take_rid()?;
+        let blocked = binding.block();
+        if blocked.is_err() && !binding.is_bound() {
+            // They are stopped already, by a step that failed half-way.
+            binding = self.host.block_rid(self.bdf)?;
+            self.rid = AtRid::Blocked(binding);
+            return Ok(());
+        }
+        // Kept whatever happens: without it they would reach stage 2.
+        self.rid = AtRid::Blocked(binding);
+        blocked
+    }
+
+    /// Stops all requests until the guest's entries are looked at.
     ///
     /// # Errors
     ///
     /// What the host says.
-    pub(super) fn flush(&self, pasid: Option<u32>, range: IovaRange, leaf: bool) -> Result<()> {
+    pub(super) fn block_all(&mut self) -> Result<()> {
+        for pasid in self.pasids().collect::<Vec<_>>() {
+            self.forget_pasid(pasid);
+        }
+        self.block()
+    }
+
+    /// Unbinds everything: requests reach stage 2 as before a guest has turned translation on.
+    ///
+    /// # Errors
+    ///
+    /// What the host says.
+    pub(super) fn reset(&mut self) -> Result<()> {
+        for pasid in self.pasids().collect::<Vec<_>>() {
+            self.forget_pasid(pasid);
+        }
+        self.rid_pasid = None;
+        self.open(AtRid::Stage2)
+    }
+
+    /// Forgets translations of a PASID, or of requests without one, in one call of the host.
+    ///
+    /// # Errors
+    ///
+    /// What the host says.
+    pub(super) fn flush(&self, pasid: Option<u32>, what: &Invalidation) -> Result<()> {
         let binding = match (pasid, &self.rid) {
             (Some(pasid), _) => self
                 .bound
                 .get(&pasid)
-                .filter(|bound| bound.was_stage1())
+                .filter(|bound| bound.has_table())
                 .map(|bound| &bound.binding),
-            (None, Rid::Entry(_, binding)) => binding.as_ref(),
+            (None, AtRid::Table(_, binding)) => Some(binding),
             (None, _) => None,
         };
-        let Some(binding) = binding else {
-            return Ok(());
-        };
-        let what = Invalidation::new();
-        binding.flush(&if leaf {
-            what.leaf(range)
-        } else {
-            what.range(range)
-        })
+        binding
+            // What the VMM has unbound has nothing cached.
+            .filter(|binding| binding.is_bound())
+            .map_or(Ok(()), |binding| binding.flush(what))
     }
 }
 
 impl Bound {
-    fn was_stage1(&self) -> bool {
-        matches!(self.entry.translation, Kind::Stage1(_))
+    fn has_table(&self) -> bool {
+        let translation = self.entry.map(|entry| entry.translation);
+        matches!(translation, Some(TranslationType::Table(_)))
     }
 }

@@ -12,10 +12,12 @@ const DRHD: u16 = 0;
 const ATSR: u16 = 2;
 /// The unit is for every device of its segment, and so is ATS.
 const ALL: u8 = 1;
+/// INTR_REMAP of the table's flags: the platform has interrupt remapping.
+const INTERRUPT_REMAPPING: u8 = 1;
 
 impl VtdConfig {
     /// The table DMAR: one unit for all devices of the segment, which may have device TLBs if these
-    /// are offered, and no interrupt remapping.
+    /// are offered.
     pub fn dmar(&self, oem: [u8; 6], oem_table: [u8; 8], oem_revision: u32) -> Vec<u8> {
         let mut table = Vec::new();
         table.extend(b"DMAR");
@@ -28,8 +30,13 @@ impl VtdConfig {
         table.extend(b"HIOM");
         table.extend(1u32.to_le_bytes());
         // CAST: at most 52. Then flags, and what is reserved.
-        table.push((self.address_bits - 1) as u8);
-        table.extend([0; 11]);
+        table.push(self.address_bits.saturating_sub(1) as u8);
+        table.push(if self.interrupt_remapping {
+            INTERRUPT_REMAPPING
+        } else {
+            0
+        });
+        table.extend([0; 10]);
         table.extend(DRHD.to_le_bytes());
         table.extend(16u16.to_le_bytes());
         // The size is of one page.

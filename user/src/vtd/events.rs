@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a unit tells its VMM.
 
-use super::descriptor::QueueError;
+use super::faults::QueueStop;
 use super::registers::Msi;
 use super::tables::SourceId;
 use crate::error::Error;
+use crate::fault::FaultGroup;
 use crate::trace::tell;
 use std::fmt;
 
@@ -57,10 +58,16 @@ pub enum VtdEvent {
         /// What the host said.
         error: Error,
     },
-    /// The invalidation queue stopped at a descriptor of the guest's.
+    /// The invalidation queue stopped, until the guest clears FSTS (VT-d 4.1, 11.4.7.1).
     QueueStopped {
-        /// Why, as in IQERCD (VT-d 4.1, 11.4.9.9).
-        error: QueueError,
+        /// Why.
+        why: QueueStop,
+    },
+    /// The guest has changed how interrupts are remapped: the VMM's routes are to be made again by
+    /// [`Vtd::remap`](super::Vtd::remap).
+    InterruptsChanged {
+        /// The first and the last of the entries that have changed, or all if `None`.
+        entries: Option<(u16, u16)>,
     },
     /// A page request group was answered INVALID, and the guest was not asked.
     PageRequestRefused {
@@ -130,7 +137,13 @@ impl fmt::Display for VtdEvent {
                 Requests(*source, *pasid),
                 chain(error)
             ),
-            Self::QueueStopped { error } => write!(f, "the invalidation queue stopped: {error}"),
+            Self::QueueStopped { why } => write!(f, "the invalidation queue stopped: {why}"),
+            Self::InterruptsChanged {
+                entries: Some((first, last)),
+            } => write!(f, "entries {first} to {last} of interrupts have changed"),
+            Self::InterruptsChanged { entries: None } => {
+                f.write_str("all entries of interrupts have changed")
+            }
             Self::PageRequestRefused { source, pasid, why } => write!(
                 f,
                 "a page request among {} was answered INVALID: {why}",
@@ -147,6 +160,7 @@ impl fmt::Display for VtdEvent {
 pub(super) struct Outbox {
     messages: Vec<Msi>,
     events: Vec<VtdEvent>,
+    groups: Vec<FaultGroup>,
 }
 
 impl Outbox {
@@ -158,6 +172,11 @@ impl Outbox {
         self.events.push(event);
     }
 
+    /// A page request group is answered INVALID, by a call of the host.
+    pub(super) fn give_up(&mut self, group: FaultGroup) {
+        self.groups.push(group);
+    }
+
     /// Sends what is due.
     pub(super) fn send(self, to: &dyn VtdEvents) {
         for event in &self.events {
@@ -167,5 +186,6 @@ impl Outbox {
         for message in self.messages {
             to.interrupt(message);
         }
+        drop(self.groups);
     }
 }

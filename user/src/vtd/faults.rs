@@ -2,14 +2,36 @@
 //! The fault recording registers and the status of faults (VT-d 4.1, 7.3, 11.4.8 and 11.4.14).
 
 use super::descriptor::QueueError;
-use super::registers::{Msi, Registers, CAP, FECTL, FRCD, FRCD_F, FSTS, IQERCD};
+use super::registers::{FaultStatus, Msi, Registers, CAP, FECTL, FRCD, FRCD_F, FSTS, IQERCD};
 use super::tables::SourceId;
 
-/// FSTS: records were lost, there are some, and the invalidation queue has stopped.
-const OVERFLOW: u64 = 1;
-const PENDING: u64 = 2;
-const QUEUE_ERROR: u64 = 0x10;
-const STATUS: u64 = OVERFLOW | PENDING | QUEUE_ERROR;
+const OVERFLOW: u64 = FaultStatus::PFO.bits();
+const PENDING: u64 = FaultStatus::PPF.bits();
+const STATUS: u64 = FaultStatus::all().bits();
+/// FSTS.FRI: the first record that is pending.
+const FIRST: u64 = 0xff00;
+
+/// Why the invalidation queue stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QueueStop {
+    /// A descriptor of the guest's cannot be carried out (FSTS.IQE).
+    Error(QueueError),
+    /// The host did not drop what this function has cached, as if the device did not answer
+    /// (FSTS.ITE). The guest gives the descriptors again.
+    DeviceTimeout(SourceId),
+}
+
+impl std::fmt::Display for QueueStop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Error(error) => error.fmt(f),
+            Self::DeviceTimeout(source) => {
+                write!(f, "an invalidation of {source} was not carried out")
+            }
+        }
+    }
+}
 
 /// A request that was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +82,7 @@ pub(super) fn put(registers: &mut Registers, next: &mut usize, fault: &Fault) ->
         registers.set(record(index) + 8, 8, high);
         if before & PENDING == 0 {
             let first = (index as u64) << 8;
-            let status = registers.get(FSTS, 4) & !0xff00;
+            let status = registers.get(FSTS, 4) & !FIRST;
             registers.set(FSTS, 4, status | first | PENDING);
         }
         *next = (index + 1) % records;
@@ -68,23 +90,28 @@ pub(super) fn put(registers: &mut Registers, next: &mut usize, fault: &Fault) ->
     (before == 0).then(|| registers.event(FECTL))?
 }
 
-/// The invalidation queue stops at a descriptor. Gives the interrupt that is due.
-pub(super) fn stop_queue(registers: &mut Registers, error: QueueError) -> Option<Msi> {
+/// The invalidation queue stops. Gives the interrupt that is due.
+pub(super) fn stop_queue(registers: &mut Registers, why: QueueStop) -> Option<Msi> {
     let before = registers.get(FSTS, 4) & STATUS;
-    registers.raise(FSTS, 4, QUEUE_ERROR);
-    registers.set(IQERCD, 8, error as u64);
+    // IQERCD (11.4.9.9): IQEI in bits 3:0, ITESID in bits 47:32.
+    let (bit, record) = match why {
+        QueueStop::Error(error) => (FaultStatus::IQE, error as u64),
+        QueueStop::DeviceTimeout(source) => (FaultStatus::ITE, u64::from(source.0) << 32),
+    };
+    registers.raise(FSTS, 4, bit.bits());
+    registers.set(IQERCD, 8, record);
     (before == 0).then(|| registers.event(FECTL))?
 }
 
 /// Whether the invalidation queue is stopped.
 pub(super) fn queue_is_stopped(registers: &Registers) -> bool {
-    registers.get(FSTS, 4) & QUEUE_ERROR != 0
+    registers.get(FSTS, 4) & FaultStatus::QUEUE.bits() != 0
 }
 
 /// The guest may have cleared records or bits of the status.
 pub(super) fn settle(registers: &mut Registers) {
     if !(0..records(registers)).any(|index| is_used(registers, index)) {
-        registers.lower(FSTS, 4, PENDING | 0xff00);
+        registers.lower(FSTS, 4, PENDING | FIRST);
     }
     if !queue_is_stopped(registers) {
         registers.set(IQERCD, 8, 0);

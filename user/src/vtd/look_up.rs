@@ -2,8 +2,7 @@
 //! Where the guest's tables lead a request, and what stops it.
 
 use super::memory::Memory;
-use super::tables::{reason, Entry, Kind, SourceId, Stopped};
-use super::unit::Unit;
+use super::tables::{reason, Entry, SourceId, Stopped, Tables, TranslationType};
 use crate::walk::{self, walk, Access, TableMemory};
 use std::ops::RangeInclusive;
 use vm_memory::Permissions;
@@ -70,16 +69,13 @@ pub(super) struct Request {
 /// A page: where it is asked for, where it is, and what may be done there.
 pub(super) type Translated = (u64, u64, Permissions);
 
-impl Unit {
+impl Tables<'_> {
     /// The entry that a request goes by; `None` while translation is off.
-    fn entry_of(&self, memory: &dyn Memory, request: &Request) -> Result<Option<Entry>, Stopped> {
-        match (self.translation_root(), request.pasid) {
-            (None, _) => Ok(None),
-            (Some(_), Some(pasid)) => {
-                let entry = self.tables(memory).of_pasid(request.source, pasid);
-                entry.map(Some)
-            }
-            (Some(_), None) => self.tables(memory).of_rid(request.source).transpose(),
+    fn entry_of(&self, request: &Request) -> Result<Option<Entry>, Stopped> {
+        match (self.is_off(), request.pasid) {
+            (true, _) => Ok(None),
+            (false, Some(pasid)) => self.with_pasid(request.source, pasid).map(Some),
+            (false, None) => self.without_pasid(request.source).transpose(),
         }
     }
 
@@ -96,17 +92,17 @@ impl Unit {
         };
         let stopped = |reason| {
             let reason = u8::try_from(reason).unwrap_or(reason::PASID_INVALID);
-            entry.stopped(reason)
+            entry.not_allowed(reason, access.write)
         };
         match entry.translation {
-            Kind::PassThrough => {
+            TranslationType::PassThrough => {
                 view.reach(page, access).map_err(stopped)?;
                 if page.checked_shr(view.address_bits).unwrap_or(0) != 0 {
                     return Err(stopped(walk::reason::BEYOND_WIDTH));
                 }
                 Ok((page, page, Permissions::ReadWrite))
             }
-            Kind::Stage1(table) => {
+            TranslationType::Table(table) => {
                 let leaf = walk(view, &table, page, access).map_err(stopped)?;
                 let permissions = match (leaf.read, leaf.write) {
                     (true, true) => Permissions::ReadWrite,
@@ -119,9 +115,9 @@ impl Unit {
         }
     }
 
-    fn view<'a>(&self, memory: &'a dyn Memory, marks: bool) -> View<'a> {
+    fn view(&self, marks: bool) -> View<'_> {
         View {
-            memory,
+            memory: self.memory,
             address_bits: self.offered.address_bits,
             marks,
         }
@@ -134,14 +130,13 @@ impl Unit {
     /// The address that is stopped, and why.
     pub(super) fn look_up(
         &self,
-        memory: &dyn Memory,
         request: &Request,
         iova: u64,
         length: usize,
     ) -> Result<Vec<Translated>, (u64, Stopped)> {
-        let entry = self.entry_of(memory, request);
+        let entry = self.entry_of(request);
         let entry = entry.map_err(|stopped| (iova, stopped))?;
-        let view = self.view(memory, true);
+        let view = self.view(true);
         let first = iova & !(PAGE - 1);
         let end = iova.saturating_add(length as u64);
         (first..end)
@@ -155,15 +150,9 @@ impl Unit {
 
     /// Why a request was stopped that the host has stopped for a reason of its own: what the guest's
     /// tables give, or the host's reason if they let it pass.
-    pub(super) fn why(
-        &self,
-        memory: &dyn Memory,
-        request: &Request,
-        address: u64,
-        host: u8,
-    ) -> Stopped {
-        let view = self.view(memory, false);
-        let found = self.entry_of(memory, request).and_then(|entry| {
+    pub(super) fn why(&self, request: &Request, address: u64, host: u8) -> Stopped {
+        let view = self.view(false);
+        let found = self.entry_of(request).and_then(|entry| {
             let page = address & !(PAGE - 1);
             let passed = self.page_by(&view, entry, page, request.access);
             passed.map(|_| match entry {

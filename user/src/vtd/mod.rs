@@ -26,13 +26,23 @@
 //! - Caching mode: Linux tells of PASID entries that become present only then. First-stage pages
 //!   that become present need no word: the hardware walks the guest's own tables.
 //! - Nested translation is not: the guest's own guests have none.
-//! - Second-stage tables are in the place of first-stage ones over a host that shadows
+//! - Second-stage tables, also of the context entries of legacy mode, over a host that shadows them
 //!   ([`VtdConfig::second_stage`]): caching mode has guests tell of each page, too.
-//! - Interrupt remapping is not. A VMM that has an interrupt remapping unit has it in its interrupt
-//!   controller's code; the table of this one says that it has none.
+//! - Interrupt remapping ([`VtdConfig::interrupt_remapping`]): the VMM gives each message of its
+//!   devices and IOAPICs to [`Vtd::remap`]. Linux turns it off for the whole machine if one unit
+//!   lacks it. Posted interrupts are not offered.
 //! - Invalidation by registers (CCMD, IOTLB) is not: scalable mode has a queue.
 //! - The host's flush reaches device TLBs too, so that a guest's device-TLB descriptor, which must
 //!   follow one of the IOTLB, costs nothing.
+//!
+//! # What is not allowed is stopped
+//!
+//! While translation is on, requests that no entry of the guest's allows, or whose entry the host
+//! does not carry out, are stopped. From one entry to the next they go by the old one, by the new
+//! one, or are stopped, and never by anything else. GSTS.TES and RTPS say what is in force. A flush
+//! that the host does not carry out stops the queue with FSTS.ITE, and the guest's wait is not done.
+//! What the host refuses only for now (EAGAIN, while a device is reset) is tried again. A VMM hears
+//! of all this by [`VtdEvents::event`], and [`Vtd::stats`] counts.
 //!
 //! # Hostile guests
 //!
@@ -43,20 +53,27 @@
 //!
 //! # Threads and locks
 //!
-//! Everything may be called from any thread. One lock is held meanwhile, also over calls of the
-//! host; interrupts are sent with none.
+//! Everything may be called from any thread. No lock is held over a call of the host, nor when
+//! interrupts and events are sent. One thread at a time does the unit's work: a guest's write that
+//! comes meanwhile leaves what it asks for to that thread and returns. Plugging, resetting, saving
+//! and restoring wait for it.
 
+mod accesses;
 mod descriptor;
 mod device;
 mod dmar;
+mod entries;
 mod events;
 mod faults;
+mod listen;
 mod look_up;
 mod memory;
 mod offer;
 mod registers;
+mod remap;
 mod requests;
 mod state;
+mod stats;
 mod tables;
 mod translate;
 mod unit;
@@ -65,47 +82,105 @@ mod work;
 pub use descriptor::QueueError;
 pub use device::MAX_BINDINGS;
 pub use events::{VtdEvent, VtdEvents};
+pub use faults::QueueStop;
+pub use listen::{Invalidated, InvalidationListener};
 pub use offer::{NotCarried, VtdConfig};
 pub use registers::{Msi, SIZE};
 pub use state::VtdState;
+pub use stats::VtdStats;
 pub use tables::SourceId;
 pub use translate::{Guard, VtdTranslation, MAX_ACCESS};
 pub use work::BUDGET;
 
-use crate::context::HostIommu;
+use crate::context::{HostIommu, WeakHost};
 use crate::error::{Error, Operation, Result};
 use crate::fault::{DmaFault, FaultGroup, FaultQueue, FaultQueueOptions};
 use crate::ops::PciIommuOps;
 use crate::sys::Errno;
 use crate::types::Bdf;
 use crate::walk::Access;
+use accesses::Shared;
 use device::Device;
 use events::Outbox;
 use faults::Fault;
+use listen::Listeners;
 use look_up::Request;
 use memory::{Memory, Space};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+use tables::{Offered, Tables};
 use unit::Unit;
 use vm_memory::GuestAddressSpace;
+use work::{Engine, Progress};
 
 /// Most devices behind a unit, as many as a bus has functions.
 pub const MAX_DEVICES: usize = 256;
 
+/// How long [`Vtd::run`] waits before it tries again what the host refused for now, when nothing else
+/// is left.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// What is known of a device without the engine.
+#[derive(Debug)]
+struct Seat {
+    source: SourceId,
+    host: HostIommu,
+    faults: Option<Arc<FaultQueue>>,
+}
+
 #[derive(Debug)]
 struct State {
     unit: Unit,
+    /// The devices and the work on them; `None` while a thread has it.
+    engine: Option<Engine>,
+    seats: BTreeMap<Bdf, Seat>,
     /// Where the guest sees a device that is not at its host's place.
     places: BTreeMap<Bdf, SourceId>,
+    /// The queue of each context, as long as somebody polls it: the host gives DMA faults to one.
+    queues: Vec<(WeakHost, Weak<FaultQueue>)>,
 }
 
 /// A VT-d unit.
 #[derive(Debug)]
 pub struct Vtd {
     config: VtdConfig,
+    offered: Offered,
     memory: Box<dyn Memory>,
     events: Arc<dyn VtdEvents>,
+    shared: Arc<Shared>,
+    listeners: Listeners,
     state: Mutex<State>,
+    /// The engine was given back.
+    given_back: Condvar,
+}
+
+/// A thread's hold on the engine.
+struct Hold<'a> {
+    unit: &'a Vtd,
+    engine: Option<Engine>,
+}
+
+impl Hold<'_> {
+    fn engine(&mut self) -> &mut Engine {
+        // It is there until it is given back, which consumes the hold.
+        self.engine.get_or_insert_default()
+    }
+
+    /// Gives it back under the lock under which it was found that nothing is left to do.
+    fn give_back(mut self, state: &mut State) {
+        state.engine = self.engine.take();
+        self.unit.given_back.notify_all();
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        if let Some(engine) = self.engine.take() {
+            self.unit.state().engine = Some(engine);
+            self.unit.given_back.notify_all();
+        }
+    }
 }
 
 impl Vtd {
@@ -122,15 +197,25 @@ impl Vtd {
         if !config.is_sound() {
             return Err(Error::failed(Operation::MakeUnit, Errno::EINVAL));
         }
-        let unit = Unit::new(config.registers(), config.offered());
+        let shared = Arc::new(Shared::default());
+        let listeners = Listeners::default();
+        let unit = Unit::new(config.registers(), config.offered(), shared.clone());
+        let engine = Engine::new(listeners.clone());
         Ok(Arc::new(Self {
+            offered: config.offered(),
             config,
             memory: Box::new(Space(memory)),
             events,
+            shared,
+            listeners,
             state: Mutex::new(State {
                 unit,
+                engine: Some(engine),
+                seats: BTreeMap::new(),
                 places: BTreeMap::new(),
+                queues: Vec::new(),
             }),
+            given_back: Condvar::new(),
         }))
     }
 
@@ -144,12 +229,92 @@ impl Vtd {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something with the unit, then sends what is due.
-    fn with(&self, act: impl FnOnce(&mut State, &dyn Memory, &mut Outbox) -> bool) {
-        let mut out = Outbox::default();
-        let more = act(&mut self.state(), &*self.memory, &mut out);
-        out.send(&*self.events);
-        if more {
+    /// The guest's tables at this moment.
+    fn tables(&self) -> Tables<'_> {
+        Tables {
+            memory: &*self.memory,
+            offered: &self.offered,
+            root: self.shared.root(),
+        }
+    }
+
+    /// The engine, when no other thread has it.
+    fn hold(&self) -> Hold<'_> {
+        let mut state = self.state();
+        loop {
+            if let Some(engine) = state.engine.take() {
+                return Hold {
+                    unit: self,
+                    engine: Some(engine),
+                };
+            }
+            let waited = self.given_back.wait(state);
+            state = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Does what the budget allows. True if there is more.
+    fn work(&self, mut hold: Hold<'_>) -> bool {
+        let mut budget = BUDGET;
+        let mut faults = Vec::new();
+        let deliver = |queue: &FaultQueue| {
+            // Few reads find something: a queue is as deep as what devices may have under way.
+            for _ in 0..64 {
+                match queue.deliver(self) {
+                    Ok(crate::ops::Delivered::Events(_)) => {}
+                    _ => break,
+                }
+            }
+        };
+        loop {
+            let mut out = Outbox::default();
+            let mut state = self.state();
+            for fault in faults.drain(..) {
+                out.interrupt(state.unit.fault(&fault));
+            }
+            let memory = &*self.memory;
+            let left = state
+                .unit
+                .next(hold.engine(), memory, &mut budget, &mut out);
+            if !left || budget == 0 {
+                let more = left || hold.engine().is_retrying();
+                hold.give_back(&mut state);
+                drop(state);
+                out.send(&*self.events);
+                return more;
+            }
+            drop(state);
+            let tables = self.tables();
+            let engine = hold.engine();
+            let progress = engine.work(
+                &tables,
+                &self.shared,
+                &deliver,
+                &mut budget,
+                &mut faults,
+                &mut out,
+            );
+            out.send(&*self.events);
+            if progress == Progress::Draining {
+                let mut state = self.state();
+                // Whoever ends the last access after this says that there is more.
+                if !self.shared.is_drained() {
+                    let mut out = Outbox::default();
+                    for fault in faults.drain(..) {
+                        out.interrupt(state.unit.fault(&fault));
+                    }
+                    hold.give_back(&mut state);
+                    drop(state);
+                    out.send(&*self.events);
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Does what the budget allows, and has somebody go on with the rest.
+    fn begin_work(&self, hold: Hold<'_>) {
+        if self.work(hold) {
             self.events.more();
         }
     }
@@ -161,24 +326,52 @@ impl Vtd {
         }
     }
 
+    /// Records a fault.
+    fn record(&self, fault: &Fault) {
+        let message = self.state().unit.fault(fault);
+        self.send(message);
+    }
+
     /// A guest's read of the register file, `offset` bytes from its base. Accesses of 4 and 8 bytes
     /// that are aligned give what is there, others zeros.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         self.state().unit.registers.read(offset, data);
     }
 
-    /// A guest's write; others than of 4 and 8 aligned bytes are ignored. What it asks for is done when
-    /// this returns, or [`VtdEvents::more`] was called.
+    /// A guest's write; others than of 4 and 8 aligned bytes are ignored. What it asks for is in force
+    /// when this returns, or [`VtdEvents::more`] was called, or another thread is at work and goes on
+    /// with it. The registers and the guest's wait descriptors tell when it is.
     pub fn write(&self, offset: u64, data: &[u8]) {
-        self.with(|state, memory, out| state.unit.write(memory, offset, data, out));
+        let mut out = Outbox::default();
+        let engine = {
+            let mut state = self.state();
+            state.unit.write(offset, data, &mut out);
+            state.engine.take()
+        };
+        out.send(&*self.events);
+        if engine.is_some() {
+            self.begin_work(Hold { unit: self, engine });
+        }
     }
 
-    /// Goes on with work that was left. True if there is more.
+    /// Goes on with work that was left. True if there is more: this is to be called again. Waits a
+    /// millisecond if all that is left is what the host refuses for now.
     pub fn run(&self) -> bool {
-        let mut out = Outbox::default();
-        let more = self.state().unit.go_on(&*self.memory, &mut out);
-        out.send(&*self.events);
-        more
+        let Some(engine) = self.state().engine.take() else {
+            // Another thread is at work, which goes on or tells that there is more.
+            return false;
+        };
+        let mut hold = Hold {
+            unit: self,
+            engine: Some(engine),
+        };
+        if hold.engine().is_retrying() {
+            if hold.engine().is_done() {
+                std::thread::sleep(PAUSE);
+            }
+            hold.engine().try_again();
+        }
+        self.work(hold)
     }
 
     /// From now on the guest sees `device` as `source`; by default it does where the host has it.
@@ -191,11 +384,11 @@ impl Vtd {
     }
 
     /// Where page requests and DMA faults of a device come, to be delivered to this unit. `None` if
-    /// the device is not plugged in, or nothing is offered that comes there.
+    /// the device is not plugged in, or nothing is offered that comes there. Devices of one context
+    /// have the same queue, and keep it when they are unplugged and plugged in again as long as it is
+    /// held.
     pub fn fault_queue(&self, device: Bdf) -> Option<Arc<FaultQueue>> {
-        let state = self.state();
-        let mut devices = state.unit.devices.values();
-        devices.find(|other| other.bdf() == device)?.faults.clone()
+        self.state().seats.get(&device)?.faults.clone()
     }
 
     /// Page request groups that wait for the guest.
@@ -203,31 +396,140 @@ impl Vtd {
         self.state().unit.requests.waiting()
     }
 
-    /// What it is saved as. The devices' page requests that wait are to be answered first, as
-    /// [`PciIommuOps`] has it: a restored unit knows nothing of them.
-    pub fn save(&self) -> VtdState {
-        VtdState::save(&self.config, &self.state().unit)
+    /// What it has done so far.
+    pub fn stats(&self) -> VtdStats {
+        self.state().unit.stats
     }
 
-    /// Makes it what was saved, with the devices that are plugged in now: what the guest's tables say is
-    /// bound when this returns, or [`VtdEvents::more`] was called. Guest memory must be restored
-    /// before.
+    /// What becomes of an interrupt that a device or an IOAPIC behind the unit sends: the message
+    /// that reaches the CPUs. `None` if the guest's table blocks it, which is recorded.
+    ///
+    /// Destinations of more than 8 bits (extended mode) have bits 31:8 in the upper half of the
+    /// address, as KVM has them. The VMM may keep what this gives until the unit tells
+    /// [`VtdEvent::InterruptsChanged`].
+    pub fn remap(&self, source: SourceId, message: Msi) -> Option<Msi> {
+        let (remapped, due) = {
+            let mut state = self.state();
+            let unit = &mut state.unit;
+            match unit.remapping.remap(&*self.memory, source, message) {
+                Ok(remapped) => {
+                    let counter = &mut unit.stats.interrupts_remapped;
+                    *counter = counter.saturating_add(1);
+                    (Some(remapped), None)
+                }
+                Err(blocked) => {
+                    let counter = &mut unit.stats.interrupts_blocked;
+                    *counter = counter.saturating_add(1);
+                    let fault = Fault {
+                        source,
+                        pasid: None,
+                        // Where a record of an interrupt has its index (11.4.14).
+                        address: u64::from(blocked.index) << 48,
+                        write: true,
+                        privileged: false,
+                        reason: blocked.reason,
+                    };
+                    let due = (!blocked.silent).then(|| unit.fault(&fault)).flatten();
+                    (None, due)
+                }
+            }
+        };
+        self.send(due);
+        remapped
+    }
+
+    /// From now on the listener is told what the guest invalidates, as long as it is there.
+    pub fn add_listener(&self, listener: &Arc<dyn InvalidationListener>) {
+        self.listeners.add(listener);
+    }
+
+    /// What it is saved as, at any time, also while page requests wait: the answers that the guest
+    /// gives after a restore have no effect then. Devices that are to go on are saved by the VMM.
+    pub fn save(&self) -> VtdState {
+        let hold = self.hold();
+        let mut state = self.state();
+        let saved = VtdState::save(&self.config, &state.unit);
+        hold.give_back(&mut state);
+        saved
+    }
+
+    /// Makes it what was saved, with the devices that are plugged in now. Guest memory must be
+    /// restored before.
+    ///
+    /// If translation was on, the devices' requests are stopped first. Those without PASID go by the
+    /// guest's entries, and what has a PASID is bound, when this returns or, if [`VtdEvents::more`]
+    /// was called, when [`Vtd::run`] has given false. Devices and CPUs may run from then on; if they
+    /// run before, some requests of the devices are stopped.
     ///
     /// # Errors
     ///
     /// [`Error::Failed`] with EINVAL for what another configuration saved; nothing is changed then.
     pub fn restore(&self, saved: VtdState) -> Result<()> {
-        let mut result = Ok(());
-        self.with(|state, memory, out| {
-            result = saved.restore(&self.config, &mut state.unit);
-            result.is_ok() && state.unit.go_on(memory, out)
-        });
-        result
+        let mut hold = self.hold();
+        let mut out = Outbox::default();
+        saved.fits(&self.config)?;
+        if saved.translation_is_on() {
+            hold.engine().block_all(&mut out);
+        } else {
+            hold.engine().reset(&mut out);
+        }
+        {
+            let mut state = self.state();
+            saved.restore(&mut state.unit, hold.engine(), &mut out);
+        }
+        out.send(&*self.events);
+        self.begin_work(hold);
+        Ok(())
     }
 
     /// As after power-on: everything is unbound, what waits is answered INVALID. The devices stay.
     pub fn reset(&self) {
-        self.state().unit.reset(self.config.registers());
+        let mut hold = self.hold();
+        let mut out = Outbox::default();
+        self.state().unit.reset(self.config.registers(), &mut out);
+        hold.engine().reset(&mut out);
+        drop(hold);
+        out.send(&*self.events);
+    }
+
+    /// To be called when a device was reset, as by a function-level reset of the guest's. The guest's
+    /// entries stay in force, and what the host has lost of them is bound again; what the device had
+    /// asked for is given up, and the guest's answer to it has no effect.
+    pub fn device_reset(&self, device: Bdf) {
+        let mut hold = self.hold();
+        let mut out = Outbox::default();
+        {
+            let mut state = self.state();
+            let Some(source) = state.seats.get(&device).map(|seat| seat.source) else {
+                hold.give_back(&mut state);
+                return;
+            };
+            state.unit.requests.forget(source, &mut out);
+            hold.engine().look_at_device(source);
+        }
+        out.send(&*self.events);
+        self.begin_work(hold);
+    }
+
+    /// The fault queue of a context: that of its other devices, or one that is polled still.
+    fn queue_of(&self, context: &HostIommu, dma_faults: bool) -> Result<Arc<FaultQueue>> {
+        {
+            let mut state = self.state();
+            let queues = &mut state.queues;
+            queues.retain(|(_, queue)| queue.strong_count() != 0);
+            let known = queues.iter().find(|(host, _)| host.is(context));
+            if let Some(queue) = known.and_then(|(_, queue)| queue.upgrade()) {
+                return Ok(queue);
+            }
+        }
+        let mut options = FaultQueueOptions::nonblocking();
+        if dma_faults {
+            options = options.with_dma_faults();
+        }
+        let queue = Arc::new(context.fault_queue(&options)?);
+        let known = (context.weak(), Arc::downgrade(&queue));
+        self.state().queues.push(known);
+        Ok(queue)
     }
 }
 
@@ -238,7 +540,8 @@ fn own_place(device: Bdf) -> SourceId {
 }
 
 impl PciIommuOps for Vtd {
-    /// Refuses a context that does not carry what the unit offers.
+    /// Refuses a context that does not carry what the unit offers, and a device that the host cannot
+    /// stop.
     fn set_context(&self, device: Bdf, context: &HostIommu) -> Result<()> {
         let capabilities = context.capabilities()?;
         let not_carried = |what| Error::NotCarried { device, what };
@@ -246,108 +549,125 @@ impl PciIommuOps for Vtd {
             return Err(not_carried(NotCarried::Nesting));
         };
         self.config.check(nesting).map_err(not_carried)?;
-        let failed = |errno| Error::failed(Operation::PlugIn(device), errno);
         let devices = context.devices()?;
         let info = devices.iter().find(|info| info.device == device);
         // What it can do is its own: the unit offers what any device may have.
         let asks = info.map_or(nesting.page_requests, |info| info.page_requests);
-        let mut out = Outbox::default();
-        let more = {
-            let mut state = self.state();
+        let failed = |errno| Error::failed(Operation::PlugIn(device), errno);
+        let mut hold = self.hold();
+        let source = {
+            let state = self.state();
             let source = state.places.get(&device).copied();
-            let source = source.unwrap_or_else(|| own_place(device));
-            if state.unit.devices.contains_key(&source) {
-                return Err(failed(Errno::EBUSY));
-            }
-            if state.unit.devices.len() >= MAX_DEVICES {
-                return Err(failed(Errno::EDQUOT));
-            }
-            let faults = state.unit.queue_of(context);
-            let faults = match faults {
-                None if self.config.page_requests || nesting.dma_faults.is_present() => {
-                    let mut options = FaultQueueOptions::nonblocking();
-                    if nesting.dma_faults.is_present() {
-                        options = options.with_dma_faults();
-                    }
-                    Some(Arc::new(context.fault_queue(&options)?))
-                }
-                known => known,
-            };
-            let asks = asks.is_present() && self.config.page_requests;
-            let device = Device::new(device, context.clone(), faults, asks);
-            state.unit.add(source, device);
-            state.unit.go_on(&*self.memory, &mut out)
+            source.unwrap_or_else(|| own_place(device))
         };
-        out.send(&*self.events);
-        if more {
-            self.events.more();
+        let devices = &hold.engine().devices;
+        if devices.contains_key(&source) || self.state().seats.contains_key(&device) {
+            return Err(failed(Errno::EBUSY));
         }
+        if devices.len() >= MAX_DEVICES {
+            return Err(failed(Errno::EDQUOT));
+        }
+        let dma_faults = nesting.dma_faults.is_present();
+        let faults = if self.config.page_requests || dma_faults {
+            Some(self.queue_of(context, dma_faults)?)
+        } else {
+            None
+        };
+        let asks = asks.is_present() && self.config.page_requests;
+        let made = Device::new(device, context.clone(), faults.clone(), asks)?;
+        let seat = Seat {
+            source,
+            host: context.clone(),
+            faults,
+        };
+        self.state().seats.insert(device, seat);
+        hold.engine().add(source, made);
+        self.begin_work(hold);
         Ok(())
     }
 
     fn unset_context(&self, device: Bdf) {
-        let mut state = self.state();
-        let mut devices = state.unit.devices.iter();
-        let found = devices.find(|(_, other)| other.bdf() == device);
-        if let Some((&source, _)) = found {
-            state.unit.remove(source);
-        }
+        let mut hold = self.hold();
+        let mut out = Outbox::default();
+        let seat = {
+            let mut state = self.state();
+            let seat = state.seats.remove(&device);
+            if let Some(seat) = &seat {
+                state.unit.requests.forget(seat.source, &mut out);
+            }
+            seat
+        };
+        let gone = seat.and_then(|seat| hold.engine().remove(seat.source));
+        // It may be that others waited for its flush.
+        self.begin_work(hold);
+        out.send(&*self.events);
+        drop(gone);
     }
 
     fn page_request(&self, group: FaultGroup) {
-        self.with(|state, memory, out| {
-            state.unit.page_request(memory, group, out);
-            false
-        });
+        let mut out = Outbox::default();
+        {
+            let mut state = self.state();
+            let source = state.seats.get(&group.device()).map(|seat| seat.source);
+            match source {
+                Some(source) => {
+                    let memory = &*self.memory;
+                    state.unit.page_request(memory, source, group, &mut out);
+                }
+                // Unplugged meanwhile.
+                None => out.give_up(group),
+            }
+        }
+        out.send(&*self.events);
     }
 
     fn dma_fault(&self, fault: DmaFault) {
-        let message = {
-            let mut state = self.state();
-            let mut devices = state.unit.devices.iter();
-            let found = devices.find(|(_, other)| other.bdf() == fault.device);
-            let Some((&source, device)) = found else {
-                return;
-            };
-            let pasid = fault.pasid.map(|pasid| match fault.guest_pasid {
-                // No binding has named it.
-                0 => device.guest_pasid(pasid),
-                named => named,
-            });
-            let request = Request {
-                source,
-                pasid,
-                access: Access {
-                    read: !fault.access.write,
-                    write: fault.access.write,
-                    privileged: fault.access.privileged,
-                },
-            };
-            let address = fault.address.0;
-            // What has no reason of VT-d's is told as an entry that is not there.
-            let reason = u8::try_from(fault.reason).unwrap_or(tables::reason::STAGE1_ABSENT);
-            let stopped = state.unit.why(&*self.memory, &request, address, reason);
-            if stopped.silent {
-                return;
-            }
-            state.unit.fault(&Fault {
+        let found = {
+            let state = self.state();
+            let seat = state.seats.get(&fault.device);
+            seat.map(|seat| (seat.source, seat.host.clone()))
+        };
+        let Some((source, host)) = found else {
+            return;
+        };
+        let pasid = fault.pasid.map(|pasid| match fault.guest_pasid {
+            // No binding has named it.
+            0 => host.guest_pasid(fault.device, pasid),
+            named => named,
+        });
+        let request = Request {
+            source,
+            pasid,
+            access: Access {
+                read: !fault.access.write,
+                write: fault.access.write,
+                privileged: fault.access.privileged,
+            },
+        };
+        let address = fault.address.0;
+        // What has no reason of VT-d's is told as an entry that is not there.
+        let reason = u8::try_from(fault.reason).unwrap_or(tables::reason::STAGE1_ABSENT);
+        let stopped = self.tables().why(&request, address, reason);
+        if !stopped.silent {
+            self.record(&Fault {
                 source,
                 pasid,
                 address,
                 write: fault.access.write,
                 privileged: fault.access.privileged,
                 reason: stopped.reason,
-            })
-        };
-        self.send(message);
+            });
+        }
     }
 
     fn cancelled(&self, cookie: u64) {
-        self.state().unit.requests.cancel(cookie);
+        let mut out = Outbox::default();
+        self.state().unit.requests.cancel(cookie, &mut out);
+        out.send(&*self.events);
     }
 
-    fn overflow(&self, _lost: u64) {
-        let message = self.state().unit.overflow();
+    fn overflow(&self, lost: u64) {
+        let message = self.state().unit.overflow(lost);
         self.send(message);
     }
 }

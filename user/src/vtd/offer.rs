@@ -17,11 +17,23 @@ pub struct VtdConfig {
     pub segment: u16,
     /// Bits of guest-physical addresses, 39 to 52.
     pub address_bits: u32,
-    /// Tables in the format of the second stage, and none of the first: for a host that shadows
-    /// them. With caching mode, which every unit has, guests tell of each change of theirs, of
-    /// first-stage ones not.
+    /// Tables in the format of the first stage: for a host that nests.
+    #[cfg_attr(feature = "serde", serde(default = "yes"))]
+    pub first_stage: bool,
+    /// Tables in the format of the second stage, also in legacy mode: for a host that shadows them.
+    /// With caching mode, which every unit has, guests tell of each change of theirs, of first-stage
+    /// ones not.
     #[cfg_attr(feature = "serde", serde(default))]
     pub second_stage: bool,
+    /// Interrupt remapping: the VMM gives messages to [`Vtd::remap`](super::Vtd::remap).
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub interrupt_remapping: bool,
+    /// Destinations of interrupts of 32 bits (EIM), as more than 255 CPUs need.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub extended_interrupts: bool,
+    /// Snoop control (SC): for a host that is coherent whatever devices say of snooping.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub snoop_control: bool,
     /// Stage-1 tables of five levels beside those of four.
     pub five_levels: bool,
     /// Stage-1 pages of 1 GiB.
@@ -44,6 +56,11 @@ pub struct VtdConfig {
 /// PCIe has no wider ones (PCIe 6.0, 6.20).
 const MAX_PASID_BITS: u32 = 20;
 
+#[cfg(feature = "serde")]
+fn yes() -> bool {
+    true
+}
+
 fn most_records() -> u32 {
     FAULT_RECORDS as u32
 }
@@ -55,7 +72,11 @@ impl Default for VtdConfig {
             base: 0xfed9_0000,
             segment: 0,
             address_bits: 46,
+            first_stage: true,
             second_stage: false,
+            interrupt_remapping: false,
+            extended_interrupts: false,
+            snoop_control: false,
             five_levels: false,
             huge_pages: false,
             pasid_bits: 6,
@@ -90,6 +111,10 @@ pub enum NotCarried {
     Supervisor,
     /// Extended accessed flags.
     ExtendedAccessed,
+    /// Guest-physical addresses of so many bits.
+    AddressBits,
+    /// Snoop control.
+    SnoopControl,
 }
 
 impl std::fmt::Display for NotCarried {
@@ -104,15 +129,79 @@ impl std::fmt::Display for NotCarried {
             Self::PageRequests => "page requests",
             Self::Supervisor => "requests of a supervisor",
             Self::ExtendedAccessed => "extended accessed flags",
+            Self::AddressBits => "guest-physical addresses of so many bits",
+            Self::SnoopControl => "snoop control",
         })
     }
 }
 
-/// CAP and ECAP bits that a host may have and a unit offers.
+/// CAP (VT-d 4.1, 11.4.2). Where a name stands for a field, it is the field's lowest bit.
+const CAP_ND_65536: u64 = 6;
+/// Caching mode: what becomes present in a PASID table, or one of the second stage, is told.
+const CAP_CM: u64 = 1 << 7;
+const CAP_SAGAW_4_LEVELS: u64 = 1 << 10;
+const CAP_SAGAW_5_LEVELS: u64 = 1 << 11;
+const CAP_MGAW: u32 = 16;
+/// Reads of no bytes.
+const CAP_ZLR: u64 = 1 << 22;
+const CAP_FRO: u32 = 24;
+const CAP_SSLPS_2M: u64 = 1 << 34;
+const CAP_SSLPS_1G: u64 = 1 << 35;
+/// Invalidation by pages, of up to 2^MAMV.
+const CAP_PSI: u64 = 1 << 39;
+const CAP_NFR: u32 = 40;
+const CAP_MAMV: u32 = 48;
+const MAX_PAGES: u64 = 18;
+/// Writes and reads are drained.
+const CAP_DWD: u64 = 1 << 54;
+const CAP_DRD: u64 = 1 << 55;
+/// FS1GP: pages of 1 GiB of the first stage.
 const CAP_HUGE_PAGES: u64 = 1 << 56;
+/// FS5LP.
 const CAP_FIVE_LEVELS: u64 = 1 << 60;
+/// What was cached of interrupts, or by a root table, goes when another is set.
+const CAP_ESIRTPS: u64 = 1 << 62;
+const CAP_ESRTPS: u64 = 1 << 63;
+
+/// ECAP (11.4.3).
+const ECAP_C: u64 = 1 << 0;
+const ECAP_QI: u64 = 1 << 1;
+const ECAP_DT: u64 = 1 << 2;
+const ECAP_IR: u64 = 1 << 3;
+const ECAP_EIM: u64 = 1 << 4;
+const ECAP_PT: u64 = 1 << 6;
+const ECAP_SNOOP_CONTROL: u64 = 1 << 7;
+const ECAP_IRO: u32 = 8;
+/// Most bits of an interrupt's index that one descriptor ignores.
+const ECAP_MHMV: u32 = 20;
+const MAX_INDEX_BITS: u64 = 15;
+const ECAP_PRS: u64 = 1 << 29;
+/// SRS.
 const ECAP_SUPERVISOR: u64 = 1 << 31;
+/// EAFS.
 const ECAP_EXTENDED_ACCESSED: u64 = 1 << 34;
+const ECAP_PSS: u32 = 35;
+const ECAP_PASID: u64 = 1 << 40;
+const ECAP_PDS: u64 = 1 << 42;
+const ECAP_SMTS: u64 = 1 << 43;
+const ECAP_SSTS: u64 = 1 << 46;
+const ECAP_FSTS: u64 = 1 << 47;
+const ECAP_SMPWC: u64 = 1 << 48;
+/// RID_PASID.
+const ECAP_RPS: u64 = 1 << 49;
+
+/// Bits of addresses that a host's stage 2 has (CAP.MGAW), which guest-physical ones go through.
+fn host_address_bits(host: &NestingCapability) -> u32 {
+    // CAST: 6 bits.
+    match (host.vtd_cap >> CAP_MGAW & 0x3f) as u32 {
+        // No VT-d, or no device that would tell.
+        0 => MAX_ADDRESS_BITS,
+        mgaw => mgaw.saturating_add(1),
+    }
+}
+
+/// The architecture has no more (VT-d 4.1, 3.6).
+const MAX_ADDRESS_BITS: u32 = 52;
 
 impl VtdConfig {
     /// The most that a host carries, but for requests of a supervisor, which guests of today do not
@@ -120,24 +209,28 @@ impl VtdConfig {
     /// are offered whatever devices there are now, and the VMM tells the guest in each device's own
     /// PASID and PRI capabilities what the device has.
     pub fn carried_by(host: &NestingCapability) -> Self {
-        let pasid_bits = MAX_PASID_BITS;
-        if host.shadowed.is_some() {
+        let common = Self {
+            address_bits: Self::default().address_bits.min(host_address_bits(host)),
+            pasid_bits: MAX_PASID_BITS,
+            snoop_control: host.coherent && host.vtd_ecap & ECAP_SNOOP_CONTROL != 0,
+            ..Self::default()
+        };
+        if matches!(host.shadowed, Some(shadowing) if shadowing != Shadowing::SecondStage) {
             // Tables are not walked by the host's hardware, whose limits are not theirs.
             return Self {
+                first_stage: false,
                 second_stage: true,
                 huge_pages: true,
-                pasid_bits,
-                ..Self::default()
+                ..common
             };
         }
-        let five_levels = host.widths.contains(&AddressWidth::Bits57);
         Self {
-            five_levels,
+            second_stage: host.shadowed.is_some(),
+            five_levels: host.widths.contains(&AddressWidth::Bits57),
             huge_pages: host.vtd_cap & CAP_HUGE_PAGES != 0,
-            pasid_bits,
             page_requests: true,
             extended_accessed: host.vtd_ecap & ECAP_EXTENDED_ACCESSED != 0,
-            ..Self::default()
+            ..common
         }
     }
 
@@ -155,7 +248,7 @@ impl VtdConfig {
             (!nests, NotCarried::Nesting),
             (!host.rid, NotCarried::Rid),
             (
-                host.shadowed.is_some() && !self.second_stage,
+                self.first_stage && !matches!(host.shadowed, None | Some(Shadowing::SecondStage)),
                 NotCarried::FirstStage,
             ),
             (
@@ -163,13 +256,21 @@ impl VtdConfig {
                 matches!(host.shadowed, None | Some(Shadowing::PageRequests)) && self.second_stage,
                 NotCarried::SecondStage,
             ),
+            (
+                self.address_bits > host_address_bits(host),
+                NotCarried::AddressBits,
+            ),
+            (
+                self.snoop_control && !has(ECAP_SNOOP_CONTROL, host.vtd_ecap),
+                NotCarried::SnoopControl,
+            ),
             (self.five_levels && !five_levels, NotCarried::FiveLevels),
             (
-                self.huge_pages && !self.second_stage && !has(CAP_HUGE_PAGES, host.vtd_cap),
+                self.huge_pages && self.first_stage && !has(CAP_HUGE_PAGES, host.vtd_cap),
                 NotCarried::HugePages,
             ),
             (
-                self.page_requests && host.shadowed.is_some(),
+                self.page_requests && !self.first_stage,
                 NotCarried::PageRequests,
             ),
             (
@@ -189,18 +290,23 @@ impl VtdConfig {
     pub(super) fn is_sound(&self) -> bool {
         self.base % 4096 == 0
             && self.base.checked_add(4096).is_some()
-            && (39..=52).contains(&self.address_bits)
+            && (39..=MAX_ADDRESS_BITS).contains(&self.address_bits)
             && (6..=MAX_PASID_BITS).contains(&self.pasid_bits)
             && (1..=most_records()).contains(&self.fault_records)
             && (self.device_tlbs || !self.page_requests)
-            && !(self.second_stage
-                && (self.page_requests || self.supervisor || self.extended_accessed))
+            && (self.first_stage || self.second_stage)
+            && (self.first_stage
+                || !(self.page_requests || self.supervisor || self.extended_accessed))
+            && (self.interrupt_remapping || !self.extended_interrupts)
     }
 
     pub(super) fn offered(&self) -> Offered {
         Offered {
             address_bits: self.address_bits,
+            first_stage: self.first_stage,
             second_stage: self.second_stage,
+            snoop_control: self.snoop_control,
+            device_tlbs: self.device_tlbs,
             five_levels: self.five_levels,
             supervisor: self.supervisor,
             extended_accessed: self.extended_accessed,
@@ -211,49 +317,68 @@ impl VtdConfig {
     /// The registers of a unit after a reset (VT-d 4.1, 11.4.2 and 11.4.3).
     pub(super) fn registers(&self) -> Registers {
         let when = |on: bool, bits: u64| if on { bits } else { 0 };
-        let first = !self.second_stage;
-        // 65,536 domains; caching mode, for what becomes present in a PASID table must be told.
-        let cap = 6
-            | 1 << 7
-            // Widths of the second stage, which go with passthrough too.
-            | 0x4 << 8
-            | when(self.five_levels, 0x8 << 8)
-            | u64::from(self.address_bits - 1) << 16
-            // Reads of no bytes.
-            | 1 << 22
-            | (FRCD as u64 / 16) << 24
-            // Invalidation by pages, of up to 2^18.
-            | 1 << 39
-            | u64::from(self.fault_records - 1) << 40
-            | 18 << 48
-            // Drains.
-            | 3 << 54
-            // Large pages of each stage.
-            | when(first && self.huge_pages, CAP_HUGE_PAGES)
-            | when(self.second_stage, 1 << 34)
-            | when(self.second_stage && self.huge_pages, 1 << 35)
-            | when(first && self.five_levels, CAP_FIVE_LEVELS)
-            // A new root drops what was cached.
-            | 1 << 63;
-        let ecap = 1 << 1
-            | when(self.device_tlbs, 1 << 2)
-            | 1 << 6
-            | (IVA as u64 / 16) << 8
-            | when(self.page_requests, 1 << 29)
+        let cap = CAP_ND_65536
+            | CAP_CM
+            // Widths of the second stage, which Linux wants to see whichever stage it uses.
+            | CAP_SAGAW_4_LEVELS
+            | when(self.five_levels, CAP_SAGAW_5_LEVELS)
+            | u64::from(self.address_bits.saturating_sub(1)) << CAP_MGAW
+            | CAP_ZLR
+            | (FRCD as u64 / 16) << CAP_FRO
+            | CAP_PSI
+            | u64::from(self.fault_records.saturating_sub(1)) << CAP_NFR
+            | MAX_PAGES << CAP_MAMV
+            | CAP_DWD
+            | CAP_DRD
+            | when(self.first_stage && self.huge_pages, CAP_HUGE_PAGES)
+            | when(self.second_stage, CAP_SSLPS_2M)
+            | when(self.second_stage && self.huge_pages, CAP_SSLPS_1G)
+            | when(self.first_stage && self.five_levels, CAP_FIVE_LEVELS)
+            | CAP_ESRTPS
+            | when(self.interrupt_remapping, CAP_ESIRTPS);
+        let ecap = ECAP_C
+            | ECAP_QI
+            | when(self.device_tlbs, ECAP_DT)
+            | when(
+                self.interrupt_remapping,
+                ECAP_IR | MAX_INDEX_BITS << ECAP_MHMV,
+            )
+            | when(self.extended_interrupts, ECAP_EIM)
+            | ECAP_PT
+            | when(self.snoop_control, ECAP_SNOOP_CONTROL)
+            | (IVA as u64 / 16) << ECAP_IRO
+            | when(self.page_requests, ECAP_PRS | ECAP_PDS)
             | when(self.supervisor, ECAP_SUPERVISOR)
             | when(self.extended_accessed, ECAP_EXTENDED_ACCESSED)
-            | u64::from(self.pasid_bits - 1) << 35
-            | 1 << 40
-            // Page request drain.
-            | when(self.page_requests, 1 << 42)
-            // Scalable mode, one stage or the other, coherent walks.
-            | 1 << 43
-            | when(self.second_stage, 1 << 46)
-            | when(first, 1 << 47)
-            | 1 << 48
-            // RID_PASID.
-            | 1 << 49
-            | 1;
+            | u64::from(self.pasid_bits.saturating_sub(1)) << ECAP_PSS
+            | ECAP_PASID
+            | ECAP_SMTS
+            | when(self.second_stage, ECAP_SSTS)
+            | when(self.first_stage, ECAP_FSTS)
+            | ECAP_SMPWC
+            | ECAP_RPS;
         Registers::new(cap, ecap)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a unit showed before its bits had names.
+    #[test]
+    fn bits_are_where_they_were() {
+        let config = VtdConfig {
+            page_requests: true,
+            pasid_bits: 20,
+            ..VtdConfig::default()
+        };
+        let registers = config.registers();
+        let cap = 6 | 1 << 7 | 4 << 8 | 45 << 16 | 1 << 22 | 0x22 << 24 | 1 << 39;
+        let cap = cap | 7 << 40 | 18 << 48 | 3 << 54 | 1 << 63;
+        assert_eq!(registers.get(super::super::registers::CAP, 8), cap);
+        let ecap = 1 | 1 << 1 | 1 << 2 | 1 << 6 | 0xf << 8 | 1 << 29 | 19 << 35 | 1 << 40;
+        let ecap = ecap | 1 << 42 | 1 << 43 | 1 << 47 | 1 << 48 | 1 << 49;
+        assert_eq!(registers.get(super::super::registers::ECAP, 8), ecap);
     }
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The register file: what reads give, and what of a write takes effect (VT-d 4.1, 11.4).
 
+use bitflags::bitflags;
+
 /// Bytes of the register file: one page.
 pub const SIZE: u64 = 4096;
 
@@ -30,6 +32,7 @@ pub(super) const IQA: usize = 0x90;
 pub(super) const ICS: usize = 0x9c;
 pub(super) const IECTL: usize = 0xa0;
 pub(super) const IQERCD: usize = 0xb0;
+pub(super) const IRTA: usize = 0xb8;
 pub(super) const PQH: usize = 0xc0;
 pub(super) const PQT: usize = 0xc8;
 pub(super) const PQA: usize = 0xd0;
@@ -48,7 +51,67 @@ const EVENT_DATA: usize = 4;
 const EVENT_ADDRESS: usize = 8;
 const EVENT_UPPER: usize = 12;
 
-/// Bits of an event's control register: masked, and pending.
+bitflags! {
+    /// GCMD and GSTS (11.4.4.1 and 11.4.4.2), which have the same bits for what is asked for and what
+    /// is in force.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) struct Command: u64 {
+        /// Translation enable.
+        const TE = 1 << 31;
+        /// Set root table pointer.
+        const SRTP = 1 << 30;
+        /// Queued invalidation enable.
+        const QIE = 1 << 26;
+        /// Interrupt remapping enable.
+        const IRE = 1 << 25;
+        /// Set interrupt remap table pointer.
+        const SIRTP = 1 << 24;
+        /// Compatibility format interrupts.
+        const CFI = 1 << 23;
+        /// What is asked for once, and not in each command again.
+        const ONE_SHOT = Self::SRTP.bits() | Self::SIRTP.bits();
+    }
+
+    /// FSTS (11.4.7.1).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) struct FaultStatus: u64 {
+        /// Primary fault overflow.
+        const PFO = 1 << 0;
+        /// Primary pending fault.
+        const PPF = 1 << 1;
+        /// Invalidation queue error.
+        const IQE = 1 << 4;
+        /// Invalidation completion error.
+        const ICE = 1 << 5;
+        /// Invalidation time-out error.
+        const ITE = 1 << 6;
+        /// The invalidation queue stands still.
+        const QUEUE = Self::IQE.bits() | Self::ICE.bits() | Self::ITE.bits();
+    }
+
+    /// PRS (11.4.11.1).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) struct PageRequestStatus: u64 {
+        /// Pending page request.
+        const PPR = 1 << 0;
+        /// Page request overflow.
+        const PRO = 1 << 1;
+    }
+}
+
+/// ICS: an invalidation wait descriptor is complete (11.4.9.5).
+pub(super) const ICS_IWC: u64 = 1;
+/// CCMD.ICC and IOTLB.IVT: an invalidation by register is asked for.
+pub(super) const INVALIDATE: u64 = 1 << 63;
+/// IQA.QS and PQA.PQS: a queue has 2^n pages.
+pub(super) const QUEUE_SIZE: u64 = 7;
+/// IQA.DW: descriptors of 256 bits.
+pub(super) const IQA_DW: u64 = 1 << 11;
+/// IRTA.EIME: destinations of 32 bits, and IRTA.S: the table has 2^(n + 1) entries (11.4.12).
+pub(super) const IRTA_EIME: u64 = 1 << 11;
+pub(super) const IRTA_SIZE: u64 = 0xf;
+
+/// Bits of an event's control register (11.4.7.2): IM, masked, and IP, pending.
 pub(super) const MASKED: u64 = 1 << 31;
 const PENDING: u64 = 1 << 30;
 
@@ -66,26 +129,32 @@ const PAGES: u64 = !0xfff;
 pub(super) const QUEUE_INDEX: u64 = 0x7ffe0;
 
 /// The registers that a guest may write; all else reads as it is and ignores what is written.
-const WRITABLE: [Register; 25] = [
+const WRITABLE: [Register; 26] = [
     register(GCMD, 4, 0xffff_ffff, 0),
     register(RTADDR, 8, PAGES | 0xc00, 0),
     register(CCMD, 8, !0, 0),
-    register(FSTS, 4, 0, 0x71),
+    register(
+        FSTS,
+        4,
+        0,
+        FaultStatus::PFO.bits() | FaultStatus::QUEUE.bits(),
+    ),
     register(FECTL, 4, MASKED, 0),
     register(FECTL + EVENT_DATA, 4, 0xffff, 0),
     register(FECTL + EVENT_ADDRESS, 4, 0xffff_fffc, 0),
     register(FECTL + EVENT_UPPER, 4, 0xffff_ffff, 0),
     register(IQT, 8, QUEUE_INDEX, 0),
-    register(IQA, 8, PAGES | 0x807, 0),
-    register(ICS, 4, 0, 1),
+    register(IQA, 8, PAGES | IQA_DW | QUEUE_SIZE, 0),
+    register(ICS, 4, 0, ICS_IWC),
     register(IECTL, 4, MASKED, 0),
     register(IECTL + EVENT_DATA, 4, 0xffff, 0),
     register(IECTL + EVENT_ADDRESS, 4, 0xffff_fffc, 0),
     register(IECTL + EVENT_UPPER, 4, 0xffff_ffff, 0),
     register(PQH, 8, QUEUE_INDEX, 0),
     register(PQT, 8, QUEUE_INDEX, 0),
-    register(PQA, 8, PAGES | 7, 0),
-    register(PRS, 4, 0, 3),
+    register(IRTA, 8, PAGES | IRTA_EIME | IRTA_SIZE, 0),
+    register(PQA, 8, PAGES | QUEUE_SIZE, 0),
+    register(PRS, 4, 0, PageRequestStatus::all().bits()),
     register(PECTL, 4, MASKED, 0),
     register(PECTL + EVENT_DATA, 4, 0xffff, 0),
     register(PECTL + EVENT_ADDRESS, 4, 0xffff_fffc, 0),

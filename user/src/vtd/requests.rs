@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The page request queue: what devices ask the guest for (VT-d 4.1, 7.4 and 7.5).
 
+use super::events::Outbox;
 use super::memory::Memory;
-use super::registers::{Msi, Registers, PECTL, PQA, PQH, PQT, PRS, QUEUE_INDEX};
+use super::registers::{
+    Msi, PageRequestStatus, Registers, PECTL, PQA, PQH, PQT, PRS, QUEUE_INDEX, QUEUE_SIZE,
+};
 use super::tables::SourceId;
-use crate::fault::{FaultGroup, Response};
+use crate::fault::FaultGroup;
 use std::collections::BTreeMap;
 
-/// PRS: there is something, and something was lost.
-const PENDING: u64 = 1;
-const OVERFLOW: u64 = 2;
+const PENDING: u64 = PageRequestStatus::PPR.bits();
+const OVERFLOW: u64 = PageRequestStatus::PRO.bits();
 
 /// Bytes of a page request descriptor.
 const REQUEST: u64 = 32;
@@ -17,12 +19,14 @@ const REQUEST: u64 = 32;
 const GROUPS: u16 = 512;
 
 /// Who asked, with what PASID, and under which number.
-type Name = (SourceId, Option<u32>, u16);
+pub(super) type Name = (SourceId, Option<u32>, u16);
 
-/// The groups that wait for the guest's answer: at most [`GROUPS`] of each device.
+/// The groups that wait for the guest's answer: at most [`GROUPS`] of each device. Those that were
+/// restored have no device any more that asks, but the guest may answer them yet: another group has
+/// their name only when no other is left.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    groups: BTreeMap<Name, FaultGroup>,
+    groups: BTreeMap<Name, Option<FaultGroup>>,
 }
 
 impl Requests {
@@ -31,21 +35,22 @@ impl Requests {
     ///
     /// # Errors
     ///
-    /// The same, for a group that was lost.
+    /// The group that was lost, with the same.
     pub(super) fn put(
         &mut self,
         memory: &dyn Memory,
         registers: &mut Registers,
         source: SourceId,
         group: FaultGroup,
-    ) -> Result<Option<Msi>, Option<Msi>> {
+    ) -> Result<Option<Msi>, (FaultGroup, Option<Msi>)> {
         let pasid = group.pasid().map(|_| group.guest_pasid());
         let room = self.number(source, pasid, &group);
         let Some(number) = room.filter(|&number| write(memory, registers, source, number, &group))
         else {
-            return Err(lost(registers));
+            return Err((group, lost(registers)));
         };
-        self.groups.insert((source, pasid, number), group);
+        self.make_room(source);
+        self.groups.insert((source, pasid, number), Some(group));
         let news = registers.get(PRS, 4) & PENDING == 0;
         registers.raise(PRS, 4, PENDING);
         Ok(news.then(|| registers.event(PECTL)).flatten())
@@ -59,39 +64,79 @@ impl Requests {
         let waiting = self
             .groups
             .range((source, None, 0)..=(source, Some(u32::MAX), GROUPS));
-        if waiting.count() >= usize::from(GROUPS) {
+        if waiting.filter(|(_, group)| group.is_some()).count() >= usize::from(GROUPS) {
             return None;
         }
-        numbers.find(|&number| !self.groups.contains_key(&(source, pasid, number)))
+        let known = |number: &u16| self.groups.get(&(source, pasid, *number));
+        numbers
+            .clone()
+            .find(|number| known(number).is_none())
+            .or_else(|| numbers.find(|number| matches!(known(number), Some(None))))
     }
 
-    /// Passes the guest's answer on; one for a group that does not wait is for nothing.
+    /// Forgets names that nobody waits for when there are as many as may wait.
+    fn make_room(&mut self, source: SourceId) {
+        let all = (source, None, 0)..=(source, Some(u32::MAX), GROUPS);
+        let mut given_up = self
+            .groups
+            .range(all)
+            .filter(|(_, group)| group.is_none())
+            .map(|(&name, _)| name);
+        let (first, count) = (given_up.next(), given_up.count());
+        if count >= usize::from(GROUPS) {
+            first.map(|name| self.groups.remove(&name));
+        }
+    }
+
+    /// The group that the guest answers; none if it does not wait.
     pub(super) fn answer(
         &mut self,
         source: SourceId,
         pasid: Option<u32>,
         number: u16,
-        response: Response,
-    ) {
-        if let Some(group) = self.groups.remove(&(source, pasid, number)) {
-            // The host has answered what it says is gone.
-            let _ = group.respond(response);
+    ) -> Option<FaultGroup> {
+        self.groups.remove(&(source, pasid, number)).flatten()
+    }
+
+    /// The host has answered the group of this cookie, which the guest may answer yet.
+    pub(super) fn cancel(&mut self, cookie: u64, out: &mut Outbox) {
+        self.give_up(out, |_, group| group.cookie() == cookie);
+    }
+
+    /// Answers INVALID to what a device waits for. The guest may answer it yet.
+    pub(super) fn forget(&mut self, source: SourceId, out: &mut Outbox) {
+        self.give_up(out, |asker, _| asker == source);
+    }
+
+    /// The same for all devices, of a guest that is started anew.
+    pub(super) fn forget_all(&mut self, out: &mut Outbox) {
+        for group in std::mem::take(&mut self.groups).into_values().flatten() {
+            out.give_up(group);
         }
     }
 
-    /// The host has answered the group of this cookie.
-    pub(super) fn cancel(&mut self, cookie: u64) {
-        self.groups.retain(|_, group| group.cookie() != cookie);
-    }
-
-    /// Answers INVALID to what a device waits for.
-    pub(super) fn forget(&mut self, source: SourceId) {
-        self.groups.retain(|(asker, _, _), _| *asker != source);
+    fn give_up(&mut self, out: &mut Outbox, which: impl Fn(SourceId, &FaultGroup) -> bool) {
+        for ((source, _, _), waiting) in &mut self.groups {
+            if let Some(group) = waiting.take_if(|group| which(*source, group)) {
+                out.give_up(group);
+            }
+        }
     }
 
     /// How many wait.
     pub(super) fn waiting(&self) -> usize {
-        self.groups.len()
+        self.groups.values().flatten().count()
+    }
+
+    /// The names of those that the guest may answer.
+    pub(super) fn names(&self) -> Vec<Name> {
+        self.groups.keys().copied().collect()
+    }
+
+    /// These the guest may answer, though nobody waits for it.
+    pub(super) fn restore(&mut self, names: impl IntoIterator<Item = Name>) {
+        self.groups
+            .extend(names.into_iter().map(|name| (name, None)));
     }
 }
 
@@ -111,7 +156,7 @@ fn write(
     group: &FaultGroup,
 ) -> bool {
     let address = registers.get(PQA, 8);
-    let bytes = 4096u64 << (address & 7);
+    let bytes = 4096u64 << (address & QUEUE_SIZE);
     let (head, mut tail) = (registers.get(PQH, 8), registers.get(PQT, 8));
     let used = tail.wrapping_sub(head) & (bytes - 1);
     let requests = group.requests();

@@ -1,17 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The guest's tables from the root to the PASID (VT-d 4.1, 9.1 to 9.6, scalable mode), read anew
-//! each time.
+//! The guest's tables from the root to the PASID (VT-d 4.1, 9.1 to 9.6), read anew each time.
 
+use super::entries::{
+    legacy, ContextEntry, LegacyContextEntry, PasidDirectoryEntry, PasidEntry, RootEntry,
+    RootTable, ADDRESS,
+};
 use super::memory::{read_words, Memory};
 use crate::nesting::{Stage1Table, TableFormat};
 use crate::types::{AddressWidth, Gpa};
 
 /// Why a request is not translated: the reasons of fault records (VT-d 4.1, 7.1.3).
 pub(super) mod reason {
+    /// In legacy mode.
+    pub(in crate::vtd) mod legacy {
+        pub(in crate::vtd) const ROOT_ABSENT: u8 = 0x1;
+        pub(in crate::vtd) const CONTEXT_ABSENT: u8 = 0x2;
+        pub(in crate::vtd) const CONTEXT_INVALID: u8 = 0x3;
+        pub(in crate::vtd) const BEYOND_WIDTH: u8 = 0x4;
+        pub(in crate::vtd) const NOT_WRITABLE: u8 = 0x5;
+        pub(in crate::vtd) const NOT_READABLE: u8 = 0x6;
+        pub(in crate::vtd) const TABLE_ACCESS: u8 = 0x7;
+        pub(in crate::vtd) const ROOT_ACCESS: u8 = 0x8;
+        pub(in crate::vtd) const CONTEXT_ACCESS: u8 = 0x9;
+        pub(in crate::vtd) const ROOT_RESERVED: u8 = 0xa;
+        pub(in crate::vtd) const CONTEXT_RESERVED: u8 = 0xb;
+        pub(in crate::vtd) const TABLE_RESERVED: u8 = 0xc;
+        pub(in crate::vtd) const INTERRUPTS: u8 = 0xe;
+    }
+    pub(in crate::vtd) const TABLE_MODE: u8 = 0x30;
+    pub(in crate::vtd) const LEGACY_PASID: u8 = 0x31;
+    pub(in crate::vtd) const LEGACY_PAGE_REQUEST: u8 = 0x32;
     pub(in crate::vtd) const ROOT_ACCESS: u8 = 0x38;
     pub(in crate::vtd) const ROOT_ABSENT: u8 = 0x39;
     pub(in crate::vtd) const ROOT_RESERVED: u8 = 0x3a;
-    pub(in crate::vtd) const TABLE_MODE: u8 = 0x30;
     pub(in crate::vtd) const CONTEXT_ACCESS: u8 = 0x40;
     pub(in crate::vtd) const CONTEXT_ABSENT: u8 = 0x41;
     pub(in crate::vtd) const CONTEXT_RESERVED: u8 = 0x42;
@@ -27,6 +48,7 @@ pub(super) mod reason {
     pub(in crate::vtd) const PASID_RESERVED: u8 = 0x5a;
     pub(in crate::vtd) const PASID_INVALID: u8 = 0x5b;
     pub(in crate::vtd) const STAGE1_ABSENT: u8 = 0x71;
+    pub(in crate::vtd) const SECOND_STAGE_ACCESS: u8 = 0x78;
 }
 
 /// What a request is stopped by, and whether the guest wants to hear of it.
@@ -45,11 +67,22 @@ impl Stopped {
         }
     }
 
-    const fn unless_disabled(reason: u8, entry: u64) -> Self {
+    const fn unless_disabled(reason: u8, disabled: bool) -> Self {
         Self {
             reason,
-            silent: entry & 2 != 0,
+            silent: disabled,
         }
+    }
+
+    /// Whether an entry is only not there, as most are.
+    pub(super) fn is_only_absent(&self) -> bool {
+        matches!(
+            self.reason,
+            reason::PASID_ABSENT
+                | reason::DIRECTORY_ABSENT
+                | reason::CONTEXT_ABSENT
+                | reason::ROOT_ABSENT
+        )
     }
 }
 
@@ -58,19 +91,22 @@ impl Stopped {
 pub(super) struct Offered {
     /// Bits of guest-physical addresses.
     pub(super) address_bits: u32,
-    /// Tables of the second stage, and none of the first.
+    pub(super) first_stage: bool,
     pub(super) second_stage: bool,
     pub(super) five_levels: bool,
     pub(super) supervisor: bool,
     pub(super) extended_accessed: bool,
+    pub(super) snoop_control: bool,
+    pub(super) device_tlbs: bool,
     /// Bits of a PASID, 6 to 20.
     pub(super) pasid_bits: u32,
 }
 
 impl Offered {
-    fn reserved_address(&self) -> u64 {
+    /// Bits of addresses that no memory has.
+    fn beyond(&self) -> u64 {
         1u64.checked_shl(self.address_bits)
-            .map_or(0, |beyond| !(beyond - 1))
+            .map_or(0, |beyond| !beyond.wrapping_sub(1))
     }
 }
 
@@ -79,15 +115,25 @@ impl Offered {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct SourceId(pub u16);
 
+impl SourceId {
+    fn bus(self) -> u64 {
+        u64::from(self.0 >> 8)
+    }
+
+    fn devfn(self) -> u64 {
+        u64::from(self.0 & 0xff)
+    }
+}
+
 impl std::fmt::Display for SourceId {
     /// As `lspci` writes it: bus, device and function.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (bus, devfn) = (self.0 >> 8, self.0 & 0xff);
+        let (bus, devfn) = (self.bus(), self.devfn());
         write!(f, "{bus:02x}:{:02x}.{}", devfn >> 3, devfn & 7)
     }
 }
 
-/// A context entry.
+/// A scalable-mode context entry (VT-d 4.1, 9.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Context {
     directory: u64,
@@ -97,92 +143,260 @@ pub(super) struct Context {
     /// Requests with a PASID are translated.
     pub(super) takes_pasids: bool,
     pub(super) page_requests: bool,
-    pub(super) device_tlb: bool,
     silent: bool,
 }
 
-/// What a PASID entry says.
+/// What an entry says: one of a PASID, or a context entry in legacy mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) domain: u16,
-    pub(super) translation: Kind,
+    pub(super) translation: TranslationType,
     silent: bool,
+    /// Its faults have the reasons of legacy mode.
+    legacy: bool,
 }
 
 impl Entry {
-    /// What stops a request that this entry lets pass so far.
+    /// What stops a request that this entry lets pass so far; `reason` is scalable mode's.
     pub(super) fn stopped(&self, reason: u8) -> Stopped {
+        let reason = if self.legacy {
+            in_legacy_mode(reason)
+        } else {
+            reason
+        };
         Stopped {
             reason,
             silent: self.silent,
         }
     }
+
+    /// The same for an access that the table does not allow.
+    pub(super) fn not_allowed(&self, reason: u8, write: bool) -> Stopped {
+        if self.legacy && u32::from(reason) == crate::walk::reason::STAGE2 {
+            let reason = if write {
+                reason::legacy::NOT_WRITABLE
+            } else {
+                reason::legacy::NOT_READABLE
+            };
+            return Stopped {
+                reason,
+                silent: self.silent,
+            };
+        }
+        self.stopped(reason)
+    }
 }
 
-/// How requests are translated.
+/// The reason that legacy mode has in the place of one of scalable mode (VT-d 4.1, 7.1.3, table 27).
+fn in_legacy_mode(reason: u8) -> u8 {
+    use crate::walk::reason as walk;
+
+    match u32::from(reason) {
+        walk::SECOND_NOT_READABLE => reason::legacy::TABLE_ACCESS,
+        walk::SECOND_RESERVED => reason::legacy::TABLE_RESERVED,
+        walk::BEYOND_WIDTH => reason::legacy::BEYOND_WIDTH,
+        walk::INTERRUPTS => reason::legacy::INTERRUPTS,
+        _ if reason == reason::PASID_INVALID => reason::legacy::CONTEXT_INVALID,
+        _ => reason,
+    }
+}
+
+/// How requests are translated: PGTT of a PASID entry, TT of a context entry in legacy mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum TranslationType {
     /// By the guest's table.
-    Stage1(Stage1Table),
+    Table(Stage1Table),
     /// Not at all: addresses are guest-physical.
     PassThrough,
 }
 
-const ADDRESS: u64 = !0xfff;
-/// Scalable mode, in RTADDR's TTM.
-const SCALABLE: u64 = 1 << 10;
-const MODE: u64 = 3 << 10;
+impl TranslationType {
+    /// Whether it is a table of the first stage, which asks devices' page requests.
+    pub(super) fn is_first_stage(&self) -> bool {
+        matches!(self, Self::Table(table) if table.format == TableFormat::FirstStage)
+    }
+}
 
-/// The context entry of a function.
-///
-/// # Errors
-///
-/// What stops its requests.
-pub(super) fn context(
-    memory: &dyn Memory,
-    offered: &Offered,
-    rtaddr: u64,
-    source: SourceId,
-) -> Result<Context, Stopped> {
-    let beyond = offered.reserved_address();
-    if rtaddr & MODE != SCALABLE {
-        return Err(Stopped::by(reason::TABLE_MODE));
+/// The guest's tables at this moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tables<'a> {
+    pub(super) memory: &'a dyn Memory,
+    pub(super) offered: &'a Offered,
+    /// RTADDR; `None` while translation is off.
+    pub(super) root: Option<u64>,
+}
+
+impl Tables<'_> {
+    /// Whether translation is off.
+    pub(super) fn is_off(&self) -> bool {
+        self.root.is_none()
     }
-    let (bus, devfn) = (u64::from(source.0 >> 8), u64::from(source.0 & 0xff));
-    // Two halves of a root entry, for devices 0 to 15 and 16 to 31.
-    let at = (rtaddr & ADDRESS) + bus * 16 + (devfn >> 7) * 8;
-    let root = memory.read(at).ok_or(Stopped::by(reason::ROOT_ACCESS))?;
-    if root & 1 == 0 {
-        return Err(Stopped::by(reason::ROOT_ABSENT));
+
+    /// The scalable-mode context entry of a function, if there is one.
+    pub(super) fn scalable_context(&self, source: SourceId) -> Option<Context> {
+        self.context(self.root?, source).ok()
     }
-    if root & (0xffe | beyond) != 0 {
-        return Err(Stopped::by(reason::ROOT_RESERVED));
+
+    /// The entry of a PASID; none for the one that stands for requests without.
+    ///
+    /// # Errors
+    ///
+    /// What stops its requests.
+    pub(super) fn with_pasid(&self, source: SourceId, pasid: u32) -> Result<Entry, Stopped> {
+        let Some(root) = self.root else {
+            return Err(Stopped::by(reason::LEGACY_PASID));
+        };
+        if RootTable::from_bits_retain(root).is_legacy() {
+            return Err(Stopped::by(reason::LEGACY_PASID));
+        }
+        let context = self.context(root, source)?;
+        if !context.takes_pasids || context.rid_pasid == pasid {
+            return Err(context.stopped(reason::NO_PASIDS));
+        }
+        context.entry(self.memory, self.offered, pasid)
     }
-    let at = (root & ADDRESS) + (devfn & 0x7f) * 32;
-    let [low, high, more @ ..] =
-        read_words::<4>(memory, at).ok_or(Stopped::by(reason::CONTEXT_ACCESS))?;
-    if low & 1 == 0 {
-        return Err(Stopped::unless_disabled(reason::CONTEXT_ABSENT, low));
+
+    /// The entry of requests without PASID; `None` while translation is off.
+    pub(super) fn without_pasid(&self, source: SourceId) -> Option<Result<Entry, Stopped>> {
+        let root = self.root?;
+        if RootTable::from_bits_retain(root).is_legacy() {
+            return Some(self.legacy_context(root, source));
+        }
+        let context = self.context(root, source);
+        Some(
+            context.and_then(|context| context.entry(self.memory, self.offered, context.rid_pasid)),
+        )
     }
-    if low & (0x1e0 | beyond) != 0 || high >> 21 != 0 || more != [0, 0] {
-        return Err(Stopped::unless_disabled(reason::CONTEXT_RESERVED, low));
+
+    /// Whether the guest wants to be asked for pages by a function.
+    ///
+    /// # Errors
+    ///
+    /// What stops its page requests.
+    pub(super) fn page_requests(&self, source: SourceId) -> Result<(), Stopped> {
+        let root = self.root.ok_or(Stopped::by(reason::LEGACY_PAGE_REQUEST))?;
+        if RootTable::from_bits_retain(root).is_legacy() {
+            return Err(Stopped::by(reason::LEGACY_PAGE_REQUEST));
+        }
+        let context = self.context(root, source)?;
+        if context.page_requests {
+            Ok(())
+        } else {
+            Err(context.stopped(reason::NO_PAGE_REQUESTS))
+        }
     }
-    // CAST: masked to 3 and to 20 bits.
-    let size = (low >> 9 & 7) as u32;
-    let context = Context {
-        directory: low & ADDRESS,
-        // A directory of 2^(PDTS + 7) entries, each of a table of 64.
-        pasids: 1 << (size + 13),
-        rid_pasid: (high & 0xf_ffff) as u32,
-        takes_pasids: low & 8 != 0,
-        page_requests: low & 0x10 != 0,
-        device_tlb: low & 4 != 0,
-        silent: low & 2 != 0,
-    };
-    if context.page_requests && !context.device_tlb {
-        return Err(context.stopped(reason::CONTEXT_INVALID));
+
+    /// The PASID that stands for requests without.
+    pub(super) fn rid_pasid(&self, source: SourceId) -> Option<u32> {
+        Some(self.scalable_context(source)?.rid_pasid)
     }
-    Ok(context)
+
+    /// Whether the entry of a PASID is there, which one word of its table tells.
+    pub(super) fn is_present(&self, table: u64, pasid: u32) -> bool {
+        let at = table.checked_add(u64::from(pasid & 0x3f) << 6);
+        let word = at.and_then(|at| self.memory.read(at));
+        word.is_some_and(|word| PasidEntry::from_bits_retain(word).contains(PasidEntry::P))
+    }
+
+    /// A context entry in legacy mode (VT-d 4.1, 9.1 and 9.3).
+    fn legacy_context(&self, root: u64, source: SourceId) -> Result<Entry, Stopped> {
+        use reason::legacy as why;
+
+        let at = (root & ADDRESS).checked_add(source.bus() << 4);
+        let [low, high] = at
+            .and_then(|at| read_words::<2>(self.memory, at))
+            .ok_or(Stopped::by(why::ROOT_ACCESS))?;
+        if !RootEntry::from_bits_retain(low).contains(RootEntry::P) {
+            return Err(Stopped::by(why::ROOT_ABSENT));
+        }
+        if low & (RootEntry::RESERVED.bits() | self.offered.beyond()) != 0 || high != 0 {
+            return Err(Stopped::by(why::ROOT_RESERVED));
+        }
+        let at = (low & ADDRESS).checked_add(source.devfn() << 4);
+        let [low, high] = at
+            .and_then(|at| read_words::<2>(self.memory, at))
+            .ok_or(Stopped::by(why::CONTEXT_ACCESS))?;
+        let bits = LegacyContextEntry::from_bits_retain(low);
+        let silent = bits.contains(LegacyContextEntry::FPD);
+        let stopped = |reason| Stopped::unless_disabled(reason, silent);
+        if !bits.contains(LegacyContextEntry::P) {
+            return Err(stopped(why::CONTEXT_ABSENT));
+        }
+        if bits.intersects(LegacyContextEntry::RESERVED) || high & legacy::RESERVED_HIGH != 0 {
+            return Err(stopped(why::CONTEXT_RESERVED));
+        }
+        let invalid = Err(stopped(why::CONTEXT_INVALID));
+        let translation = match bits.translation_type() {
+            legacy::PASS_THROUGH => TranslationType::PassThrough,
+            legacy::DEVICE_TLB if !self.offered.device_tlbs => return invalid,
+            legacy::UNTRANSLATED | legacy::DEVICE_TLB if self.offered.second_stage => {
+                if low & self.offered.beyond() != 0 {
+                    return Err(stopped(why::CONTEXT_RESERVED));
+                }
+                let Some(width) = width(legacy::address_width(high), self.offered) else {
+                    return invalid;
+                };
+                second_stage(low, width)
+            }
+            _ => return invalid,
+        };
+        Ok(Entry {
+            domain: legacy::domain(high),
+            translation,
+            silent,
+            legacy: true,
+        })
+    }
+
+    /// The scalable-mode context entry of a function (VT-d 4.1, 9.2 and 9.4).
+    ///
+    /// # Errors
+    ///
+    /// What stops its requests.
+    fn context(&self, root: u64, source: SourceId) -> Result<Context, Stopped> {
+        let beyond = self.offered.beyond();
+        if !RootTable::from_bits_retain(root).is_scalable() {
+            return Err(Stopped::by(reason::TABLE_MODE));
+        }
+        // Two halves of a root entry, for devices 0 to 15 and 16 to 31.
+        let at = (root & ADDRESS).checked_add(source.bus() << 4 | source.devfn() >> 7 << 3);
+        let entry = at
+            .and_then(|at| self.memory.read(at))
+            .ok_or(Stopped::by(reason::ROOT_ACCESS))?;
+        if !RootEntry::from_bits_retain(entry).contains(RootEntry::P) {
+            return Err(Stopped::by(reason::ROOT_ABSENT));
+        }
+        if entry & (RootEntry::RESERVED.bits() | beyond) != 0 {
+            return Err(Stopped::by(reason::ROOT_RESERVED));
+        }
+        let at = (entry & ADDRESS).checked_add((source.devfn() & 0x7f) << 5);
+        let [low, high, rest @ ..] = at
+            .and_then(|at| read_words::<4>(self.memory, at))
+            .ok_or(Stopped::by(reason::CONTEXT_ACCESS))?;
+        let bits = ContextEntry::from_bits_retain(low);
+        let silent = bits.contains(ContextEntry::FPD);
+        let stopped = |reason| Stopped::unless_disabled(reason, silent);
+        if !bits.contains(ContextEntry::P) {
+            return Err(stopped(reason::CONTEXT_ABSENT));
+        }
+        let reserved = bits.intersects(ContextEntry::RESERVED) || low & beyond != 0;
+        if reserved || high & super::entries::CONTEXT_RESERVED_HIGH != 0 || rest != [0, 0] {
+            return Err(stopped(reason::CONTEXT_RESERVED));
+        }
+        let (dte, pre) = (ContextEntry::DTE, ContextEntry::PRE);
+        let needs_device_tlb = bits.contains(pre) && !bits.contains(dte);
+        if needs_device_tlb || (bits.contains(dte) && !self.offered.device_tlbs) {
+            return Err(stopped(reason::CONTEXT_INVALID));
+        }
+        Ok(Context {
+            directory: low & ADDRESS,
+            pasids: bits.pasids(),
+            rid_pasid: super::entries::rid_pasid(high),
+            takes_pasids: bits.contains(ContextEntry::PASIDE),
+            page_requests: bits.contains(pre),
+            silent,
+        })
+    }
 }
 
 impl Context {
@@ -208,15 +422,17 @@ impl Context {
         if pasid >= self.pasids {
             return Err(self.stopped(reason::PASID_TOO_LARGE));
         }
-        let at = self.directory + u64::from(pasid >> 6) * 8;
-        let entry = memory
-            .read(at)
+        let at = self.directory.checked_add(u64::from(pasid >> 6) << 3);
+        let entry = at
+            .and_then(|at| memory.read(at))
             .ok_or(self.stopped(reason::DIRECTORY_ACCESS))?;
-        if entry & 1 == 0 {
-            return Err(Stopped::unless_disabled(reason::DIRECTORY_ABSENT, entry));
+        let bits = PasidDirectoryEntry::from_bits_retain(entry);
+        let silent = bits.contains(PasidDirectoryEntry::FPD);
+        if !bits.contains(PasidDirectoryEntry::P) {
+            return Err(Stopped::unless_disabled(reason::DIRECTORY_ABSENT, silent));
         }
-        if entry & (0xffc | offered.reserved_address()) != 0 {
-            return Err(Stopped::unless_disabled(reason::DIRECTORY_RESERVED, entry));
+        if bits.intersects(PasidDirectoryEntry::RESERVED) || entry & offered.beyond() != 0 {
+            return Err(Stopped::unless_disabled(reason::DIRECTORY_RESERVED, silent));
         }
         Ok(entry & ADDRESS)
     }
@@ -233,80 +449,92 @@ impl Context {
         pasid: u32,
     ) -> Result<Entry, Stopped> {
         let table = self.table(memory, offered, pasid)?;
-        let at = table + u64::from(pasid & 0x3f) * 64;
-        let words = read_words(memory, at).ok_or(self.stopped(reason::PASID_ACCESS))?;
+        let at = table.checked_add(u64::from(pasid & 0x3f) << 6);
+        let words = at
+            .and_then(|at| read_words(memory, at))
+            .ok_or(self.stopped(reason::PASID_ACCESS))?;
         entry(&words, offered)
     }
 }
 
-/// Types of translation of a PASID entry (PGTT).
-const FIRST_STAGE: u64 = 1;
-const SECOND_STAGE: u64 = 2;
-const PASS_THROUGH: u64 = 4;
+/// The width of a second stage by its AW field.
+fn width(field: u64, offered: &Offered) -> Option<AddressWidth> {
+    match field {
+        2 => Some(AddressWidth::Bits48),
+        3 if offered.five_levels => Some(AddressWidth::Bits57),
+        _ => None,
+    }
+}
 
-/// Reserved bits of the third quadword of a first-stage entry (VT-d 4.1, 9.6): ERE (bit 1), which
-/// needs ECAP.ERS, bit 6, and bits 11:8. Bit 5 (NXE) is accepted: the units of VT-d 2.x had it, and
-/// Linux 6.3 to 6.10 and stable kernels of that time set it whatever ECAP says.
-const RESERVED_THIRD: u64 = 1 << 1 | 1 << 6 | 0xf << 8;
+fn second_stage(pointer: u64, width: AddressWidth) -> TranslationType {
+    TranslationType::Table(Stage1Table {
+        format: TableFormat::SecondStage,
+        width,
+        ..Stage1Table::four_level(Gpa(pointer & ADDRESS))
+    })
+}
 
+/// What the entry of a PASID says (VT-d 4.1, 9.6).
 fn entry(words: &[u64; 8], offered: &Offered) -> Result<Entry, Stopped> {
-    let [first, second, third, rest @ ..] = words;
-    let stopped = |reason| Stopped::unless_disabled(reason, *first);
-    if first & 1 == 0 {
+    use super::entries::{pasid, PasidEntryFirst, PasidEntrySecond};
+
+    let [low, second, third, rest @ ..] = words;
+    let bits = PasidEntry::from_bits_retain(*low);
+    let silent = bits.contains(PasidEntry::FPD);
+    let stopped = |reason| Stopped::unless_disabled(reason, silent);
+    if !bits.contains(PasidEntry::P) {
         return Err(stopped(reason::PASID_ABSENT));
     }
+    let flags = PasidEntrySecond::from_bits_retain(*second);
+    let mut reserved = flags.intersects(PasidEntrySecond::RESERVED)
+        || (!offered.snoop_control && flags.contains(PasidEntrySecond::PGSNP));
     // Nested translation, which alone has the rest, is not offered.
-    if rest.iter().any(|&word| word != 0) || second >> 25 != 0 {
-        return Err(stopped(reason::PASID_RESERVED));
-    }
-    let translation = match first >> 6 & 7 {
-        PASS_THROUGH => Kind::PassThrough,
-        SECOND_STAGE if offered.second_stage => {
-            let width = match first >> 2 & 7 {
-                2 => AddressWidth::Bits48,
-                3 if offered.five_levels => AddressWidth::Bits57,
-                _ => return Err(stopped(reason::PASID_INVALID)),
+    reserved |= rest.iter().any(|&word| word != 0);
+    let translation = match bits.translation_type() {
+        pasid::PASS_THROUGH => TranslationType::PassThrough,
+        pasid::SECOND_STAGE if offered.second_stage => {
+            let Some(width) = width(bits.address_width(), offered) else {
+                return Err(stopped(reason::PASID_INVALID));
             };
             // Accessed and dirty flags (SSADE) are not offered.
-            if first & (0xe20 | offered.reserved_address()) != 0 {
-                return Err(stopped(reason::PASID_RESERVED));
-            }
-            Kind::Stage1(Stage1Table {
-                format: TableFormat::SecondStage,
-                width,
-                ..Stage1Table::four_level(Gpa(first & ADDRESS))
-            })
+            reserved |= bits.intersects(PasidEntry::RESERVED | PasidEntry::SSADE)
+                || low & offered.beyond() != 0;
+            second_stage(*low, width)
         }
-        FIRST_STAGE if !offered.second_stage => {
-            let width = match third >> 2 & 3 {
+        pasid::FIRST_STAGE if offered.first_stage => {
+            let first = PasidEntryFirst::from_bits_retain(*third);
+            let width = match first.paging_mode() {
                 0 => AddressWidth::Bits48,
                 1 if offered.five_levels => AddressWidth::Bits57,
                 _ => return Err(stopped(reason::PASID_INVALID)),
             };
-            let (supervisor, extended_accessed) = (third & 1 != 0, third & 0x80 != 0);
-            let unoffered = (supervisor && !offered.supervisor)
-                || (extended_accessed && !offered.extended_accessed);
-            if unoffered || third & (RESERVED_THIRD | offered.reserved_address()) != 0 {
-                return Err(stopped(reason::PASID_RESERVED));
-            }
-            Kind::Stage1(Stage1Table {
+            let supervisor = first.contains(PasidEntryFirst::SRE);
+            let extended_accessed = first.contains(PasidEntryFirst::EAFE);
+            reserved |= (supervisor && !offered.supervisor)
+                || (extended_accessed && !offered.extended_accessed)
+                || first.intersects(PasidEntryFirst::RESERVED)
+                || third & offered.beyond() != 0;
+            TranslationType::Table(Stage1Table {
                 format: TableFormat::FirstStage,
                 root: Gpa(third & ADDRESS),
                 width,
                 supervisor,
                 extended_accessed,
-                write_protect: third & 0x10 != 0,
+                write_protect: first.contains(PasidEntryFirst::WPE),
                 guest_pasid: None,
                 cookie: 0,
             })
         }
         _ => return Err(stopped(reason::PASID_INVALID)),
     };
+    if reserved {
+        return Err(stopped(reason::PASID_RESERVED));
+    }
     Ok(Entry {
-        // CAST: the lowest 16 bits.
-        domain: *second as u16,
+        domain: flags.domain(),
         translation,
-        silent: first & 2 != 0,
+        silent,
+        legacy: false,
     })
 }
 
@@ -317,7 +545,10 @@ mod tests {
 
     const OFFERED: Offered = Offered {
         address_bits: 46,
+        first_stage: true,
         second_stage: false,
+        snoop_control: false,
+        device_tlbs: true,
         five_levels: false,
         supervisor: false,
         extended_accessed: false,
@@ -344,8 +575,21 @@ mod tests {
         words
     }
 
+    fn tables_of<'a>(words: &'a Words, offered: &'a Offered, root: u64) -> Tables<'a> {
+        Tables {
+            memory: words,
+            offered,
+            root: Some(root),
+        }
+    }
+
+    fn found_by(words: &Words, offered: &Offered) -> Result<Entry, Stopped> {
+        let root = ROOT | RootTable::SCALABLE.bits();
+        tables_of(words, offered, root).with_pasid(SOURCE, 64 + 5)
+    }
+
     fn found(words: &Words) -> Result<Entry, Stopped> {
-        context(words, &OFFERED, ROOT | SCALABLE, SOURCE)?.entry(words, &OFFERED, 64 + 5)
+        found_by(words, &OFFERED)
     }
 
     fn set(words: &Words, index: u64, word: u64) {
@@ -363,7 +607,7 @@ mod tests {
             write_protect: true,
             ..Stage1Table::four_level(Gpa(0x5000))
         };
-        assert_eq!(entry.translation, Kind::Stage1(table));
+        assert_eq!(entry.translation, TranslationType::Table(table));
         assert_eq!(entry.domain, 0x1234);
     }
 
@@ -376,7 +620,7 @@ mod tests {
             (0x2500, 0, reason::CONTEXT_ABSENT),
             (0x2500, 0x3021, reason::CONTEXT_RESERVED),
             (0x2500, 0x3011, reason::CONTEXT_INVALID),
-            (0x2500, 0x9001, reason::DIRECTORY_ACCESS),
+            (0x2500, 0x9009, reason::DIRECTORY_ACCESS),
             (0x3008, 0, reason::DIRECTORY_ABSENT),
             (0x3008, 1 << 46 | 1, reason::DIRECTORY_RESERVED),
             (0x3008, 0x9001, reason::PASID_ACCESS),
@@ -391,8 +635,11 @@ mod tests {
             let stopped = found(&words).expect_err("a fault");
             assert_eq!(stopped.reason, reason, "{word:#x} at {at:#x}");
         }
-        let legacy = context(&tables(), &OFFERED, ROOT, SOURCE);
-        assert_eq!(legacy, Err(Stopped::by(reason::TABLE_MODE)));
+        for (mode, reason) in [(3 << 10, reason::TABLE_MODE), (0, reason::LEGACY_PASID)] {
+            let words = tables();
+            let stopped = tables_of(&words, &OFFERED, ROOT | mode).with_pasid(SOURCE, 69);
+            assert_eq!(stopped, Err(Stopped::by(reason)));
+        }
     }
 
     #[test]
@@ -410,17 +657,17 @@ mod tests {
         let stopped = found(&words).expect_err("not offered");
         assert_eq!(stopped.reason, reason::PASID_INVALID);
         let offered = Offered {
+            first_stage: false,
             second_stage: true,
             ..OFFERED
         };
-        let found =
-            || context(&words, &offered, ROOT | SCALABLE, SOURCE)?.entry(&words, &offered, 69);
+        let found = || found_by(&words, &offered);
         let entry = found().expect("an entry");
         let table = Stage1Table {
             format: TableFormat::SecondStage,
             ..Stage1Table::four_level(Gpa(0x5000))
         };
-        assert_eq!(entry.translation, Kind::Stage1(table));
+        assert_eq!(entry.translation, TranslationType::Table(table));
         for (first, reason) in [
             (0x5000 | 2 << 6 | 3 << 2 | 1, reason::PASID_INVALID),
             (0x5000 | 2 << 6 | 1 << 2 | 1, reason::PASID_INVALID),

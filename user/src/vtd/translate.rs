@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! An emulated device behind a unit: its DMA by vm-memory's trait of IOMMUs.
 
+use super::accesses::Counts;
 use super::faults::Fault;
 use super::look_up::{Request, PAGE};
 use super::tables::SourceId;
@@ -18,13 +19,18 @@ const MAX_CACHED: u64 = 1 << 16;
 /// What translates the DMA of an emulated device, by one PASID or without:
 /// for [`IommuMemory`](vm_memory::IommuMemory).
 ///
-/// What it finds it has cached until the guest invalidates anything, as a device TLB has. What it does not find
-/// is recorded in the unit's fault registers, as for a real device without ATS.
+/// The device keeps what it finds until the guest invalidates anything, as a device TLB does. What it
+/// does not find is recorded in the unit's fault registers, as for a real device without ATS. An
+/// access that finds its translation takes no lock of the unit.
+///
+/// A guest's wait descriptor is not done before the accesses are that began before it: a [`Guard`]
+/// that is kept holds the guest up.
 #[derive(Debug)]
 pub struct VtdTranslation {
     unit: Arc<Vtd>,
     source: SourceId,
     pasid: Option<u32>,
+    counts: Arc<Counts>,
     cache: RwLock<Cache>,
 }
 
@@ -40,6 +46,7 @@ impl VtdTranslation {
     /// Of the function that the guest knows as `source`; `pasid` is the guest's number.
     pub fn new(unit: Arc<Vtd>, source: SourceId, pasid: Option<u32>) -> Self {
         Self {
+            counts: unit.shared.join(),
             unit,
             source,
             pasid,
@@ -57,45 +64,38 @@ impl VtdTranslation {
             Err(TryLockError::WouldBlock) => None,
         };
         let cache = shared.as_deref_mut().unwrap_or(&mut own);
-        let (result, message) = {
-            let mut state = self.unit.state();
-            let unit = &mut state.unit;
-            if cache.epoch != unit.epoch || cache.pages > MAX_CACHED {
-                *cache = Cache {
-                    epoch: unit.epoch,
-                    ..Cache::default()
-                };
-            }
-            let memory = &*self.unit.memory;
-            let request = Request {
-                source: self.source,
-                pasid: self.pasid,
-                access: Access {
-                    read: matches!(access, Permissions::Read | Permissions::ReadWrite),
+        // Read before the tables are: an invalidation meanwhile makes all of it void.
+        let epoch = self.unit.shared.epoch();
+        if cache.epoch != epoch || cache.pages > MAX_CACHED {
+            *cache = Cache {
+                epoch,
+                ..Cache::default()
+            };
+        }
+        let request = Request {
+            source: self.source,
+            pasid: self.pasid,
+            access: Access {
+                read: matches!(access, Permissions::Read | Permissions::ReadWrite),
+                write: access.has_write(),
+                privileged: false,
+            },
+        };
+        let found = self.unit.tables().look_up(&request, iova, length);
+        let pages = found.map_err(|(address, stopped)| {
+            if !stopped.silent {
+                self.unit.record(&Fault {
+                    source: self.source,
+                    pasid: self.pasid,
+                    address,
                     write: access.has_write(),
                     privileged: false,
-                },
-            };
-            let found = unit.look_up(memory, &request, iova, length);
-            match found {
-                Ok(pages) => (Ok(pages), None),
-                Err((address, stopped)) => {
-                    let fault = Fault {
-                        source: self.source,
-                        pasid: self.pasid,
-                        address,
-                        write: access.has_write(),
-                        privileged: false,
-                        reason: stopped.reason,
-                    };
-                    let told = !stopped.silent;
-                    let message = told.then(|| unit.fault(&fault)).flatten();
-                    (Err(stopped.reason), message)
-                }
+                    reason: stopped.reason,
+                });
             }
-        };
-        self.unit.send(message);
-        for (from, to, permissions) in result? {
+            stopped.reason
+        })?;
+        for (from, to, permissions) in pages {
             cache.pages = cache.pages.saturating_add(1);
             // The last byte of all has no end after it, so that no access has it.
             let length = PAGE.min(u64::MAX - from);
@@ -127,30 +127,66 @@ impl Iommu for VtdTranslation {
         }
         // A guest that invalidates meanwhile has it looked for again, but not for ever.
         for _ in 0..64 {
+            let underway = Underway::begin(self);
             {
                 let cache = self.cache.read().unwrap_or_else(PoisonError::into_inner);
-                if cache.epoch == self.unit.state().unit.epoch {
-                    let guard = Guard(Held::Cache(cache));
+                if cache.epoch == self.unit.shared.epoch() {
+                    let guard = Guard(Held::Cache(cache), underway);
                     if let Ok(found) = Iotlb::lookup(guard, iova, length, access) {
                         return Ok(found);
                     }
                 }
             }
+            // The last one is gone with its guard.
+            let underway = Underway::begin(self);
+            let epoch = self.unit.shared.epoch();
             let own = self
                 .fill(iova.0, length, access)
                 .map_err(|reason| stopped(format!("reason {reason:#x} of VT-d")))?;
-            if let Some(own) = own {
-                return Iotlb::lookup(Guard(Held::Own(own)), iova, length, access)
-                    .map_err(|_| stopped("not found".to_owned()));
+            match own {
+                Some(own) if epoch == self.unit.shared.epoch() => {
+                    return Iotlb::lookup(Guard(Held::Own(own), underway), iova, length, access)
+                        .map_err(|_| stopped("not found".to_owned()));
+                }
+                _ => {}
             }
         }
         Err(stopped("it changes again and again".to_owned()))
     }
 }
 
-/// A hold on what is cached, or what was found beside the cache.
+/// An access that is under way, which the guest's waits wait for.
 #[derive(Debug)]
-pub struct Guard<'a>(Held<'a>);
+struct Underway<'a> {
+    device: &'a VtdTranslation,
+    phase: usize,
+}
+
+impl<'a> Underway<'a> {
+    fn begin(device: &'a VtdTranslation) -> Self {
+        Self {
+            device,
+            phase: device.unit.shared.begin(&device.counts),
+        }
+    }
+}
+
+impl Drop for Underway<'_> {
+    fn drop(&mut self) {
+        let unit = &self.device.unit;
+        if unit.shared.end(&self.device.counts, self.phase) {
+            unit.events.more();
+        }
+    }
+}
+
+/// A hold on what is cached, or on what was found beside the cache, while an access is under way.
+#[derive(Debug)]
+pub struct Guard<'a>(
+    Held<'a>,
+    // Ends after the hold on the cache.
+    #[expect(dead_code, reason = "held")] Underway<'a>,
+);
 
 #[derive(Debug)]
 enum Held<'a> {

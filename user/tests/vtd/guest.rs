@@ -2,7 +2,7 @@
 //! A guest that drives the unit as Linux drives one, and a passed-through device, with the IOMMU in
 //! the process as the host.
 
-use host_iommu::backend::soft::{Dma, DmaEnd, Soft, SoftDevice, SoftDeviceOptions};
+use host_iommu::backend::soft::{Dma, DmaEnd, Soft, SoftBus, SoftDevice, SoftDeviceOptions};
 use host_iommu::shadow::Shadow;
 use host_iommu::vtd::{Msi, SourceId, Vtd, VtdConfig, VtdEvent, VtdEvents};
 use host_iommu::{Bdf, Delivered, HostIommu, Iova, Plugged, RegionListener, Shadowing};
@@ -50,7 +50,8 @@ pub struct Guest {
     pub unit: Arc<Vtd>,
     pub told: Arc<Told>,
     pub host: HostIommu,
-    pub device: SoftDevice,
+    pub bus: SoftBus,
+    pub device: Arc<SoftDevice>,
     pub _plugged: Plugged,
     pub free: u64,
     pub tail: u64,
@@ -101,7 +102,8 @@ impl Guest {
     ) -> Self {
         let soft = Soft::new();
         let bdf: Bdf = "0000:3a:04.0".parse().unwrap();
-        let device = soft.bus().add(bdf, options).unwrap();
+        let bus = soft.bus();
+        let device = Arc::new(bus.add(bdf, options).unwrap());
         let memory = Arc::new(memory());
         let host = host(soft, memory.clone());
         let skipped = RegionListener::new(host.clone()).update(&*memory).unwrap();
@@ -117,6 +119,7 @@ impl Guest {
             unit,
             told,
             host,
+            bus,
             device,
             _plugged: plugged,
             free: FREE,
@@ -159,6 +162,12 @@ impl Guest {
 
     /// As Linux does at boot: queue, root table, page requests, translation on.
     pub fn boot(&mut self) {
+        self.boot_but(|_| {});
+        self.command(1 << 31);
+    }
+
+    /// The same without turning translation on, with other entries.
+    pub fn boot_but(&mut self, change: impl FnOnce(&mut Self)) {
         self.write8(0x88, 0);
         self.write8(0x90, QUEUE | 1 << 11);
         self.command(1 << 26);
@@ -178,7 +187,7 @@ impl Guest {
         }
         // Requests without PASID pass through.
         self.set_entry(0, [1 | 4 << 6, 1, 0]);
-        self.command(1 << 31);
+        change(self);
     }
 
     /// A bit of GCMD beside those in force.
@@ -199,7 +208,14 @@ impl Guest {
     pub fn submit(&mut self, descriptors: &[[u64; 2]]) {
         self.put(STATUS, 0);
         let wait = [1 << 32 | 1 << 5 | 5, STATUS];
-        for descriptor in descriptors.iter().chain([&wait]) {
+        let all: Vec<[u64; 2]> = descriptors.iter().copied().chain([wait]).collect();
+        self.write_descriptors(&all);
+        while self.unit.run() {}
+    }
+
+    /// Gives descriptors to the queue.
+    pub fn write_descriptors(&mut self, descriptors: &[[u64; 2]]) {
+        for descriptor in descriptors {
             let at = QUEUE + self.tail;
             for (index, word) in [descriptor[0], descriptor[1], 0, 0].into_iter().enumerate() {
                 self.put(at + index as u64 * 8, word);
@@ -207,7 +223,6 @@ impl Guest {
             self.tail = (self.tail + 32) % 4096;
         }
         self.write8(0x88, self.tail);
-        while self.unit.run() {}
     }
 
     pub fn is_done(&self) -> bool {

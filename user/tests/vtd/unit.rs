@@ -289,13 +289,14 @@ fn pasids_of_a_large_directory_are_looked_at_in_pieces() {
     guest.tail += 32;
     guest.write8(0x88, guest.tail);
     assert_eq!(*guest.told.more.lock().unwrap(), before + 1);
-    assert_eq!(guest.read8(0x80), guest.tail, "the descriptor was taken");
+    assert_ne!(guest.read8(0x80), guest.tail, "the descriptor is not done");
     assert!(guest.host.stats().unwrap().bindings < 100);
     let mut rounds = 0;
     while guest.unit.run() {
         rounds += 1;
     }
     assert!(rounds > 100, "{rounds}");
+    assert_eq!(guest.read8(0x80), guest.tail);
     let bound = guest.host.stats().unwrap().bindings;
     // And the one of requests without PASID.
     assert_eq!(bound as usize, host_iommu::vtd::MAX_BINDINGS + 1);
@@ -326,8 +327,10 @@ fn million_descriptors() {
         assert_eq!(guest.read8(0x80), guest.tail);
         done += 127;
     }
+    assert_eq!(guest.unit.stats().descriptors, done + 3);
+    // What is asked for between two writes of the tail is one call.
     let after = guest.host.stats().unwrap().invalidations;
-    assert_eq!(after - before, done);
+    assert!(after - before < done / 100, "{}", after - before);
 }
 
 #[test]

@@ -124,6 +124,7 @@ impl TryFrom<UnitConfig> for VtdConfig {
         for (flag, field) in FLAGS {
             *field(&mut config) = given.flags & flag != 0;
         }
+        config.first_stage = !config.second_stage;
         Ok(config)
     }
 }
