@@ -259,6 +259,10 @@ struct Inner {
     context: Arc<dyn HostIommuContext>,
     /// Held over each bind and unbind: what is noted is what is in force.
     registry: Mutex<Registry>,
+    /// Who is told of each device's faults: a context gives those of its DMA to one queue, whichever
+    /// vIOMMU the device is behind.
+    #[cfg(feature = "vtd")]
+    plugged: Mutex<BTreeMap<Bdf, std::sync::Weak<dyn PciIommuOps>>>,
     /// PASIDs of guests' numbers, which all units over the context share.
     #[cfg(feature = "vtd")]
     shared_pasids: Mutex<BTreeMap<Pasid, std::sync::Weak<crate::pasid::Run>>>,
@@ -296,6 +300,8 @@ impl HostIommu {
                 context: context.into(),
                 registry: Mutex::default(),
                 #[cfg(feature = "vtd")]
+                plugged: Mutex::default(),
+                #[cfg(feature = "vtd")]
                 shared_pasids: Mutex::default(),
             }),
         }
@@ -320,6 +326,25 @@ impl HostIommu {
     #[cfg(feature = "vtd")]
     pub(crate) fn weak(&self) -> WeakHost {
         WeakHost(Arc::downgrade(&self.inner))
+    }
+
+    /// The vIOMMU of a device changes: to none if `None`.
+    #[cfg(feature = "vtd")]
+    pub(crate) fn set_plugged(&self, device: Bdf, ops: Option<&Arc<dyn PciIommuOps>>) {
+        let plugged = self.inner.plugged.lock();
+        let mut plugged = plugged.unwrap_or_else(PoisonError::into_inner);
+        match ops {
+            Some(ops) => plugged.insert(device, Arc::downgrade(ops)),
+            None => plugged.remove(&device),
+        };
+    }
+
+    /// The vIOMMU that a device is behind.
+    #[cfg(feature = "vtd")]
+    pub(crate) fn plugged(&self, device: Bdf) -> Option<Arc<dyn PciIommuOps>> {
+        let plugged = self.inner.plugged.lock();
+        let plugged = plugged.unwrap_or_else(PoisonError::into_inner);
+        plugged.get(&device)?.upgrade()
     }
 
     /// The PASID of a guest's number, which a passed-through device has in its own registers. Numbers

@@ -122,6 +122,8 @@ pub struct Plugged {
 impl Plugged {
     pub(crate) fn new(host: HostIommu, device: Bdf, ops: Arc<dyn PciIommuOps>) -> Result<Self> {
         ops.set_context(device, &host)?;
+        #[cfg(feature = "vtd")]
+        host.set_plugged(device, Some(&ops));
         Ok(Self { host, device, ops })
     }
 
@@ -136,5 +138,7 @@ impl Drop for Plugged {
         // A device that has left the context has no bindings.
         let _ = self.host.unbind(Scope::Device(self.device));
         self.ops.unset_context(self.device);
+        #[cfg(feature = "vtd")]
+        self.host.set_plugged(self.device, None);
     }
 }

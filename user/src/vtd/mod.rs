@@ -511,6 +511,21 @@ impl Vtd {
         self.begin_work(hold);
     }
 
+    /// Another unit over the same context has the device: the host gives all faults to one queue.
+    fn pass_on(&self, fault: DmaFault) {
+        let hosts: Vec<HostIommu> = {
+            let state = self.state();
+            state.seats.values().map(|seat| seat.host.clone()).collect()
+        };
+        let other = hosts.iter().find_map(|host| host.plugged(fault.device));
+        if let Some(other) = other {
+            // A device that is being plugged in or out is nobody's for a moment.
+            if !std::ptr::addr_eq(Arc::as_ptr(&other), self) {
+                other.dma_fault(fault);
+            }
+        }
+    }
+
     /// The fault queue of a context: that of its other devices, or one that is polled still.
     fn queue_of(&self, context: &HostIommu, dma_faults: bool) -> Result<Arc<FaultQueue>> {
         {
@@ -526,7 +541,14 @@ impl Vtd {
         if dma_faults {
             options = options.with_dma_faults();
         }
-        let queue = Arc::new(context.fault_queue(&options)?);
+        let queue = match context.fault_queue(&options) {
+            // Another unit's has them, and passes them on.
+            Err(error) if dma_faults && error.errno() == Some(Errno::EBUSY as i32) => {
+                context.fault_queue(&FaultQueueOptions::nonblocking())?
+            }
+            made => made?,
+        };
+        let queue = Arc::new(queue);
         let known = (context.weak(), Arc::downgrade(&queue));
         self.state().queues.push(known);
         Ok(queue)
@@ -628,6 +650,7 @@ impl PciIommuOps for Vtd {
             seat.map(|seat| (seat.source, seat.host.clone()))
         };
         let Some((source, host)) = found else {
+            self.pass_on(fault);
             return;
         };
         let pasid = fault.pasid.map(|pasid| match fault.guest_pasid {

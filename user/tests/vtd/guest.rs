@@ -52,7 +52,7 @@ pub struct Guest {
     pub host: HostIommu,
     pub bus: SoftBus,
     pub device: Arc<SoftDevice>,
-    pub _plugged: Plugged,
+    plugged: Option<Plugged>,
     pub free: u64,
     pub tail: u64,
 }
@@ -121,10 +121,21 @@ impl Guest {
             host,
             bus,
             device,
-            _plugged: plugged,
+            plugged: Some(plugged),
             free: FREE,
             tail: 0,
         }
+    }
+
+    /// Takes the device out of the unit.
+    pub fn unplug(&mut self) {
+        drop(self.plugged.take());
+    }
+
+    /// Plugs it in again.
+    pub fn plug(&mut self) {
+        let plugged = self.host.plug(self.device.address(), self.unit.clone());
+        self.plugged = Some(plugged.unwrap());
     }
 
     pub fn put(&self, at: u64, word: u64) {

@@ -7,3 +7,4 @@ mod guest;
 mod guests;
 mod host;
 mod unit;
+mod vmm;
