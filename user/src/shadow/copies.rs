@@ -145,19 +145,26 @@ where
             |cost: &mut Cost, range, held| self.walk(stage2, cost, table, &reachable, range, held);
         let (found, stopped) = walk(cost, (start, last), entries.len());
         let mut wanted: BTreeMap<u64, Entry> = found.into_iter().collect();
+        // Those that are put in before others.
+        let mut first_ones: BTreeMap<u64, Entry> = BTreeMap::new();
         if stopped == Some(Stop::TooLarge) {
             // What was not looked at may have changed, and what is as it was stays.
             for (&first, entry) in entries.range(start..=last) {
-                if walk(cost, (first, entry.last), 1) == (vec![(first, *entry)], None) {
-                    wanted.insert(first, *entry);
-                } else if wanted.get(&first) == Some(entry) {
+                if wanted.get(&first) == Some(entry) {
                     wanted.remove(&first);
                 }
+                let (now, _) = walk(cost, (first, entry.last), 1);
+                first_ones.extend(now);
             }
+            wanted.retain(|first, _| !first_ones.contains_key(first));
         }
+        let is_wanted = |first: &u64, entry: &Entry| {
+            let found = first_ones.get(first).or_else(|| wanted.get(first));
+            found == Some(entry)
+        };
         let gone: Vec<(u64, IovaRange)> = entries
             .range(start..=last)
-            .filter(|(first, entry)| wanted.get(first) != Some(entry))
+            .filter(|(first, entry)| !is_wanted(first, entry))
             .filter_map(|(&first, entry)| {
                 IovaRange::new(Iova(first), Iova(entry.last)).map(|range| (first, range))
             })
@@ -182,8 +189,9 @@ where
             })?;
         }
         let room = MAX_ENTRIES.saturating_sub(usize::try_from(cost.entries).unwrap_or(usize::MAX));
-        let new: Vec<(u64, Entry)> = wanted
+        let new: Vec<(u64, Entry)> = first_ones
             .into_iter()
+            .chain(wanted)
             .filter(|(first, entry)| is_free(entries, *first, entry.last))
             .take(room)
             .collect();

@@ -702,4 +702,11 @@ mod tests {
         set(&words, 7, 1);
         assert!(found(&words).is_err());
     }
+
+    #[test]
+    fn page_request_in_legacy_mode_is_a_fault() {
+        let words = tables();
+        let asked = tables_of(&words, &OFFERED, ROOT).page_requests(SOURCE);
+        assert_eq!(asked, Err(Stopped::by(reason::LEGACY_PAGE_REQUEST)));
+    }
 }

@@ -348,3 +348,48 @@ fn nothing_waits_for_a_call_of_the_host() {
     assert_eq!(found, Ok(9));
     assert!(started.elapsed() >= Duration::from_millis(50));
 }
+
+/// What a shadow had stays when it is at its limit, and the guest is told of the rest.
+#[test]
+fn shadow_at_its_limit_keeps_what_it_had() {
+    let mut guest = Guest::shadowed();
+    guest.boot();
+    let root = guest.bind_second(5);
+    let page = guest.map_second(root, GVA, 3);
+    guest.put(page, 1);
+    guest.flush_second(2, GVA);
+    assert_eq!(guest.load(Some(5), GVA, false), done(1));
+    // One table of 512 pages is named by each entry of two tables of 512: as many as the limit, and
+    // the one page.
+    let (leaves, middle) = (guest.page(), guest.page());
+    let target = guest.page();
+    for index in 0..512 {
+        guest.put(leaves + index * 8, target | 3);
+        guest.put(middle + index * 8, leaves | 3);
+    }
+    let other: u64 = 0x1000_0000_0000;
+    let upper = guest.page();
+    guest.put(upper, middle | 3);
+    guest.put(root + 8 * (other >> 39 & 0x1ff), upper | 3);
+    guest.faults();
+    guest.events();
+    // All of the domain.
+    guest.submit(&[[2 | 2 << 4 | 2 << 16, 0]]);
+    assert!(guest.is_done(), "it would not help to ask again");
+    assert_eq!(guest.load(Some(5), GVA, false), done(1));
+    assert_eq!(guest.faults(), [0x78]);
+    let events = guest.events();
+    assert!(
+        events.iter().any(|event| event.contains("not invalidated")),
+        "{events:?}"
+    );
+    // What changed of it is followed all the same.
+    let moved = guest.map_second(root, GVA, 3);
+    guest.put(moved, 2);
+    guest.submit(&[[2 | 2 << 4 | 2 << 16, 0]]);
+    assert_eq!(guest.load(Some(5), GVA, false), done(2));
+    guest.map_second(root, GVA, 0);
+    guest.submit(&[[2 | 2 << 4 | 2 << 16, 0]]);
+    let gone = Some(DmaEnd::NoAccess(Iova(GVA)));
+    assert_eq!(guest.load(Some(5), GVA, false), gone);
+}

@@ -2,6 +2,7 @@
 //! The unit for guests (`host_iommu::vtd`), with the IOMMU in the process as the host.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 
+mod clauses;
 mod closed;
 mod guest;
 mod guests;

@@ -405,7 +405,7 @@ fn pages_between_two_waits_are_one_call_of_the_host() {
     let page = |index: u64| {
         [
             6 | 3 << 4 | 2 << 16 | 5 << 32,
-            GVA + index * 0x2000 | 1 << 6,
+            (GVA + index * 0x2000) | 1 << 6,
         ]
     };
     let pages: Vec<[u64; 2]> = (0..100).map(page).collect();
@@ -417,7 +417,7 @@ fn pages_between_two_waits_are_one_call_of_the_host() {
     let page = |index: u64| {
         [
             6 | 3 << 4 | 2 << 16 | 5 << 32,
-            GVA + index * 0x1000 | 1 << 6,
+            (GVA + index * 0x1000) | 1 << 6,
         ]
     };
     let pages: Vec<[u64; 2]> = (0..100).map(page).collect();
@@ -466,4 +466,97 @@ fn snoop_control_is_that_of_the_host() {
         events.iter().any(|event| event.contains("0x5a")),
         "{events:?}"
     );
+}
+
+#[test]
+fn legacy_mode_has_the_reasons_of_tables_too() {
+    let mut guest = both_stages();
+    let root = guest.page();
+    boot_in_legacy_mode(&mut guest, [root | 1, 9 << 8 | 2]);
+    guest.map_second(root, GVA, 3);
+    let fault = |guest: &Guest, pasid: Option<u32>, address: u64| {
+        let iommu = VtdTranslation::new(guest.unit.clone(), SourceId(SOURCE), pasid);
+        let dma = IommuMemory::new((*guest.memory).clone(), iommu, true, ());
+        assert!(dma.read_obj::<u64>(GuestAddress(address)).is_err());
+        guest.faults()
+    };
+    let mut leaf = root;
+    for shift in [39, 30, 21] {
+        leaf = guest.get(leaf + 8 * (GVA >> shift & 0x1ff)) & !0xfff;
+    }
+    let leaf = leaf + 8 * (GVA >> 12 & 0x1ff);
+    let upper = root + 8 * (GVA >> 39 & 0x1ff);
+    let context = CONTEXTS + u64::from(SOURCE) * 16;
+    let nowhere = 0x30_0000_0000;
+    for (at, word, reason) in [
+        (upper, nowhere | 3, 0x7),
+        (leaf, 1 << 46 | 3, 0xc),
+        (leaf, 0xfee0_0003, 0xe),
+        (context, 1 << 46 | 1, 0xb),
+        (ROOT, nowhere | 1, 0x9),
+        (ROOT, CONTEXTS | 3, 0xa),
+        (ROOT, 0, 0x1),
+    ] {
+        let good = guest.get(at);
+        guest.put(at, word);
+        assert_eq!(fault(&guest, None, GVA), [reason], "{word:#x} at {at:#x}");
+        guest.put(at, good);
+    }
+    guest.write8(0x20, nowhere);
+    guest.command(1 << 30);
+    assert_eq!(fault(&guest, None, GVA), [0x8]);
+    // The same of a PASID's second stage.
+    let mut guest = both_stages();
+    guest.boot();
+    let root = guest.bind_second(5);
+    guest.map_second(root, GVA, 3);
+    for (word, reason) in [(nowhere | 3, 0x78), (1 << 46 | 3, 0x7a), (0, 0x79)] {
+        guest.put(root + 8 * (GVA >> 39 & 0x1ff), word);
+        assert_eq!(fault(&guest, Some(5), GVA), [reason], "{word:#x}");
+    }
+}
+
+#[test]
+fn shadows_flags_are_dirty_memory() {
+    use host_iommu::backend::soft::Soft;
+    use host_iommu::{Gpa, PasidRequest, SharedMemory, Stage1Table};
+    use vm_memory::bitmap::{AtomicBitmap, Bitmap};
+    use vm_memory::{FileOffset, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+    let soft = Soft::new();
+    let bus = soft.bus();
+    let device: Bdf = "0000:3a:04.0".parse().unwrap();
+    let _device = bus.add(device, &SoftDeviceOptions::default()).unwrap();
+    let shared = SharedMemory::new(c"guest", 1 << 20).unwrap();
+    let file = Some(FileOffset::new(shared.file().try_clone().unwrap(), 0));
+    let ranges = [(GuestAddress(0), 1 << 20, file)];
+    let memory = GuestMemoryMmap::<AtomicBitmap>::from_ranges_with_files(ranges).unwrap();
+    let memory = Arc::new(memory);
+    let shadow = Shadow::over(soft, memory.clone(), Shadowing::EveryChange).unwrap();
+    let host = HostIommu::new(shadow);
+    host.map(Iova(0), &shared, host_iommu::MapAccess::ReadWrite)
+        .unwrap();
+    for (at, word) in [
+        (0x1000u64, 0x2007u64),
+        (0x2000, 0x3007),
+        (0x3000, 0x4007),
+        (0x4008, 0x5007),
+    ] {
+        // Past the bitmap.
+        let file = shared.file();
+        std::os::unix::fs::FileExt::write_all_at(file, &word.to_le_bytes(), at).unwrap();
+    }
+    let is_dirty = |at: usize| {
+        let region = memory.find_region(GuestAddress(at as u64)).unwrap();
+        region.bitmap().dirty_at(at)
+    };
+    let pasids = host.alloc_pasids(&PasidRequest::any()).unwrap();
+    let table = Stage1Table::four_level(Gpa(0x1000));
+    let _bound = host
+        .bind(device, &pasids, pasids.first(), &table, None)
+        .unwrap();
+    for at in [0x1000, 0x2000, 0x3000, 0x4008] {
+        assert!(is_dirty(at), "{at:#x}");
+    }
+    assert!(!is_dirty(0x5000));
 }
