@@ -7,19 +7,21 @@
 //! From the outermost in; a lock may be taken while those above it are held.
 //!
 //! 1. `vfio_container::group_lock` and, in SET_IOMMU, `vfio.iommu_drivers_lock` (vfio core,
-//!    around attach_group, detach_group and release; with our patch also around every call)
+//!    around attach_group, detach_group and release; with our patch, release may also come at the
+//!    end of a call, without them)
 //! 2. [`Container::nesting`]: devices, PASIDs, bindings, the list of fault queues. The work item
 //!    of DMA faults begins with it.
 //! 3. [`Container::ioas`]: stage 2
-//! 4. `mmap_lock` (pinning, and copies from and to the user); `drain` of ffi/shim.c, which all
-//!    containers share, and in it `iommu_group::mutex` (attach and detach)
+//! 4. `mmap_lock` (pinning, and copies from and to the user); `drain` of an IOMMU unit
+//!    (ffi/unit.c), one at a time, and in it `iommu_group::mutex` (attach and detach)
 //! 5. `Source::responder`: who answers; never taken in the page request thread
 //! 6. `intel_iommu::iopf_lock` (the page request thread holds it around our handler; unbind
 //!    passes through it)
 //! 7. `iommu_fault_param::lock` (IOMMU core)
 //! 8. `FaultQueue::state`, a spinlock: nothing is taken inside but a wait queue's lock
 //!
-//! On their own: the mutex of a debugfs reader (ffi/debugfs.c), outside everything but vfio core's
+//! On their own: `units_lock` of ffi/unit.c and `ACCOUNTS` of ffi/account.rs, with nothing inside;
+//! the mutex of a debugfs reader (ffi/debugfs.c), outside everything but vfio core's
 //! locks, with which it has nothing to do; [`Container::watches`] and `CONTAINERS` of ffi/vfio.rs,
 //! inside vfio core's locks, with nothing inside.
 //!
@@ -30,6 +32,7 @@
 //! The driver's drain, inside detach at 4, waits for the page request thread, which takes 6 to 8
 //! alone.
 
+use crate::budget::Owner;
 use crate::fault::{Counters, FaultQueue};
 use crate::ffi::compat;
 use crate::ffi::device::{Bdf, Device};
@@ -57,6 +60,7 @@ const VFIO_UNMAP_ALL: usize = 9;
 pub(crate) struct Container {
     id: u64,
     rules: Rules,
+    owner: Owner,
     counters: Arc<Counters>,
     /// DMA faults of the devices attached.
     #[pin]
@@ -79,13 +83,17 @@ impl Container {
             compat::count_call();
         }
         let counters = Arc::new(Counters::default(), GFP_KERNEL_ACCOUNT)?;
+        let owner = Owner::current()?;
+        let nesting = Nesting::new(id, owner.clone(), counters.clone());
+        let ioas = Ioas::new(rules, owner.clone());
         Arc::pin_init(
             pin_init!(Self {
                 id,
                 watches <- new_mutex!(KVec::new(), "Container::watches"),
-                nesting <- new_mutex!(Nesting::new(*id, counters.clone()), "Container::nesting"),
+                nesting <- new_mutex!(nesting, "Container::nesting"),
                 counters,
-                ioas <- new_mutex!(Ioas::new(rules), "Container::ioas"),
+                ioas <- new_mutex!(ioas, "Container::ioas"),
+                owner,
                 rules,
             }),
             GFP_KERNEL_ACCOUNT,
@@ -407,6 +415,7 @@ impl Container {
         };
         let queue = FaultQueue::new(
             self.id,
+            &self.owner,
             self.counters.clone(),
             depth,
             call.deadline_ms,

@@ -7,7 +7,7 @@
 //!
 //! | file | a line | keys |
 //! |---|---|---|
-//! | module | one | `containers`, `pasids`, `pasids_limit`, `domains`, `domains_limit`, `max_pasids`, `max_bindings`, `max_fault_queues`, `max_address_spaces`, `max_as_entries`, `max_mappings` |
+//! | module | one | `containers`, `pasids`, `pasids_limit`, `domains`, `domains_limit`, `max_pasids`, `max_bindings`, `max_fault_queues`, `max_address_spaces`, `max_as_entries`, `max_mappings`, `fault_queues`, `fault_queues_limit`, `fault_records`, `fault_records_limit` (what they have room for), `user_pasids`, `user_domains`, `user_fault_queues`, `user_fault_records` (limits of a user) |
 //! | containers | a container | `container`, `type` (ioasid, type1, type1v2), and the fields of `struct vfio_ioasid_stats` by name |
 //! | devices | a device | `container`, `device` (`none` if it is no PCI function), `max_pasids`, `shared` (its group has others), `rid` (stage2, bound, blocked), `keeper` (the host's PASID, or none) |
 //! | pasids | a run of PASIDs | `container`, `first`, `last` (inclusive) |
@@ -17,17 +17,17 @@
 //! A file is no snapshot: each line is true at a moment of its own. What lives from the first
 //! line to the last is there once, but a fault queue that moves up when an older one is closed.
 
-use crate::ffi::debugfs::{Cursor, Kind, Line};
+use crate::budget::Kind;
+use crate::ffi::debugfs::{Cursor, File, Line};
 use crate::ffi::limits::Limit;
 use crate::ffi::{uapi, vfio};
 use crate::ioas::Rules;
-use crate::quota;
 use core::fmt::{self, Write};
 
 /// Writes the next line and moves the cursor behind it; `None` at the end. Takes the container's
 /// locks, one container's at a time.
-pub(crate) fn line(kind: Kind, at: &mut Cursor, line: &mut Line<'_>) -> Option<fmt::Result> {
-    if kind == Kind::Module {
+pub(crate) fn line(file: File, at: &mut Cursor, line: &mut Line<'_>) -> Option<fmt::Result> {
+    if file == File::Module {
         if at.item != 0 {
             return None;
         }
@@ -42,17 +42,17 @@ pub(crate) fn line(kind: Kind, at: &mut Cursor, line: &mut Line<'_>) -> Option<f
                 item: 0,
             };
         }
-        let written = match kind {
-            Kind::Module | Kind::Containers => (at.item == 0).then(|| {
+        let written = match file {
+            File::Module | File::Containers => (at.item == 0).then(|| {
                 at.item = 1;
                 let mut stats = uapi::vfio_ioasid_stats::default();
                 container.fill_stats(&mut stats);
                 write_container(line, id, container.rules(), &stats)
             }),
-            Kind::Devices => container.inspect(|nesting| nesting.device_line(id, at, line)),
-            Kind::Pasids => container.inspect(|nesting| nesting.pasid_line(id, at, line)),
-            Kind::Bindings => container.inspect(|nesting| nesting.binding_line(id, at, line)),
-            Kind::Queues => container.inspect(|nesting| nesting.queue_line(id, at, line)),
+            File::Devices => container.inspect(|nesting| nesting.device_line(id, at, line)),
+            File::Pasids => container.inspect(|nesting| nesting.pasid_line(id, at, line)),
+            File::Bindings => container.inspect(|nesting| nesting.binding_line(id, at, line)),
+            File::Queues => container.inspect(|nesting| nesting.queue_line(id, at, line)),
         };
         if written.is_some() {
             return written;
@@ -66,16 +66,24 @@ pub(crate) fn line(kind: Kind, at: &mut Cursor, line: &mut Line<'_>) -> Option<f
 
 fn module(line: &mut Line<'_>) -> fmt::Result {
     write!(line, "containers={}", vfio::count())?;
-    write!(line, " pasids={}", quota::PASIDS.taken())?;
-    write!(line, " pasids_limit={}", quota::PASIDS.limit())?;
-    write!(line, " domains={}", quota::DOMAINS.taken())?;
-    write!(line, " domains_limit={}", quota::DOMAINS.limit())?;
+    write!(line, " pasids={}", Kind::Pasids.taken())?;
+    write!(line, " pasids_limit={}", Kind::Pasids.limit())?;
+    write!(line, " domains={}", Kind::Domains.taken())?;
+    write!(line, " domains_limit={}", Kind::Domains.limit())?;
     write!(line, " max_pasids={}", Limit::Pasids.get())?;
     write!(line, " max_bindings={}", Limit::Bindings.get())?;
     write!(line, " max_fault_queues={}", Limit::FaultQueues.get())?;
     write!(line, " max_address_spaces={}", Limit::AddressSpaces.get())?;
     write!(line, " max_as_entries={}", Limit::AsEntries.get())?;
-    writeln!(line, " max_mappings={}", Limit::Mappings.get())
+    write!(line, " max_mappings={}", Limit::Mappings.get())?;
+    write!(line, " fault_queues={}", Kind::Queues.taken())?;
+    write!(line, " fault_queues_limit={}", Kind::Queues.limit())?;
+    write!(line, " fault_records={}", Kind::Records.taken())?;
+    write!(line, " fault_records_limit={}", Kind::Records.limit())?;
+    write!(line, " user_pasids={}", Kind::Pasids.user_limit())?;
+    write!(line, " user_domains={}", Kind::Domains.user_limit())?;
+    write!(line, " user_fault_queues={}", Kind::Queues.user_limit())?;
+    writeln!(line, " user_fault_records={}", Kind::Records.user_limit())
 }
 
 fn write_container(

@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 #![deny(clippy::multiple_unsafe_ops_per_block)]
 
+mod budget;
 mod container;
 mod fault;
 mod few;
@@ -16,7 +17,6 @@ mod inspect;
 mod ioas;
 mod nesting;
 mod pasid;
-mod quota;
 mod uapi;
 
 use ffi::vfio::Registration;

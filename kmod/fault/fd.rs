@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The fault fd: read, write, poll and the last close.
 
-use super::queue::{Chained, Cookie, Ends, Next, Refused, Slot, State, MAX_SLOTS};
+use super::queue::{Chained, Cookie, Ends, Next, Refused, Slot, State, CHUNK, MAX_SLOTS};
 use super::{Counters, Source};
+use crate::budget::{Kind, Owner, Share, Work};
 use crate::few::Few;
 use crate::ffi::deadline::Deadline;
 use crate::ffi::iopf::{PageGroup, Response};
@@ -12,9 +13,10 @@ use crate::ffi::user::Pointer;
 use core::mem::size_of;
 use kernel::fs::File;
 use kernel::new_poll_condvar;
+use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::sync::poll::{PollCondVar, PollTable};
-use kernel::sync::{new_spinlock, Arc, SpinLock};
+use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
 use kernel::time::{Delta, Instant, Monotonic};
 
 const _: () = assert!(uapi::VFIO_IOASID_FAULT_DEPTH_MAX as usize <= MAX_SLOTS);
@@ -22,7 +24,13 @@ const _: () = assert!(uapi::VFIO_IOASID_FAULT_DEPTH_MAX as usize <= MAX_SLOTS);
 /// The records of one group.
 pub(super) type Records = Few<uapi::vfio_ioasid_fault>;
 
-type Slots = KVVec<Slot<Pending, Records>>;
+/// Slots by the chunk: no piece of memory is larger than 8 pages, which the page allocator has
+/// (`PAGE_ALLOC_COSTLY_ORDER`).
+type Chunk = KVec<Slot<Pending, Records>>;
+type Slots = KVec<Chunk>;
+
+const _: () = assert!(CHUNK * size_of::<Slot<Pending, Records>>() <= 8 * PAGE_SIZE);
+const _: () = assert!(MAX_SLOTS.div_ceil(CHUNK) * size_of::<Chunk>() <= 8 * PAGE_SIZE);
 
 const RECORD: usize = size_of::<uapi::vfio_ioasid_fault>();
 const RESPONSE: usize = size_of::<uapi::vfio_ioasid_fault_response>();
@@ -56,6 +64,23 @@ pub(crate) struct Ready {
     pub(crate) ended: bool,
 }
 
+/// `count` free slots, in chunks.
+fn free_slots(count: usize, work: &mut Work) -> Result<Slots> {
+    let mut slots = Slots::with_capacity(count.div_ceil(CHUNK), GFP_KERNEL_ACCOUNT)?;
+    let mut left = count;
+    while left != 0 {
+        work.look()?;
+        let len = left.min(CHUNK);
+        let mut chunk = Chunk::with_capacity(len, GFP_KERNEL_ACCOUNT)?;
+        for _ in 0..len {
+            chunk.push(Slot::free(), GFP_KERNEL_ACCOUNT)?;
+        }
+        slots.push(chunk, GFP_KERNEL_ACCOUNT)?;
+        left -= len;
+    }
+    Ok(slots)
+}
+
 /// The queue behind a fault fd.
 #[pin_data]
 pub(crate) struct FaultQueue {
@@ -64,6 +89,9 @@ pub(crate) struct FaultQueue {
     container: u64,
     dma: bool,
     counters: Arc<Counters>,
+    /// Itself, and its records: until the last close.
+    #[pin]
+    shares: Mutex<Option<(Share, Share)>>,
     /// A leaf: taken in the page request thread.
     #[pin]
     state: SpinLock<State<Slots>>,
@@ -76,21 +104,28 @@ impl FaultQueue {
     /// device that many page requests in flight at most (`PRQ_DEPTH` of intel/iommu.h).
     pub(crate) const DEPTH_PER_DEVICE: u32 = 2048;
 
-    /// A queue of container number `container` for `depth` records, whose groups are answered
-    /// INVALID after `deadline_ms` milliseconds, if there is a deadline; with `dma` for the DMA
-    /// faults of the container too.
+    /// A queue of container number `container` of `owner` for `depth` records, whose groups are
+    /// answered INVALID after `deadline_ms` milliseconds, if there is a deadline; with `dma` for the
+    /// DMA faults of the container too.
+    ///
+    /// # Errors
+    ///
+    /// - [`EDQUOT`] if the owner, or all users together, have too many queues or records.
+    /// - [`ENOMEM`]; [`EINTR`] if a fatal signal came.
     pub(crate) fn new(
         container: u64,
+        owner: &Owner,
         counters: Arc<Counters>,
         depth: u32,
         deadline_ms: Option<u32>,
         dma: bool,
     ) -> Result<Arc<Self>> {
         let deadline = deadline_ms.map(Deadline::new).transpose()?;
-        let mut slots = Slots::with_capacity(depth as usize, GFP_KERNEL_ACCOUNT)?;
-        for _ in 0..depth {
-            slots.push(Slot::free(), GFP_KERNEL_ACCOUNT)?;
-        }
+        let shares = (
+            owner.take(Kind::Queues, 1)?,
+            owner.take(Kind::Records, depth)?,
+        );
+        let slots = free_slots(depth as usize, &mut Work::of_call())?;
         let state = State::new(slots).ok_or(EINVAL)?;
         Arc::pin_init(
             pin_init!(Self {
@@ -98,6 +133,7 @@ impl FaultQueue {
                 container,
                 dma,
                 counters,
+                shares <- new_mutex!(Some(shares), "FaultQueue::shares"),
                 state <- new_spinlock!(state, "FaultQueue::state"),
                 changed <- new_poll_condvar!("FaultQueue::changed"),
             }),
@@ -198,7 +234,8 @@ impl FaultQueue {
 
     /// The deadline's timer: answers what is late, and comes again for what is left.
     pub(crate) fn expire(&self) {
-        loop {
+        let mut work = Work::to_the_end();
+        while work.step().is_ok() {
             let source = self
                 .state
                 .lock()
@@ -225,9 +262,10 @@ impl FaultQueue {
 
     /// Copies whole groups to the user's `len` bytes at `buf`.
     pub(crate) fn read(&self, buf: Pointer, len: usize, nonblocking: bool) -> Result<usize> {
+        let mut work = Work::of_call();
         let mut done = 0;
         loop {
-            while let Some(bytes) = match self.read_one(buf, done, len) {
+            while let Some(bytes) = match work.step().and_then(|()| self.read_one(buf, done, len)) {
                 Ok(read) => read,
                 Err(_) if done != 0 => return Ok(done),
                 Err(error) => return Err(error),
@@ -329,10 +367,12 @@ impl FaultQueue {
         if len == 0 || len % RESPONSE != 0 {
             return Err(EINVAL);
         }
+        let mut work = Work::of_call();
         let mut done = 0;
         while done < len {
-            let answered = buf
-                .offset(done)
+            let answered = work
+                .step()
+                .and_then(|()| buf.offset(done))
                 .and_then(|at| at.read())
                 .and_then(|response| self.answer(response));
             match answered {
@@ -396,7 +436,8 @@ pub(crate) fn close(queue: Arc<FaultQueue>) {
     if let Some(deadline) = queue.deadline() {
         deadline.cancel();
     }
-    loop {
+    let mut work = Work::to_the_end();
+    while work.step().is_ok() {
         let source = queue
             .state
             .lock()
@@ -408,4 +449,9 @@ pub(crate) fn close(queue: Arc<FaultQueue>) {
         }
     }
     crate::container::forget_queue(&queue);
+    // Bindings may keep the queue for as long as they last; what it took goes now.
+    let slots = queue.state.lock().take_slots();
+    drop(slots);
+    let shares = queue.shares.lock().take();
+    drop(shares);
 }

@@ -84,6 +84,9 @@ impl Links {
 /// Most notes that wait in a queue.
 const MAX_NOTES: u32 = 64;
 
+/// Slots that stand in one piece of memory.
+pub(crate) const CHUNK: usize = 64;
+
 /// Most slots of a queue.
 pub(crate) const MAX_SLOTS: usize = 1 << SLOT_BITS;
 
@@ -204,6 +207,8 @@ pub(crate) enum Cookie {
 ///   and `Note`), or none (all others).
 /// - The slots with a group are on `oldest` and on their owner's chain, in the order in which
 ///   they came.
+/// - Each chunk of `slots` but the last has [`CHUNK`]; there are `depth` in all, or none after
+///   [`State::take_slots`].
 /// - `delivering` is the number of deliveries that were begun and not ended.
 /// - `notes` is the number of slots in phases `Note` and `Noting`.
 /// - `waiting` is the sum of `weight` over all slots that are not free, at most
@@ -224,20 +229,25 @@ pub(crate) struct State<S> {
     ended: bool,
 }
 
-impl<S, G, R> State<S>
+impl<S, C, G, R> State<S>
 where
-    S: DerefMut<Target = [Slot<G, R>]>,
+    S: DerefMut<Target = [C]>,
+    C: DerefMut<Target = [Slot<G, R>]> + 'static,
     G: Chained + 'static,
     R: 'static,
 {
-    /// A queue whose groups together have at most one record for each of `slots`,
-    /// which must be free. `None` if there are none or more than [`MAX_SLOTS`].
+    /// A queue whose groups together have at most one record for each slot in `slots`, which must
+    /// be free, [`CHUNK`] in each chunk but the last. `None` if there are none, or more than
+    /// [`MAX_SLOTS`], or chunks of another size.
     pub(crate) fn new(mut slots: S) -> Option<Self> {
-        let depth = slots.len();
-        if depth == 0 || depth > MAX_SLOTS {
+        let (last, full) = slots.split_last()?;
+        let depth = full.len() * CHUNK + last.len();
+        let fits = (1..=CHUNK).contains(&last.len()) && full.iter().all(|one| one.len() == CHUNK);
+        if !fits || depth > MAX_SLOTS {
             return None;
         }
-        for (index, slot) in slots.iter_mut().enumerate() {
+        let all = slots.iter_mut().flat_map(|chunk| chunk.iter_mut());
+        for (index, slot) in all.enumerate() {
             slot.ready.next = if index + 1 < depth {
                 index as u32 + 1
             } else {
@@ -257,6 +267,15 @@ where
             closed: false,
             ended: false,
         })
+    }
+
+    fn slot(&self, index: u32) -> Option<&Slot<G, R>> {
+        let index = index as usize;
+        self.slots.get(index / CHUNK)?.get(index % CHUNK)
+    }
+
+    fn slot_mut(&mut self, index: u32) -> Option<&mut Slot<G, R>> {
+        slot_mut(&mut self.slots, index)
     }
 
     /// Whether a read would not block. What another reader copies just now may come back, so
@@ -283,6 +302,20 @@ where
     /// The last reader is gone: from now on every group is refused.
     pub(crate) fn close(&mut self) {
         self.closed = true;
+    }
+
+    /// Takes the slots out of a queue that is closed and has answered every group: nobody reads
+    /// what is in them.
+    pub(crate) fn take_slots(&mut self) -> S
+    where
+        S: Default,
+    {
+        self.free = NIL;
+        self.ready = Ends::EMPTY;
+        self.oldest = Ends::EMPTY;
+        self.waiting = 0;
+        self.notes = 0;
+        core::mem::take(&mut self.slots)
     }
 
     /// Whether the last reader is gone.
@@ -312,11 +345,7 @@ where
         }
         let index = self.free;
         let room = self.depth - self.waiting;
-        let Some(slot) = self
-            .slots
-            .get_mut(index as usize)
-            .filter(|_| weight <= room)
-        else {
+        let Some(slot) = slot_mut(&mut self.slots, index).filter(|_| weight <= room) else {
             self.lost = self.lost.saturating_add(u64::from(weight));
             return Err((Refused::Full, group, records));
         };
@@ -332,7 +361,7 @@ where
         self.oldest = self.append(List::Waiting, self.oldest, index);
         let chain = self.append(List::Chain, group.chain(), index);
         group.set_chain(chain);
-        if let Some(slot) = self.slots.get_mut(index as usize) {
+        if let Some(slot) = self.slot_mut(index) {
             slot.group = Some(group);
         }
         Ok(())
@@ -348,7 +377,7 @@ where
             return self.lose(1);
         }
         let index = self.free;
-        let Some(slot) = self.slots.get_mut(index as usize) else {
+        let Some(slot) = slot_mut(&mut self.slots, index) else {
             return self.lose(1);
         };
         self.free = slot.ready.next;
@@ -382,7 +411,7 @@ where
             return Ok(Some(Next::Overflow(core::mem::take(&mut self.lost))));
         }
         let index = self.ready.head;
-        let Some(slot) = self.slots.get_mut(index as usize) else {
+        let Some(slot) = self.slot_mut(index) else {
             return Ok(None);
         };
         if !fits(slot.records.as_ref()) {
@@ -399,7 +428,7 @@ where
                 records,
             }),
             (Phase::Note, Some(records)) => {
-                if let Some(slot) = self.slots.get_mut(index as usize) {
+                if let Some(slot) = self.slot_mut(index) {
                     slot.phase = Phase::Noting;
                 }
                 Some(Next::Note {
@@ -408,7 +437,7 @@ where
                 })
             }
             _ => {
-                let Some(slot) = self.slots.get_mut(index as usize) else {
+                let Some(slot) = self.slot_mut(index) else {
                     return Ok(None);
                 };
                 slot.phase = Phase::Announcing;
@@ -490,7 +519,7 @@ where
     /// What `name` names.
     pub(crate) fn look_up(&self, name: u64) -> Cookie {
         let generation = name >> SLOT_BITS;
-        let Some(slot) = self.slots.get(slot_of(name) as usize) else {
+        let Some(slot) = self.slot(slot_of(name)) else {
             return Cookie::Unknown;
         };
         if generation == 0 || generation > slot.generation {
@@ -509,7 +538,7 @@ where
     /// The group of `name`, if it is pending.
     pub(crate) fn pending(&self, name: u64) -> Option<&G> {
         match self.look_up(name) {
-            Cookie::Pending => self.slots.get(slot_of(name) as usize)?.group.as_ref(),
+            Cookie::Pending => self.slot(slot_of(name))?.group.as_ref(),
             _ => None,
         }
     }
@@ -523,7 +552,7 @@ where
         let (group, phase) = self.take_group(index)?;
         if phase == Phase::Read {
             self.release(index);
-        } else if let Some(slot) = self.slots.get_mut(index as usize) {
+        } else if let Some(slot) = self.slot_mut(index) {
             slot.phase = Phase::Answered;
         }
         Some(group)
@@ -541,7 +570,7 @@ where
         let index = chain.head;
         self.group(index).filter(|group| wanted(group))?;
         let (group, phase) = self.take_group(index)?;
-        if let Some(slot) = self.slots.get_mut(index as usize) {
+        if let Some(slot) = self.slot_mut(index) {
             slot.expired = expired;
         }
         match phase {
@@ -551,7 +580,7 @@ where
             }
             Phase::Read if self.closed => self.release(index),
             Phase::Read => {
-                if let Some(slot) = self.slots.get_mut(index as usize) {
+                if let Some(slot) = self.slot_mut(index) {
                     slot.phase = Phase::Cancelled;
                 }
                 self.ready = self.append(List::Ready, self.ready, index);
@@ -568,12 +597,12 @@ where
     }
 
     fn group(&self, index: u32) -> Option<&G> {
-        self.slots.get(index as usize)?.group.as_ref()
+        self.slot(index)?.group.as_ref()
     }
 
     /// Takes the group of a slot out, and says where it stood.
     fn take_group(&mut self, index: u32) -> Option<(G, Phase)> {
-        let slot = self.slots.get_mut(index as usize)?;
+        let slot = self.slot_mut(index)?;
         let (group, phase) = (slot.group.take()?, slot.phase);
         self.oldest = self.unlink(List::Waiting, self.oldest, index);
         let chain = self.unlink(List::Chain, group.chain(), index);
@@ -584,7 +613,7 @@ where
     /// The slot that `name` stands in, if it is the latest there.
     fn current(&mut self, name: u64) -> Option<(u32, &mut Slot<G, R>)> {
         let index = slot_of(name);
-        let slot = self.slots.get_mut(index as usize)?;
+        let slot = self.slot_mut(index)?;
         (slot.generation == name >> SLOT_BITS).then_some((index, slot))
     }
 
@@ -606,7 +635,7 @@ where
 
     /// Takes a slot from a list; the list's ends after that.
     fn unlink(&mut self, list: List, mut ends: Ends, index: u32) -> Ends {
-        if let Some(slot) = self.slots.get_mut(index as usize) {
+        if let Some(slot) = self.slot_mut(index) {
             let Links { prev, next } = *slot.links(list);
             self.link(list, &mut ends, prev, next);
         }
@@ -615,18 +644,18 @@ where
 
     /// Makes `right` follow `left` in a list; [`NIL`] is its end.
     fn link(&mut self, list: List, ends: &mut Ends, left: u32, right: u32) {
-        match self.slots.get_mut(left as usize) {
+        match self.slot_mut(left) {
             Some(slot) => slot.links(list).next = right,
             None => ends.head = right,
         }
-        match self.slots.get_mut(right as usize) {
+        match self.slot_mut(right) {
             Some(slot) => slot.links(list).prev = left,
             None => ends.tail = left,
         }
     }
 
     fn release(&mut self, index: u32) {
-        let Some(slot) = self.slots.get_mut(index as usize) else {
+        let Some(slot) = slot_mut(&mut self.slots, index) else {
             return;
         };
         self.waiting -= slot.weight;
@@ -636,6 +665,17 @@ where
         slot.ready.next = self.free;
         self.free = index;
     }
+}
+
+/// Slot number `index`.
+fn slot_mut<C, G, R>(slots: &mut [C], index: u32) -> Option<&mut Slot<G, R>>
+where
+    C: DerefMut<Target = [Slot<G, R>]>,
+    G: 'static,
+    R: 'static,
+{
+    let index = index as usize;
+    slots.get_mut(index / CHUNK)?.get_mut(index % CHUNK)
 }
 
 fn cookie(generation: u64, index: u32) -> u64 {

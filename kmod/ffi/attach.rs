@@ -42,31 +42,6 @@ impl Translation {
     }
 }
 
-/// Held while the driver may wait for the page request thread: of two who wait for one IOMMU unit
-/// at a time, one may wait for ever (shim.c).
-///
-/// # Invariants
-///
-/// The lock is held for this value.
-struct Draining(());
-
-impl Draining {
-    /// Sleeps.
-    fn begin() -> Self {
-        // SAFETY: No requirements; it is given back when the value is dropped.
-        unsafe { shim::ioasid_drain_lock() };
-        // INVARIANT: Taken just now.
-        Self(())
-    }
-}
-
-impl Drop for Draining {
-    fn drop(&mut self) {
-        // SAFETY: Held by the invariant.
-        unsafe { shim::ioasid_drain_unlock() };
-    }
-}
-
 /// What the IOMMU core keeps where a domain is attached, and page requests are found by.
 #[repr(C)]
 pub(super) struct Handle {
@@ -133,7 +108,7 @@ impl Detached {
     ) -> Result<Attachment, (Error, Self)> {
         let domain = self.translation.as_ptr();
         let handle = self.handle.raw.get();
-        let _draining = Draining::begin();
+        let _draining = device.unit().drain();
         let result = match site {
             Site::Rid => {
                 // SAFETY: Domain and group are live; the handle is pinned and outlives the
@@ -175,7 +150,10 @@ impl Detached {
         device: &Device,
         group: Group,
     ) -> Result<Attachment, (Error, bool)> {
-        let _draining = Draining::begin();
+        let _draining = device
+            .unit()
+            .drain_unless_killed()
+            .map_err(|error| (error, true))?;
         // SAFETY: Domain and group are live; the handle is pinned and outlives the attachment.
         let result = to_result(unsafe {
             shim::ioasid_replace_rid(
@@ -257,7 +235,16 @@ impl Attachment {
         pasid: u32,
         new: Detached,
     ) -> Result<(Self, Option<Detached>), ReplaceFailed> {
-        let draining = Draining::begin();
+        let device = self.device.clone();
+        let draining = match device.unit().drain_unless_killed() {
+            Ok(draining) => draining,
+            Err(error) => {
+                return Err(ReplaceFailed {
+                    error,
+                    old: Some(self),
+                })
+            }
+        };
         // SAFETY: Domain and device are live; the handle is pinned and outlives the attachment.
         let result = to_result(unsafe {
             shim::ioasid_replace_pasid(
@@ -313,7 +300,7 @@ impl Attachment {
             return;
         };
         let domain = attached.translation.as_ptr();
-        let draining = Draining::begin();
+        let draining = self.device.unit().drain();
         match self.site {
             // SAFETY: Attached there by the invariant. The driver waits for the page request
             // thread, which takes none of the locks that are held here.

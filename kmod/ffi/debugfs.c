@@ -27,7 +27,7 @@ struct reader {
 	char line[LINE_MAX_BYTES];
 };
 
-/* In the order of Kind in debugfs.rs. */
+/* In the order of File in debugfs.rs. */
 static const char * const names[] = {
 	"module", "containers", "devices", "pasids", "bindings", "queues",
 };

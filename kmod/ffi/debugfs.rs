@@ -12,7 +12,7 @@ pub(crate) use shim::Cursor;
 /// Which file. The discriminants are the indices of `names` of debugfs.c.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub(crate) enum Kind {
+pub(crate) enum File {
     /// The module: what all containers hold together, and its limits.
     Module = 0,
     /// A line a container.
@@ -27,9 +27,9 @@ pub(crate) enum Kind {
     Queues = 5,
 }
 
-impl Kind {
-    fn from_raw(kind: u32) -> Option<Self> {
-        Some(match kind {
+impl File {
+    fn from_raw(file: u32) -> Option<Self> {
+        Some(match file {
             0 => Self::Module,
             1 => Self::Containers,
             2 => Self::Devices,
@@ -71,8 +71,8 @@ impl Write for Line<'_> {
 
 /// Writes the line at the cursor and moves it on; gives its length, zero at the end.
 #[no_mangle]
-extern "C" fn ioasid_debugfs_line(kind: u32, at: *mut Cursor, line: *mut u8, room: usize) -> usize {
-    let Some(kind) = Kind::from_raw(kind) else {
+extern "C" fn ioasid_debugfs_line(file: u32, at: *mut Cursor, line: *mut u8, room: usize) -> usize {
+    let Some(file) = File::from_raw(file) else {
         return 0;
     };
     // SAFETY: debugfs.c passes its reader's cursor and holds the reader's mutex.
@@ -80,7 +80,7 @@ extern "C" fn ioasid_debugfs_line(kind: u32, at: *mut Cursor, line: *mut u8, roo
     // SAFETY: As above: `room` initialised bytes, which are the reader's alone.
     let buf = unsafe { core::slice::from_raw_parts_mut(line, room) };
     let mut line = Line { buf, len: 0 };
-    match inspect::line(kind, at, &mut line) {
+    match inspect::line(file, at, &mut line) {
         Some(Ok(())) => line.len,
         // A line that does not fit ends the file; the test of the longest one would see it.
         Some(Err(fmt::Error)) | None => 0,

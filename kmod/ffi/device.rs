@@ -5,10 +5,12 @@
 //! [`include/linux/iommu.h`](srctree/include/linux/iommu.h)
 
 use super::shim;
+use super::unit::Unit;
 use kernel::bindings;
 use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
+use kernel::sync::Arc;
 
 /// `IOMMU_HW_INFO_TYPE_INTEL_VTD` of linux/iommufd.h.
 const HW_INFO_TYPE_INTEL_VTD: u32 = 1;
@@ -29,6 +31,7 @@ pub(crate) struct Bdf {
 pub(crate) struct Device {
     device: ARef<kernel::device::Device>,
     facts: shim::DeviceFacts,
+    unit: Arc<Unit>,
 }
 
 impl Device {
@@ -37,11 +40,23 @@ impl Device {
         // SAFETY: `device` holds a reference, and a device in a group that vfio core owns keeps
         // its dev_iommu; `facts` is writable.
         to_result(unsafe { shim::ioasid_device_facts(raw(&device), &mut facts) })?;
-        Ok(Self { device, facts })
+        // SAFETY: As above; it has an IOMMU unit, for its facts were asked of that.
+        let unit = unsafe { Unit::of(raw(&device)) }?;
+        let unit = Arc::new(unit, GFP_KERNEL_ACCOUNT)?;
+        Ok(Self {
+            device,
+            facts,
+            unit,
+        })
     }
 
     pub(super) fn as_ptr(&self) -> *mut bindings::device {
         raw(&self.device)
+    }
+
+    /// The IOMMU unit that it is behind.
+    pub(super) fn unit(&self) -> &Unit {
+        &self.unit
     }
 
     /// Its address; `None` if it is no PCI function.

@@ -25,6 +25,18 @@ pub(crate) enum Limit {
     /// Bindings and address spaces of all containers. Each may take a domain id, of which an
     /// IOMMU unit has 65,536 (VT-d 4.1, 11.4.2, ND); what is above this limit is the host's.
     TotalDomains = 7,
+    /// Fault queues of all containers, those among them whose fd outlives its container.
+    TotalQueues = 8,
+    /// Records that all fault queues have room for, of 256 bytes each.
+    TotalRecords = 9,
+    /// PASIDs of a user.
+    UserPasids = 10,
+    /// Bindings and address spaces of a user.
+    UserDomains = 11,
+    /// Fault queues of a user.
+    UserQueues = 12,
+    /// Records that the fault queues of a user have room for.
+    UserRecords = 13,
 }
 
 impl Limit {

@@ -3,13 +3,14 @@
 //!
 //! C headers: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
+use super::account::User;
 use super::paging::{Access, PagingDomain};
 use super::shim;
 use crate::ioas::iova::{large_pages, IovaRange, LargePages};
 use crate::ioas::ranges::Ranged;
 use kernel::bindings;
 use kernel::error::to_result;
-use kernel::ffi::c_ulong;
+use kernel::ffi::{c_long, c_ulong};
 use kernel::mm::Mm;
 use kernel::page::PAGE_SHIFT;
 use kernel::prelude::*;
@@ -23,35 +24,64 @@ const BATCH: u64 = 4096;
 const FOLL_WRITE: u32 = 1 << 0;
 const FOLL_LONGTERM: u32 = 1 << 8;
 
-/// Pages charged to an mm's locked memory (RLIMIT_MEMLOCK).
+/// Whose locked memory (RLIMIT_MEMLOCK) pinned memory counts towards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Payer {
+    /// The user of the calling process, as iommufd has it: the limit holds over all processes of
+    /// the user, and a process that ends leaves nothing uncounted. Nobody, with CAP_IPC_LOCK.
+    User,
+    /// The calling process, as type1 has it.
+    Process,
+}
+
+/// Pages charged to a user, or to an mm's locked memory.
 ///
 /// # Invariants
 ///
-/// `pages` are charged to `mm`.
+/// `pages` are charged to `user` if there is one, else to `mm` if `process`; and pinned by `mm` if
+/// not `process`.
 struct Charge {
     mm: ARef<Mm>,
+    user: Option<User>,
+    process: bool,
     pages: u64,
 }
 
 impl Charge {
-    /// A charge of nothing to the current process.
-    fn none() -> Result<Self> {
+    /// A charge of nothing.
+    fn none(payer: Payer) -> Result<Self> {
         let task = kernel::current!();
         let mm: ARef<Mm> = ARef::from(&**task.mm().ok_or(ESRCH)?);
+        let process = payer == Payer::Process;
+        // SAFETY: No requirements.
+        let free = process || unsafe { shim::ioasid_may_lock_pages() };
         // INVARIANT: Nothing is charged.
-        Ok(Self { mm, pages: 0 })
+        Ok(Self {
+            mm,
+            user: if free { None } else { Some(User::current()?) },
+            process,
+            pages: 0,
+        })
     }
 
     /// Charges more.
     ///
     /// # Errors
     ///
-    /// [`ENOMEM`] if it would pass RLIMIT_MEMLOCK and has no CAP_IPC_LOCK.
+    /// [`ENOMEM`] if it would pass RLIMIT_MEMLOCK and has no CAP_IPC_LOCK; [`EINTR`] if a fatal
+    /// signal came.
     fn add(&mut self, pages: u64) -> Result {
-        // SAFETY: `mm` is live by its reference. Sleeps; takes its mmap_lock.
-        to_result(unsafe {
-            bindings::account_locked_vm(self.mm.as_raw(), pages as c_ulong, true)
-        })?;
+        if self.process {
+            // SAFETY: `mm` is live by its reference, and the current process's. Sleeps; takes its
+            // mmap_lock.
+            to_result(unsafe { shim::ioasid_mm_lock_pages(self.mm.as_raw(), pages as c_ulong) })?;
+        } else {
+            if let Some(user) = &self.user {
+                user.lock_pages(pages)?;
+            }
+            // SAFETY: `mm` is live by its reference.
+            unsafe { shim::ioasid_count_pinned(self.mm.as_raw(), pages as c_long) };
+        }
         // INVARIANT: Charged just now.
         self.pages += pages;
         Ok(())
@@ -65,8 +95,16 @@ impl Charge {
         }
         // INVARIANT: Given back just below.
         self.pages -= pages;
-        // SAFETY: `mm` is live by its reference and was charged that much by the invariant.
-        unsafe { bindings::account_locked_vm(self.mm.as_raw(), pages as c_ulong, false) };
+        if self.process {
+            // SAFETY: `mm` is live by its reference and was charged that much by the invariant.
+            unsafe { bindings::account_locked_vm(self.mm.as_raw(), pages as c_ulong, false) };
+            return;
+        }
+        if let Some(user) = &self.user {
+            user.unlock_pages(pages);
+        }
+        // SAFETY: As above.
+        unsafe { shim::ioasid_count_pinned(self.mm.as_raw(), -(pages as c_long)) };
     }
 }
 
@@ -119,13 +157,13 @@ unsafe impl Sync for Pinned {}
 
 impl Pinned {
     /// Pins `pages` pages of the current process's memory at `vaddr`.
-    fn new(vaddr: usize, pages: u64, access: Access) -> Result<Self> {
+    fn new(vaddr: usize, pages: u64, access: Access, payer: Payer) -> Result<Self> {
         // INVARIANT: No runs yet.
         let mut pinned = Self {
             runs: KVVec::new(),
             pages: 0,
             written: access.write,
-            charge: Charge::none()?,
+            charge: Charge::none(payer)?,
         };
         let room = usize::try_from(pages.min(BATCH))?;
         let mut batch = KVVec::from_elem(core::ptr::null_mut(), room, GFP_KERNEL_ACCOUNT)?;
@@ -239,7 +277,8 @@ impl MappedMemory {
     /// Pins the current process's memory at `vaddr` and maps it at `range` in `domains`, all or
     /// nothing. What is a device's (VM_PFNMAP, as vfio's BARs) is neither pinned nor charged.
     ///
-    /// `range` and `vaddr` are aligned to pages. Sleeps; takes the mm's mmap_lock.
+    /// `payer` is charged. `range` and `vaddr` are aligned to pages. Sleeps; takes the mm's
+    /// mmap_lock.
     ///
     /// # Errors
     ///
@@ -251,6 +290,7 @@ impl MappedMemory {
         range: IovaRange,
         vaddr: usize,
         access: Access,
+        payer: Payer,
     ) -> Result<Self> {
         let pages = range.size().ok_or(EINVAL)? >> PAGE_SHIFT;
         // INVARIANT: Mapped nowhere yet.
@@ -259,7 +299,10 @@ impl MappedMemory {
             range,
             access,
             large: LargePages::default(),
-            pinned: Arc::new(Pinned::new(vaddr, pages, access)?, GFP_KERNEL_ACCOUNT)?,
+            pinned: Arc::new(
+                Pinned::new(vaddr, pages, access, payer)?,
+                GFP_KERNEL_ACCOUNT,
+            )?,
         };
         for domain in domains {
             memory.map_into(domain.clone())?;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Everything unsafe: one file per C concept, each a safe type over it.
 
+pub(crate) mod account;
 pub(crate) mod alias;
 pub(crate) mod attach;
 pub(crate) mod compat;
@@ -20,5 +21,7 @@ pub(crate) mod paging;
 mod shim;
 pub(crate) mod trace;
 pub(crate) mod uapi;
+mod unit;
 pub(crate) mod user;
 pub(crate) mod vfio;
+pub(crate) mod work;

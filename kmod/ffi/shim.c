@@ -4,6 +4,8 @@
  * take itself; decisions are made in Rust.
  */
 #include <linux/anon_inodes.h>
+#include <linux/capability.h>
+#include <linux/cred.h>
 #include <linux/fs.h>
 #include <linux/iommu.h>
 #include <linux/mm.h>
@@ -12,6 +14,7 @@
 #include <linux/pci.h>
 #include <linux/pci-ats.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/user.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/vfio.h>
@@ -57,6 +60,12 @@ static unsigned int limits[IOASID_LIMITS] = {
 	[IOASID_MAX_MAPPINGS]		= U16_MAX,
 	[IOASID_TOTAL_PASIDS]		= 1 << 24,
 	[IOASID_TOTAL_DOMAINS]		= 57344,
+	[IOASID_TOTAL_QUEUES]		= 8192,
+	[IOASID_TOTAL_RECORDS]		= 1 << 20,
+	[IOASID_USER_PASIDS]		= 1 << 23,
+	[IOASID_USER_DOMAINS]		= 28672,
+	[IOASID_USER_QUEUES]		= 4096,
+	[IOASID_USER_RECORDS]		= 1 << 19,
 };
 
 module_param_named(max_pasids, limits[IOASID_MAX_PASIDS], uint, 0644);
@@ -79,6 +88,21 @@ MODULE_PARM_DESC(total_pasids, "Most PASIDs of all containers");
 module_param_named(total_domains, limits[IOASID_TOTAL_DOMAINS], uint, 0644);
 MODULE_PARM_DESC(total_domains,
 		 "Most bindings and address spaces of all containers");
+module_param_named(total_fault_queues, limits[IOASID_TOTAL_QUEUES], uint, 0644);
+MODULE_PARM_DESC(total_fault_queues, "Most fault queues of all containers");
+module_param_named(total_fault_records, limits[IOASID_TOTAL_RECORDS], uint,
+		   0644);
+MODULE_PARM_DESC(total_fault_records,
+		 "Most records that all fault queues have room for");
+module_param_named(user_pasids, limits[IOASID_USER_PASIDS], uint, 0644);
+MODULE_PARM_DESC(user_pasids, "Most PASIDs of a user");
+module_param_named(user_domains, limits[IOASID_USER_DOMAINS], uint, 0644);
+MODULE_PARM_DESC(user_domains, "Most bindings and address spaces of a user");
+module_param_named(user_fault_queues, limits[IOASID_USER_QUEUES], uint, 0644);
+MODULE_PARM_DESC(user_fault_queues, "Most fault queues of a user");
+module_param_named(user_fault_records, limits[IOASID_USER_RECORDS], uint, 0644);
+MODULE_PARM_DESC(user_fault_records,
+		 "Most records that the fault queues of a user have room for");
 
 /* Calls of containers of type1_compat: only these tell which backend runs. */
 static atomic_long_t type1_calls;
@@ -266,7 +290,8 @@ long ioasid_device_frames(unsigned long vaddr, unsigned long count, bool write,
 	bool faulted = false, unlocked;
 	long ret = -EFAULT;
 
-	mmap_read_lock(mm);
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
 	for (;;) {
 		args.vma = vma_lookup(mm, vaddr);
 		if (!args.vma || !(args.vma->vm_flags & VM_PFNMAP))
@@ -322,6 +347,54 @@ bool ioasid_yield_unless_killed(void)
 {
 	cond_resched();
 	return !fatal_signal_pending(current);
+}
+
+/* With a reference, which free_uid() gives back. */
+struct user_struct *ioasid_current_user(void)
+{
+	return get_uid(current_user());
+}
+
+/* As iommufd charges a user: the limit is the process's. */
+int ioasid_lock_pages(struct user_struct *user, unsigned long pages)
+{
+	unsigned long limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
+	unsigned long now = atomic_long_read(&user->locked_vm), sum;
+
+	do {
+		if (check_add_overflow(now, pages, &sum) || sum > limit)
+			return -ENOMEM;
+	} while (!atomic_long_try_cmpxchg(&user->locked_vm, &now, sum));
+	return 0;
+}
+
+void ioasid_unlock_pages(struct user_struct *user, unsigned long pages)
+{
+	atomic_long_sub(pages, &user->locked_vm);
+}
+
+bool ioasid_may_lock_pages(void)
+{
+	return capable(CAP_IPC_LOCK);
+}
+
+/* VmPin of /proc/PID/status. */
+void ioasid_count_pinned(struct mm_struct *mm, long pages)
+{
+	atomic64_add(pages, &mm->pinned_vm);
+}
+
+/* As type1 charges a process, which account_locked_vm() gives back. */
+int ioasid_mm_lock_pages(struct mm_struct *mm, unsigned long pages)
+{
+	int ret = mmap_write_lock_killable(mm);
+
+	if (ret)
+		return ret;
+	ret = __account_locked_vm(mm, pages, true, current,
+				  capable(CAP_IPC_LOCK));
+	mmap_write_unlock(mm);
+	return ret;
 }
 
 struct iommu_domain *ioasid_alloc_nested(struct device *dev,
@@ -398,24 +471,6 @@ int ioasid_cache_invalidate(struct iommu_domain *nested, u32 data_type,
 	ret = nested->ops->cache_invalidate_user(nested, &array);
 	*num = array.entry_num;
 	return ret;
-}
-
-/*
- * An IOMMU unit has one completion for all who wait until its page requests have
- * been handled (intel_iommu_drain_pasid_prq), and each of them arms it anew: of
- * two at a time, one may wait until the unit's next page request. So everything
- * of ours that may come to wait does so one by one.
- */
-static DEFINE_MUTEX(drain);
-
-void ioasid_drain_lock(void)
-{
-	mutex_lock(&drain);
-}
-
-void ioasid_drain_unlock(void)
-{
-	mutex_unlock(&drain);
 }
 
 /*

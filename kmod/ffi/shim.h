@@ -17,10 +17,13 @@ struct iommu_attach_handle;
 struct iommu_domain;
 struct iommu_group;
 struct ioasid_timer;
+struct ioasid_unit;
 struct iopf_group;
 struct iova_bitmap;
+struct mm_struct;
 struct page;
 struct poll_table_struct;
+struct user_struct;
 
 /* What the module asks of a device. */
 struct ioasid_device_facts {
@@ -107,6 +110,12 @@ enum ioasid_limit {
 	IOASID_MAX_MAPPINGS,
 	IOASID_TOTAL_PASIDS,
 	IOASID_TOTAL_DOMAINS,
+	IOASID_TOTAL_QUEUES,
+	IOASID_TOTAL_RECORDS,
+	IOASID_USER_PASIDS,
+	IOASID_USER_DOMAINS,
+	IOASID_USER_QUEUES,
+	IOASID_USER_RECORDS,
 	IOASID_LIMITS
 };
 
@@ -167,6 +176,14 @@ void ioasid_count_type1_call(void);
 bool ioasid_type1_compat(void);
 bool ioasid_is_users(unsigned long address, size_t len);
 bool ioasid_yield_unless_killed(void);
+
+struct user_struct *ioasid_current_user(void);
+int ioasid_lock_pages(struct user_struct *user, unsigned long pages);
+void ioasid_unlock_pages(struct user_struct *user, unsigned long pages);
+bool ioasid_may_lock_pages(void);
+void ioasid_count_pinned(struct mm_struct *mm, long pages);
+int ioasid_mm_lock_pages(struct mm_struct *mm, unsigned long pages);
+
 struct iommu_domain *ioasid_alloc_nested(struct device *dev,
 					 struct iommu_domain *parent,
 					 bool page_requests, u32 data_type,
@@ -181,8 +198,11 @@ int ioasid_replace_pasid(struct iommu_domain *domain, struct device *dev,
 			 u32 pasid, struct iommu_attach_handle *handle);
 int ioasid_cache_invalidate(struct iommu_domain *nested, u32 data_type,
 			    void __user *entries, size_t entry_len, u32 *num);
-void ioasid_drain_lock(void);
-void ioasid_drain_unlock(void);
+struct ioasid_unit *ioasid_unit_get(struct device *dev);
+void ioasid_unit_put(struct ioasid_unit *unit);
+int ioasid_unit_lock_killable(struct ioasid_unit *unit);
+void ioasid_unit_lock(struct ioasid_unit *unit);
+void ioasid_unit_unlock(struct ioasid_unit *unit);
 void ioasid_quiesce_page_requests(struct device *dev);
 size_t ioasid_iopf_read(struct iopf_group *group,
 			struct ioasid_page_request *out, size_t max);

@@ -72,6 +72,12 @@ pub(super) struct IovaBitmap {
     _opaque: [u8; 0],
 }
 
+/// `struct ioasid_unit`, known to C alone.
+#[repr(C)]
+pub(super) struct Unit {
+    _opaque: [u8; 0],
+}
+
 /// `struct ioasid_timer`, known to C alone.
 #[repr(C)]
 pub(super) struct Timer {
@@ -191,6 +197,12 @@ extern "C" {
     pub(super) fn ioasid_type1_compat() -> bool;
     pub(super) fn ioasid_is_users(address: usize, len: usize) -> bool;
     pub(super) fn ioasid_yield_unless_killed() -> bool;
+    pub(super) fn ioasid_current_user() -> *mut bindings::user_struct;
+    pub(super) fn ioasid_lock_pages(user: *mut bindings::user_struct, pages: c_ulong) -> c_int;
+    pub(super) fn ioasid_unlock_pages(user: *mut bindings::user_struct, pages: c_ulong);
+    pub(super) fn ioasid_may_lock_pages() -> bool;
+    pub(super) fn ioasid_count_pinned(mm: *mut bindings::mm_struct, pages: c_long);
+    pub(super) fn ioasid_mm_lock_pages(mm: *mut bindings::mm_struct, pages: c_ulong) -> c_int;
     pub(super) fn ioasid_alloc_nested(
         dev: *mut bindings::device,
         parent: *mut bindings::iommu_domain,
@@ -227,8 +239,11 @@ extern "C" {
         entry_len: usize,
         num: *mut u32,
     ) -> c_int;
-    pub(super) fn ioasid_drain_lock();
-    pub(super) fn ioasid_drain_unlock();
+    pub(super) fn ioasid_unit_get(dev: *mut bindings::device) -> *mut Unit;
+    pub(super) fn ioasid_unit_put(unit: *mut Unit);
+    pub(super) fn ioasid_unit_lock_killable(unit: *mut Unit) -> c_int;
+    pub(super) fn ioasid_unit_lock(unit: *mut Unit);
+    pub(super) fn ioasid_unit_unlock(unit: *mut Unit);
     pub(super) fn ioasid_quiesce_page_requests(dev: *mut bindings::device);
     pub(super) fn ioasid_iopf_read(
         group: *mut bindings::iopf_group,

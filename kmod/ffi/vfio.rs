@@ -7,6 +7,7 @@
 //!
 //! C header: [`drivers/vfio/vfio.h`](srctree/drivers/vfio/vfio.h)
 
+use super::account;
 use super::debugfs;
 use super::group::Group;
 use super::shim;
@@ -42,6 +43,8 @@ impl Registration {
     pub(crate) fn new() -> Result<Self> {
         // SAFETY: The module's init runs once in the life of its statics.
         unsafe { CONTAINERS.init() };
+        // SAFETY: As above.
+        unsafe { account::init() };
         // SAFETY: No requirements; the callbacks of this file are ready.
         to_result(unsafe { shim::ioasid_vfio_register() })?;
         debugfs::create();
@@ -58,6 +61,7 @@ impl Drop for Registration {
         unsafe { shim::ioasid_vfio_unregister() };
         // Statics are not dropped with the module; the table's memory is.
         *CONTAINERS.lock() = KVec::new();
+        account::exit();
     }
 }
 

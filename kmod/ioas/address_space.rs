@@ -5,13 +5,13 @@
 use super::iova::IovaRange;
 use super::ranges::{self, Ranged};
 use super::Ioas;
+use crate::budget::{self, Share};
 use crate::few::Few;
 use crate::ffi::alias::{Alias, Tables};
 use crate::ffi::device::Device;
 use crate::ffi::errno::edquot;
 use crate::ffi::limits::Limit;
 use crate::ffi::paging::PagingDomain;
-use crate::quota::{self, Share};
 use crate::uapi::AsEntry;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
@@ -94,7 +94,7 @@ impl Ioas {
             return Err(edquot());
         }
         let id = spaces.last_id.checked_add(1).ok_or(ENOSPC)?;
-        let share = quota::DOMAINS.take(1)?;
+        let share = self.owner.take(budget::Kind::Domains, 1)?;
         spaces.spaces.push(
             AddressSpace {
                 id,

@@ -6,11 +6,12 @@ pub(crate) mod dirty;
 pub(crate) mod iova;
 pub(crate) mod ranges;
 
+use crate::budget::Owner;
 use crate::ffi::device::{Bdf, Device};
 use crate::ffi::errno::eopnotsupp;
 use crate::ffi::group::Group;
 use crate::ffi::limits::Limit;
-use crate::ffi::memory::MappedMemory;
+use crate::ffi::memory::{MappedMemory, Payer};
 use crate::ffi::paging::PagingDomain;
 use crate::uapi::{Map, Unmap};
 use address_space::AddressSpaces;
@@ -34,6 +35,16 @@ pub(crate) enum Rules {
     Type1v2,
 }
 
+impl Rules {
+    /// Whose locked memory is charged.
+    fn payer(self) -> Payer {
+        match self {
+            Self::Ioasid => Payer::User,
+            Self::Type1 | Self::Type1v2 => Payer::Process,
+        }
+    }
+}
+
 /// A group, its devices, and the domain that they are attached to.
 struct AttachedGroup {
     group: Group,
@@ -51,6 +62,7 @@ struct AttachedGroup {
 /// - `count`, `mapped_pages` and `large` are the number and the sums of `mappings`.
 pub(crate) struct Ioas {
     rules: Rules,
+    owner: Owner,
     groups: KVec<AttachedGroup>,
     domains: KVec<Arc<PagingDomain>>,
     windows: Windows,
@@ -63,10 +75,11 @@ pub(crate) struct Ioas {
 }
 
 impl Ioas {
-    /// An address space with no group and no mapping.
-    pub(crate) fn new(rules: Rules) -> Self {
+    /// An address space of `owner` with no group and no mapping.
+    pub(crate) fn new(rules: Rules, owner: Owner) -> Self {
         Self {
             rules,
+            owner,
             groups: KVec::new(),
             domains: KVec::new(),
             windows: Windows::all(),
@@ -273,7 +286,7 @@ impl Ioas {
 
     /// Unmaps everything and forgets the domains; no group is attached any more.
     pub(crate) fn clear(&mut self) {
-        *self = Self::new(self.rules);
+        *self = Self::new(self.rules, self.owner.clone());
     }
 
     /// Pins user memory and maps it for every device. Sleeps.
@@ -306,7 +319,8 @@ impl Ioas {
             return Err(EINVAL);
         }
         let node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
-        let memory = MappedMemory::new(&self.domains, map.range, map.vaddr, map.access)?;
+        let payer = self.rules.payer();
+        let memory = MappedMemory::new(&self.domains, map.range, map.vaddr, map.access, payer)?;
         self.count += 1;
         self.mapped_pages += pages(&map.range);
         self.large.add(*memory.large());

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 //! One binding: a translation in force at a device's PASID or RID, and its page requests.
 
+use crate::budget::Share;
 use crate::fault::{FaultQueue, Source};
 use crate::ffi::attach::{Attachment, Detached, ReplaceFailed, Site};
 use crate::ffi::device::Device;
 use crate::ffi::group::Group;
 use crate::ffi::nested::NestedDomain;
-use crate::quota::Share;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 

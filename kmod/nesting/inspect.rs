@@ -22,7 +22,7 @@ impl Display for Bdf {
 }
 
 impl Nesting {
-    /// Of [`crate::ffi::debugfs::Kind::Devices`].
+    /// Of [`crate::ffi::debugfs::File::Devices`].
     pub(crate) fn device_line(
         &self,
         id: u64,
@@ -57,7 +57,7 @@ impl Nesting {
         Some(write())
     }
 
-    /// Of [`crate::ffi::debugfs::Kind::Pasids`].
+    /// Of [`crate::ffi::debugfs::File::Pasids`].
     pub(crate) fn pasid_line(
         &self,
         id: u64,
@@ -69,7 +69,7 @@ impl Nesting {
         Some(writeln!(line, "container={id} first={first} last={last}"))
     }
 
-    /// Of [`crate::ffi::debugfs::Kind::Bindings`].
+    /// Of [`crate::ffi::debugfs::File::Bindings`].
     pub(crate) fn binding_line(
         &self,
         id: u64,
@@ -101,7 +101,7 @@ impl Nesting {
         Some(write())
     }
 
-    /// Of [`crate::ffi::debugfs::Kind::Queues`].
+    /// Of [`crate::ffi::debugfs::File::Queues`].
     pub(crate) fn queue_line(
         &self,
         id: u64,

@@ -11,6 +11,7 @@ mod stage1;
 
 pub(crate) use binding::Kind;
 
+use crate::budget::{self, Owner};
 use crate::fault::{Counters, FaultQueue, Source};
 use crate::ffi::attach::{Attachment, Detached, Site, Translation};
 use crate::ffi::device::{Bdf, Device};
@@ -22,7 +23,6 @@ use crate::ffi::paging::PagingDomain;
 use crate::ffi::trace;
 use crate::ffi::uapi;
 use crate::pasid::Pasids;
-use crate::quota;
 use crate::uapi::{Bind, Invalidate, Scope, Target};
 use binding::{Binding, NewBinding, Unreplaced};
 use capability::Capability;
@@ -103,6 +103,7 @@ impl BindResult {
 pub(crate) struct Nesting {
     /// Number of the container.
     container: u64,
+    owner: Owner,
     counters: Arc<Counters>,
     devices: KVec<AttachedDevice>,
     pasids: Pasids,
@@ -113,13 +114,14 @@ pub(crate) struct Nesting {
 }
 
 impl Nesting {
-    /// Nothing attached, allocated or bound, in container number `container`.
-    pub(crate) fn new(container: u64, counters: Arc<Counters>) -> Self {
+    /// Nothing attached, allocated or bound, in container number `container` of `owner`.
+    pub(crate) fn new(container: u64, owner: Owner, counters: Arc<Counters>) -> Self {
         Self {
             container,
+            pasids: Pasids::new(&owner),
+            owner,
             counters,
             devices: KVec::new(),
-            pasids: Pasids::new(),
             bindings: RBTree::new(),
             bound: 0,
             queues: KVec::new(),
@@ -173,7 +175,7 @@ impl Nesting {
     pub(crate) fn release(&mut self) {
         self.released = true;
         self.unbind_where(|_| true);
-        self.pasids = Pasids::new();
+        self.pasids = Pasids::new(&self.owner);
         for queue in &self.queues {
             queue.end();
         }
@@ -311,7 +313,7 @@ impl Nesting {
         }
         let at = self.position(bind.device)?;
         let attached = self.devices.get_mut(at).ok_or(ENOENT)?;
-        let share = quota::DOMAINS.take(1)?;
+        let share = self.owner.take(budget::Kind::Domains, 1)?;
         let source = queue
             .map(|queue| Source::new(queue, bind.device, bind.guest_pasid, bind.cookie))
             .transpose()?;

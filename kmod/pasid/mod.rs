@@ -3,9 +3,9 @@
 
 mod pool;
 
+use crate::budget::{self, Owner, Share};
 use crate::ffi::errno::edquot;
 use crate::ffi::limits::Limit;
-use crate::quota::{self, Share};
 use kernel::prelude::*;
 use pool::{Pool, PoolError, WORDS};
 
@@ -17,11 +17,11 @@ pub(crate) struct Pasids {
 }
 
 impl Pasids {
-    /// No PASIDs.
-    pub(crate) fn new() -> Self {
+    /// No PASIDs, of `owner`.
+    pub(crate) fn new(owner: &Owner) -> Self {
         Self {
             pool: None,
-            share: Share::none(&quota::PASIDS),
+            share: owner.nothing(budget::Kind::Pasids),
         }
     }
 
@@ -58,11 +58,8 @@ impl Pasids {
         let first = pool
             .alloc(min, max, count, Limit::Pasids.get())
             .map_err(errno)?;
-        match quota::PASIDS.take(count) {
-            Ok(more) => {
-                self.share.add(more);
-                Ok(first)
-            }
+        match self.share.grow(count) {
+            Ok(()) => Ok(first),
             Err(error) => pool.free(first, count).map_err(errno).and(Err(error)),
         }
     }

@@ -70,7 +70,7 @@ struct Source {
     host: Arc<Host>,
     stopping: AtomicBool,
     responder: Mutex<()>,
-    state: Mutex<State<Vec<Slot<Group, ()>>>>,
+    state: Mutex<State<Vec<Vec<Slot<Group, ()>>>>>,
 }
 
 impl Source {
@@ -166,7 +166,7 @@ fn check(variant: Variant) {
             iopf_lock: Mutex::new(()),
             waiting: AtomicU64::new(Ends::EMPTY.to_bits()),
         });
-        let state = State::new(vec![Slot::free()]).expect("one slot");
+        let state = State::new(vec![vec![Slot::free()]]).expect("one slot");
         let source = Arc::new(Source {
             variant,
             host: host.clone(),

@@ -5,7 +5,7 @@
 use host_iommu_bindings::ioctl::*;
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
-    as_entry as entry, expect_errno, expect_status, locked_bytes, program, size_u32, status,
+    as_entry as entry, expect_errno, expect_status, held_bytes, program, size_u32, status,
     CallError, Changed, Errno, FaultQueue, Order, Outcome, Rig, Stop, PAGE,
 };
 
@@ -90,7 +90,7 @@ fn flags_and_padding_must_be_zero() -> Outcome {
 fn map_and_unmap_count_the_entries() -> Outcome {
     let rig = Rig::nesting()?;
     let id = create(&rig)?;
-    let locked = locked_bytes()?;
+    let locked = held_bytes()?;
     let base = rig.mem.base();
     let entries = [
         entry(AT, base, PAGE, RW),
@@ -100,7 +100,7 @@ fn map_and_unmap_count_the_entries() -> Outcome {
     ];
     assert_eq!(map(&rig, id, &entries), (Ok(()), 3, 3));
     assert_eq!(counts(&rig)?, (1, 3));
-    assert_eq!(locked_bytes()?, locked, "nothing is pinned again");
+    assert_eq!(held_bytes()?, locked, "nothing is pinned again");
     assert_eq!(unmap(&rig, id, AT + PAGE, PAGE), ONE);
     assert_eq!(counts(&rig)?, (1, 2));
     // The rest in one, holes and all; then nothing.

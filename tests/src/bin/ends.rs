@@ -15,8 +15,8 @@ use host_iommu_bindings::uapi::*;
 use host_iommu_tests::dice::Dice;
 use host_iommu_tests::ktap::{ends, patience};
 use host_iommu_tests::rig::{
-    as_entry, bind_stage2_at, child, endpoint, expect_errno, expect_status, fail, load_module,
-    locked_bytes, module_references, program, range, say_ready, skip, status, unload_module,
+    as_entry, bind_stage2_at, child, endpoint, expect_errno, expect_status, fail, held_bytes,
+    load_module, module_references, program, range, say_ready, skip, status, unload_module,
     wait_for_module_references, Errno, FaultBench, KernelLog, Memory, Order, Outcome, Rig, Space,
     DEADLINE, PAGE,
 };
@@ -71,7 +71,7 @@ impl State {
         Ok(Self {
             module,
             pinned,
-            locked: locked_bytes()?,
+            locked: held_bytes()?,
             domain_ids,
         })
     }

@@ -5,7 +5,7 @@
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
     as_entry, bind_as_at, bind_at, bind_at_rid, bind_stage2_at, endpoint, expect_status, fail,
-    locked_bytes, prepare_injection, program, range, status, with_nth_failing, CallError, Called,
+    held_bytes, prepare_injection, program, range, status, with_nth_failing, CallError, Called,
     Container, Errno, FaultBench, Group, Memory, Order, Outcome, Rig, Space, PAGE,
 };
 
@@ -26,7 +26,7 @@ fn held(rig: &Rig) -> Outcome<[u64; 9]> {
         stats.mappings,
         stats.mapped_pages,
         stats.pages_2m,
-        locked_bytes()?,
+        held_bytes()?,
     ])
 }
 

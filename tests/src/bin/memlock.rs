@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Pinned memory is charged against RLIMIT_MEMLOCK as vfio_iommu_type1 does it.
+//! Pinned memory is charged against RLIMIT_MEMLOCK: that of a type1 container to the process, as
+//! vfio_iommu_type1 does it; ours to the user, as iommufd does it.
 //!
 //! Each case runs in a child of its own, which sets the limit and drops CAP_IPC_LOCK.
 
@@ -7,16 +8,25 @@ use std::os::fd::AsFd;
 
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
-    child, drop_ipc_lock, endpoint, expect_errno, expect_ok, fail, locked_bytes, program,
-    run_child, set_memlock_limit, Called, Container, Errno, Group, Memory, Outcome, Stop,
+    child, drop_ipc_lock, endpoint, expect_errno, expect_ok, fail, locked_bytes, pinned_bytes,
+    program, run_child, set_memlock_limit, Called, Container, Errno, Group, Memory, Outcome, Stop,
 };
 
 const PAGE: u64 = 4096;
 const MIB: u64 = 1 << 20;
 const AT: u64 = 0x1_0000_0000;
 
+/// What this process is charged for: locked memory by type1, pinned memory by ours.
+fn charged(kind: u32) -> Outcome<u64> {
+    match kind {
+        VFIO_IOASID_IOMMU => pinned_bytes(),
+        _ => locked_bytes(),
+    }
+}
+
 /// A container with the endpoint's group.
 struct Bench {
+    kind: u32,
     container: Container,
     group: Group,
     memory: Memory,
@@ -29,6 +39,7 @@ impl Bench {
         group.set_container(&container)?;
         container.set_iommu(kind)?;
         Ok(Self {
+            kind,
             container,
             group,
             memory: Memory::new(4 * MIB)?,
@@ -76,9 +87,9 @@ fn over_the_limit(kind: u32) -> Outcome {
     set_memlock_limit(MIB)?;
     drop_ipc_lock()?;
     let bench = Bench::open(kind)?;
-    let before = locked_bytes()?;
+    let before = charged(bench.kind)?;
     expect_errno(bench.map(0, AT, MIB + PAGE), Errno::ENOMEM, "a page more");
-    assert_eq!(locked_bytes()?, before, "charged after the failure");
+    assert_eq!(charged(bench.kind)?, before, "charged after the failure");
     assert_eq!(bench.unmap(AT, MIB + PAGE)?, 0, "nothing is mapped");
     expect_ok(bench.map(0, AT, MIB), "the limit is free");
     Ok(())
@@ -145,31 +156,31 @@ fn same_memory_twice(kind: u32) -> Outcome {
     Ok(())
 }
 
-fn charge_is_seen_in_vmlck_and_given_back_by_unmap() -> Outcome {
-    on_both("vmlck_unmap")
+fn charge_is_seen_in_proc_and_given_back_by_unmap() -> Outcome {
+    on_both("charge_unmap")
 }
 
-fn vmlck_unmap(kind: u32) -> Outcome {
+fn charge_unmap(kind: u32) -> Outcome {
     let bench = Bench::open(kind)?;
-    let before = locked_bytes()?;
+    let before = charged(bench.kind)?;
     bench.map(0, AT, MIB)?;
-    assert_eq!(locked_bytes()?, before + MIB, "mapped");
+    assert_eq!(charged(bench.kind)?, before + MIB, "mapped");
     bench.unmap(AT, MIB)?;
-    assert_eq!(locked_bytes()?, before, "unmapped");
+    assert_eq!(charged(bench.kind)?, before, "unmapped");
     Ok(())
 }
 
 fn charge_is_given_back_when_the_group_leaves() -> Outcome {
-    on_both("vmlck_detach")
+    on_both("charge_detach")
 }
 
-fn vmlck_detach(kind: u32) -> Outcome {
+fn charge_detach(kind: u32) -> Outcome {
     let bench = Bench::open(kind)?;
-    let before = locked_bytes()?;
+    let before = charged(bench.kind)?;
     bench.map(0, AT, MIB)?;
     bench.map(MIB, AT + MIB, MIB)?;
     bench.group.unset_container()?;
-    assert_eq!(locked_bytes()?, before);
+    assert_eq!(charged(bench.kind)?, before);
     Ok(())
 }
 
@@ -180,10 +191,10 @@ fn map_that_fails_halfway_charges_nothing() -> Outcome {
 /// The second half of the range is not backed by memory.
 fn halfway(kind: u32) -> Outcome {
     let bench = Bench::open(kind)?;
-    let before = locked_bytes()?;
+    let before = charged(bench.kind)?;
     bench.memory.truncate(MIB)?;
     expect_errno(bench.map(0, AT, 2 * MIB), Errno::EFAULT, "half is missing");
-    assert_eq!(locked_bytes()?, before);
+    assert_eq!(charged(bench.kind)?, before);
     assert_eq!(bench.unmap(AT, 2 * MIB)?, 0, "nothing is mapped");
     Ok(())
 }
@@ -195,26 +206,67 @@ fn mapping_of_a_child_that_died_can_be_used_and_unmapped() -> Outcome {
 /// A child gets the container as its stdin, maps memory of its own and ends.
 fn child_died(kind: u32) -> Outcome {
     let bench = Bench::open(kind)?;
-    let before = locked_bytes()?;
+    let before = charged(bench.kind)?;
     let fd = bench.container.as_fd().try_clone_to_owned()?;
-    let status = child(&["map_for_the_parent", "0"])?.stdin(fd).status()?;
+    let status = child(&[
+        "map_for_the_parent",
+        if kind == VFIO_IOASID_IOMMU { "6" } else { "3" },
+    ])?
+    .stdin(fd)
+    .status()?;
     assert!(status.success(), "the child: {status}");
-    assert_eq!(locked_bytes()?, before, "the parent is not charged");
+    assert_eq!(charged(bench.kind)?, before, "the parent is not charged");
     expect_errno(bench.map(0, AT, MIB), Errno::EEXIST, "the child's is there");
     assert_eq!(bench.unmap(AT, MIB)?, MIB);
     assert_eq!(
-        locked_bytes()?,
+        charged(bench.kind)?,
         before,
         "nothing was given back to the parent"
     );
     Ok(())
 }
 
-fn map_for_the_parent() -> Outcome {
+fn map_for_the_parent(kind: u32) -> Outcome {
     let container = Container::from_stdin()?;
     let memory = Memory::new(MIB)?;
     container.map(&memory, AT)?;
-    assert!(locked_bytes()? >= MIB, "the child is charged");
+    assert!(charged(kind)? >= MIB, "the child is charged");
+    Ok(())
+}
+
+fn limit_of_a_user_holds_over_processes_that_end() -> Outcome {
+    run_child(&["processes_that_end", "6"])
+}
+
+/// Four children of one user, one after the other, map 6 MiB each under a limit of 8 MiB. What the
+/// first has mapped stays.
+fn processes_that_end(kind: u32) -> Outcome {
+    const LIMIT: u64 = 8 * MIB;
+
+    set_memlock_limit(LIMIT)?;
+    drop_ipc_lock()?;
+    let bench = Bench::open(kind)?;
+    for (number, at) in ["0", "1", "2", "3"].iter().enumerate() {
+        let fd = bench.container.as_fd().try_clone_to_owned()?;
+        let output = child(&["map_and_end", at])?.stdin(fd).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.success(), number == 0, "child {at}: {text}");
+    }
+    assert_eq!(bench.container.stats()?.mapped_pages, 6 * MIB / PAGE);
+    expect_errno(
+        bench.map(0, 0, 4 * MIB),
+        Errno::ENOMEM,
+        "this process is of that user",
+    );
+    bench.unmap(AT, 6 * MIB)?;
+    expect_ok(bench.map(0, 0, 4 * MIB), "after the unmap");
+    Ok(())
+}
+
+fn map_and_end(at: u32) -> Outcome {
+    let container = Container::from_stdin()?;
+    let memory = Memory::new(6 * MIB)?;
+    container.map(&memory, AT + u64::from(at) * 6 * MIB)?;
     Ok(())
 }
 
@@ -222,6 +274,9 @@ fn child_main(arguments: &[String]) -> Outcome {
     let [case, kind] = arguments else {
         return fail("usage: case type");
     };
+    if case == "map_and_end" {
+        return map_and_end(kind.parse()?);
+    }
     let kind = match kind.as_str() {
         "3" => VFIO_TYPE1v2_IOMMU,
         _ => VFIO_IOASID_IOMMU,
@@ -233,11 +288,12 @@ fn child_main(arguments: &[String]) -> Outcome {
         "limit_zero" => limit_zero(kind),
         "with_capability" => with_capability(kind),
         "same_memory_twice" => same_memory_twice(kind),
-        "vmlck_unmap" => vmlck_unmap(kind),
-        "vmlck_detach" => vmlck_detach(kind),
+        "charge_unmap" => charge_unmap(kind),
+        "charge_detach" => charge_detach(kind),
         "halfway" => halfway(kind),
         "child_died" => child_died(kind),
-        "map_for_the_parent" => map_for_the_parent(),
+        "processes_that_end" => processes_that_end(kind),
+        "map_for_the_parent" => map_for_the_parent(kind),
         other => fail(format!("no case {other}")),
     }
 }
@@ -250,8 +306,9 @@ program![
     map_with_limit_zero_returns_enomem,
     map_with_cap_ipc_lock_ignores_the_limit,
     map_of_the_same_memory_twice_is_charged_twice,
-    charge_is_seen_in_vmlck_and_given_back_by_unmap,
+    charge_is_seen_in_proc_and_given_back_by_unmap,
     charge_is_given_back_when_the_group_leaves,
     map_that_fails_halfway_charges_nothing,
     mapping_of_a_child_that_died_can_be_used_and_unmapped,
+    limit_of_a_user_holds_over_processes_that_end,
 ];

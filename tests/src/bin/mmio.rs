@@ -4,7 +4,7 @@
 
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
-    drop_ipc_lock, endpoint, endpoint_count, expect_status, fail, locked_bytes, program,
+    drop_ipc_lock, endpoint, endpoint_count, expect_status, fail, held_bytes, program,
     set_memlock_limit, size_u32, skip, status, Container, Errno, Group, Order, Outcome, Rig, PAGE,
 };
 use host_iommu_tests::testdev::BAR;
@@ -85,12 +85,12 @@ fn registers_are_not_charged() -> Outcome {
         let group = Group::open(&endpoint(0)?)?;
         group.set_container(&container)?;
         container.set_iommu(kind)?;
-        let before = locked_bytes()?;
+        let before = held_bytes()?;
         set_memlock_limit(0)?;
         assert_eq!(map(&container, bar.address(), PAGE), Ok(()), "type {kind}");
-        assert_eq!(locked_bytes()?, before, "type {kind}");
+        assert_eq!(held_bytes()?, before, "type {kind}");
         assert_eq!(container.unmap(AT, PAGE)?, PAGE);
-        assert_eq!(locked_bytes()?, before, "type {kind}");
+        assert_eq!(held_bytes()?, before, "type {kind}");
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use host_iommu_bindings::uapi::{
 use host_iommu_tests::ktap::{fail, patience, Outcome};
 use host_iommu_tests::memory::PAGE;
 use host_iommu_tests::rig::{
-    all_endpoints, locked_bytes, wait_for_module_references, Canary, Container, Dma, Endpoint,
+    all_endpoints, held_bytes, wait_for_module_references, Canary, Container, Dma, Endpoint,
     FaultQueue, Group, Memory, GUEST_BASE,
 };
 use host_iommu_tests::stage1::{entry, Table};
@@ -335,7 +335,7 @@ impl Before {
     pub fn new() -> Outcome<Self> {
         Ok(Self {
             canary: Canary::new()?,
-            locked: locked_bytes()?,
+            locked: held_bytes()?,
         })
     }
 
@@ -367,7 +367,7 @@ impl Before {
                 return fail(format!("{what} are left: {}", text.trim()));
             }
         }
-        let locked = locked_bytes()?;
+        let locked = held_bytes()?;
         if locked != self.locked {
             return fail(format!("{locked} bytes are locked, {} before", self.locked));
         }

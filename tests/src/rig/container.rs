@@ -102,6 +102,12 @@ impl std::fmt::Display for Endpoint {
 #[derive(Debug)]
 pub struct Group(vfio::Group);
 
+impl AsFd for Group {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl Group {
     /// Opens an endpoint's group.
     pub fn open(endpoint: &Endpoint) -> Called<Self> {
@@ -188,10 +194,15 @@ impl Container {
         named("a raw call", raw::ioctl(self.as_fd(), request, bytes))
     }
 
+    /// Any call, with its structure at an address of the caller's choice.
+    pub fn raw_at(&self, request: u32, address: u64) -> Called<i32> {
+        let result = raw::ioctl_number(self.as_fd(), request, address);
+        named("a raw call", result)
+    }
+
     /// Any call, with a pointer that leads nowhere.
     pub fn raw_inaccessible(&self, request: u32) -> Called<i32> {
-        let result = raw::ioctl_number(self.as_fd(), request, super::INACCESSIBLE);
-        named("a raw call", result)
+        self.raw_at(request, super::INACCESSIBLE)
     }
 
     fn call<T: Plain>(&self, name: &'static str, request: u32, call: &mut T) -> Called<()> {

@@ -11,11 +11,13 @@ mod check;
 mod container;
 mod delay;
 mod dma;
+mod driver;
 mod fault;
 mod inject;
 mod kernel_log;
 mod memory;
 mod monitor;
+mod patience;
 mod process;
 mod space;
 mod thread;
@@ -30,15 +32,17 @@ pub use container::{
 };
 pub use delay::{pin_page_request_threads, pin_to_cpu, Delay, Delays};
 pub use dma::{status, Counters, Dma, Done, Order, OrderExt, Slot};
+pub use driver::Unbinding;
 pub use fault::{poll, response, FaultQueue, PollFlags, RECORD};
 pub use inject::{prepare_injection, with_nth_failing};
 pub use kernel_log::KernelLog;
 pub use memory::{Canary, Memory, Snapshot};
 pub use monitor::Monitor;
+pub use patience::{all, Attempt};
 pub use process::{
-    as_type1, child, drop_ipc_lock, load_module, locked_bytes, module_is_loaded, module_references,
-    receive_fd, run_as_child, run_child, say_ready, send_fd, set_memlock_limit, type1_calls,
-    unload_module, wait_for_module_references,
+    as_type1, child, drop_ipc_lock, held_bytes, load_module, locked_bytes, module_is_loaded,
+    module_references, pinned_bytes, receive_fd, run_as_child, run_child, say_ready, send_fd,
+    set_memlock_limit, type1_calls, unload_module, wait_for_module_references,
 };
 pub use space::Space;
 use std::os::fd::BorrowedFd;

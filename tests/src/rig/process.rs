@@ -146,10 +146,32 @@ pub fn drop_ipc_lock() -> Result<(), rustix::io::Errno> {
 ///
 /// If /proc does not say.
 pub fn locked_bytes() -> Outcome<u64> {
+    own_memory("VmLck:")
+}
+
+/// What is pinned of this process's making (VmPin), in bytes.
+///
+/// # Errors
+///
+/// If /proc does not say.
+pub fn pinned_bytes() -> Outcome<u64> {
+    own_memory("VmPin:")
+}
+
+/// Both, for who holds whatever is mapped.
+///
+/// # Errors
+///
+/// If /proc does not say.
+pub fn held_bytes() -> Outcome<u64> {
+    Ok(locked_bytes()?.saturating_add(pinned_bytes()?))
+}
+
+fn own_memory(name: &str) -> Outcome<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let kibibytes = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmLck:"))
+        .find_map(|line| line.strip_prefix(name))
         .and_then(|text| {
             text.trim()
                 .trim_end_matches("kB")
@@ -159,7 +181,7 @@ pub fn locked_bytes() -> Outcome<u64> {
         });
     match kibibytes {
         Some(kibibytes) => Ok(kibibytes * 1024),
-        None => fail("/proc/self/status has no VmLck"),
+        None => fail(format!("/proc/self/status has no {name}")),
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The state of a fault queue: cookies, depth, order, and what an answer may do when.
 
-use crate::queue::{Chained, Cookie, Ends, Next, Refused, Slot, State};
+use crate::queue::{Chained, Cookie, Ends, Next, Refused, Slot, State, CHUNK};
 use proptest::prelude::*;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -30,14 +30,17 @@ impl Chained for Group {
 /// A group's number, its size and its cookie.
 type Records = (u32, u32, u64);
 
+type Chunk = Vec<Slot<Group, Records>>;
+
 /// Counts how often slots are reached for.
+#[derive(Default)]
 struct Slots {
-    slots: Vec<Slot<Group, Records>>,
+    slots: Vec<Chunk>,
     steps: Rc<Cell<u64>>,
 }
 
 impl Deref for Slots {
-    type Target = [Slot<Group, Records>];
+    type Target = [Chunk];
 
     fn deref(&self) -> &Self::Target {
         self.steps.set(self.steps.get() + 1);
@@ -50,6 +53,14 @@ impl DerefMut for Slots {
         self.steps.set(self.steps.get() + 1);
         &mut self.slots
     }
+}
+
+fn chunks(depth: usize) -> Vec<Chunk> {
+    let chunk = |from: usize| (from..depth.min(from + CHUNK)).map(|_| Slot::free());
+    (0..depth)
+        .step_by(CHUNK)
+        .map(|from| chunk(from).collect())
+        .collect()
 }
 
 struct Queue {
@@ -76,7 +87,7 @@ impl Queue {
     fn with_owners(depth: usize, owners: usize) -> Self {
         let steps = Rc::new(Cell::new(0));
         let slots = Slots {
-            slots: (0..depth).map(|_| Slot::free()).collect(),
+            slots: chunks(depth),
             steps: steps.clone(),
         };
         Self {
@@ -568,4 +579,57 @@ proptest! {
             prop_assert_eq!(queue.oldest().map(|group| group.number), oldest);
         }
     }
+}
+
+#[test]
+fn chunks_of_another_size_are_refused() {
+    let state = |sizes: &[usize]| {
+        let chunk = |&size: &usize| (0..size).map(|_| Slot::free()).collect();
+        let slots: Vec<Chunk> = sizes.iter().map(chunk).collect();
+        State::new(slots).map(|state| state.levels().0 as usize)
+    };
+    assert_eq!(state(&[CHUNK]), Some(CHUNK));
+    assert_eq!(state(&[CHUNK, 1]), Some(CHUNK + 1));
+    assert_eq!(state(&[]), None);
+    assert_eq!(state(&[0]), None);
+    assert_eq!(state(&[CHUNK, 0]), None);
+    assert_eq!(state(&[1, CHUNK]), None);
+    assert_eq!(state(&[CHUNK + 1]), None);
+}
+
+#[test]
+fn slots_of_several_chunks_are_all_used() {
+    let depth = 3 * CHUNK + 5;
+    let mut queue = queue(depth);
+    for number in 0..depth as u32 {
+        assert_eq!(push(&mut queue, number, 1), Ok(()), "group {number}");
+    }
+    assert_eq!(push(&mut queue, 0, 1), Err(Refused::Full));
+    assert!(matches!(read(&mut queue), Some(Next::Overflow(1))));
+    queue.told();
+    for number in 0..depth as u32 {
+        let (cookie, records) = read_group(&mut queue);
+        assert_eq!(records.0, number);
+        assert_eq!(queue.answer(cookie), Some(number));
+    }
+}
+
+#[test]
+fn closed_queue_without_slots_refuses_and_has_nothing() {
+    let mut queue = queue(CHUNK + 1);
+    push(&mut queue, 1, 1).expect("room");
+    push(&mut queue, 2, 1).expect("room");
+    let (cookie, _) = read_group(&mut queue);
+    queue.close();
+    assert_eq!(queue.host(1, false), Some(1));
+    assert_eq!(queue.host(2, false), Some(2));
+    let slots = queue.take_slots();
+    assert_eq!(slots.slots.len(), 2);
+    assert_eq!(push(&mut queue, 3, 1), Err(Refused::Closed));
+    queue.push_note((4, 1, 0));
+    assert!(queue.oldest().is_none());
+    assert_eq!(queue.host(1, false), None);
+    assert_eq!(queue.answer(cookie), None);
+    assert!(read(&mut queue).is_none());
+    assert_eq!(queue.levels(), (CHUNK as u32 + 1, 0, 0));
 }

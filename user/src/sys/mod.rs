@@ -17,6 +17,8 @@ pub mod plain;
 pub mod raw;
 #[cfg(feature = "vm-memory")]
 pub(crate) mod region;
+#[cfg(feature = "raw")]
+pub mod userfault;
 pub mod vfio;
 
 use plain::Plain;
