@@ -81,8 +81,8 @@ impl IovaRange {
 }
 
 /// Most windows that a [`Windows`] holds: x86 firmware describes a handful of
-/// reserved regions, each adds at most one window.
-pub(crate) const MAX_WINDOWS: usize = 64;
+/// reserved regions, each adds at most one window. Half a kilobyte: it stands on stacks.
+pub(crate) const MAX_WINDOWS: usize = 33;
 
 /// The addresses that can be mapped: disjoint ranges in ascending order.
 ///
@@ -116,39 +116,52 @@ impl Windows {
 
     /// Keeps only what lies in `aperture`.
     pub(crate) fn restrict(&mut self, aperture: &IovaRange) {
-        let mut kept = Self {
-            ranges: [IovaRange::ALL; MAX_WINDOWS],
-            len: 0,
-        };
-        for window in self.iter() {
-            if let Some(part) = window.intersection(aperture) {
-                // Cannot fail: no more parts than windows.
-                let _ = kept.push(part);
-            }
-        }
-        *self = kept;
+        self.keep(|window| window.intersection(aperture));
     }
 
     /// Takes `hole` out; `None`, and nothing changed, if that needs more than
     /// [`MAX_WINDOWS`] windows.
     pub(crate) fn exclude(&mut self, hole: &IovaRange) -> Option<()> {
-        let mut left = Self {
-            ranges: [IovaRange::ALL; MAX_WINDOWS],
-            len: 0,
-        };
-        for window in self.iter() {
-            let (below, above) = window.without(hole);
-            for part in [below, above].into_iter().flatten() {
-                left.push(part)?;
+        // A hole divides one window at most: the others have a part of it, or nothing.
+        let divided = self
+            .iter()
+            .position(|window| matches!(window.without(hole), (Some(_), Some(_))));
+        match divided {
+            Some(at) => self.divide(at, hole),
+            None => {
+                self.keep(|window| {
+                    let (below, above) = window.without(hole);
+                    below.or(above)
+                });
+                Some(())
             }
         }
-        *self = left;
-        Some(())
     }
 
-    fn push(&mut self, range: IovaRange) -> Option<()> {
-        *self.ranges.get_mut(self.len)? = range;
-        self.len += 1;
+    /// Replaces each window by its part that `part` gives, if there is one.
+    fn keep(&mut self, part: impl Fn(&IovaRange) -> Option<IovaRange>) {
+        let mut kept = 0;
+        for index in 0..self.len {
+            let window = self.ranges.get(index).and_then(&part);
+            if let (Some(window), Some(place)) = (window, self.ranges.get_mut(kept)) {
+                *place = window;
+                kept += 1;
+            }
+        }
+        self.len = kept;
+    }
+
+    /// Makes two windows of number `at`, which is on both sides of `hole`.
+    fn divide(&mut self, at: usize, hole: &IovaRange) -> Option<()> {
+        let len = self.len + 1;
+        let tail = self.ranges.get_mut(at..len)?;
+        let (Some(below), Some(above)) = tail.first()?.without(hole) else {
+            return None;
+        };
+        tail.rotate_right(1);
+        *tail.get_mut(0)? = below;
+        *tail.get_mut(1)? = above;
+        self.len = len;
         Some(())
     }
 }

@@ -14,8 +14,8 @@ use crate::stages::kernel::{Bootable, Kernel};
 use crate::stages::packages::{self, Packages};
 use crate::stages::programs::Programs;
 use crate::stages::{
-    build_root, debian_qemu, image, kernel, l2_image, metadata, module, own_kernel, patched_source,
-    programs, qemu, selftests,
+    build_root, debian_qemu, frames, image, kernel, l2_image, metadata, module, own_kernel,
+    patched_source, programs, qemu, selftests,
 };
 use anyhow::{bail, Context, Result};
 use std::fs;
@@ -441,6 +441,14 @@ impl Ready {
         Ok(report.totals)
     }
 
+    /// Checks the stack frames of the module as it is built for Debian's kernel.
+    fn frames(&self) -> Result<Totals> {
+        let module = self.modules.first().context("there are no modules")?;
+        let report = frames::check(&self.root, module)?;
+        show("stack-frames", &report, module, module);
+        Ok(report.totals)
+    }
+
     /// Runs the tests of the emulated hardware, in which no kernel runs.
     fn hardware(&self, setup: &Setup, filter: &str) -> Result<Totals> {
         let progress = Progress::start(
@@ -552,6 +560,9 @@ pub fn test(
         }
         if wanted(Part::Outside, false) {
             runs.push(ready.outside(setup)?);
+        }
+        if wanted(Part::Guest, true) && which == Which::Stock && only.is_empty() {
+            totals.add(ready.frames()?);
         }
         let mut jobs: Vec<Job<'_>> = Vec::new();
         for run in &runs {

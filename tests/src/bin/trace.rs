@@ -3,8 +3,11 @@
 //! ioasid_trace.h describes, and none when they are off.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use host_iommu_bindings::ioctl::*;
@@ -14,6 +17,7 @@ use host_iommu_tests::rig::{
     program, range, size_u32, skip, status, Delay, Delays, Errno, FaultBench, Order, Outcome, Rig,
     Space, GUEST_BASE, GUEST_SIZE, PAGE, PAGE_LEN,
 };
+use nix::fcntl::OFlag;
 use nix::mount::{mount, MsFlags};
 
 const TRACEFS: &str = "/sys/kernel/tracing";
@@ -22,6 +26,9 @@ const DEBUGFS: &str = "/sys/kernel/debug";
 /// The events, on until this is dropped.
 struct Tracing {
     enable: PathBuf,
+    /// Reading takes events out. To read `trace` and then clear it would lose those that come
+    /// between: while it is cleared, nothing is recorded.
+    pipe: File,
 }
 
 /// An event's name and fields, as its line has them.
@@ -50,20 +57,28 @@ impl Tracing {
         if !Path::new(TRACEFS).join("events").exists() {
             return skip("the kernel has no event tracing");
         }
+        fs::write(Path::new(TRACEFS).join("trace"), "")?;
+        let pipe = File::options()
+            .read(true)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(Path::new(TRACEFS).join("trace_pipe"))?;
         fs::write(&enable, "1")?;
-        let tracing = Self { enable };
-        tracing.clear()?;
-        Ok(tracing)
+        Ok(Self { enable, pipe })
     }
 
     fn clear(&self) -> Outcome {
-        Ok(fs::write(Path::new(TRACEFS).join("trace"), "")?)
+        self.events().map(drop)
     }
 
     /// Our events since the last call, in order.
     fn events(&self) -> Outcome<Vec<Event>> {
-        let text = fs::read_to_string(Path::new(TRACEFS).join("trace"))?;
-        self.clear()?;
+        let mut bytes = Vec::new();
+        // Whole lines, until there are none.
+        match (&self.pipe).read_to_end(&mut bytes) {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error.into()),
+            _ => {}
+        }
+        let text = String::from_utf8_lossy(&bytes);
         let mut events = Vec::new();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let Some((_, rest)) = line.split_once(": ioasid_") else {
@@ -494,6 +509,34 @@ fn dma_fault_leaves_where_and_why() -> Outcome {
     Ok(())
 }
 
+/// Whoever waits for an event reads again and again.
+fn event_that_comes_while_others_are_read_is_not_lost() -> Outcome {
+    const EVENTS: usize = 500;
+
+    let rig = Rig::open_unmapped()?;
+    let tracing = Tracing::start()?;
+    let calls = thread::scope(|scope| -> Outcome<_> {
+        let calls = scope.spawn(|| -> Outcome {
+            for _ in 0..EVENTS {
+                rig.container.unmap(GUEST_BASE, PAGE)?;
+            }
+            Ok(())
+        });
+        let mut seen = 0;
+        while !calls.is_finished() {
+            seen += tracing.events()?.len();
+        }
+        seen += tracing.events()?.len();
+        match calls.join() {
+            Ok(called) => called?,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+        Ok(seen)
+    })?;
+    assert_eq!(calls, EVENTS, "events seen");
+    Ok(())
+}
+
 fn request_past_the_deadline_leaves_expired() -> Outcome {
     let rig = Rig::faulting()?;
     let space = Space::new(&rig)?;
@@ -613,6 +656,7 @@ program![
     replacement_that_the_driver_refuses_leaves_unchanged,
     replacement_that_cannot_be_undone_leaves_blocked,
     dma_fault_leaves_where_and_why,
+    event_that_comes_while_others_are_read_is_not_lost,
     request_past_the_deadline_leaves_expired,
     address_space_leaves_its_changes,
     quota_refusal_leaves_the_call,
