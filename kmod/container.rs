@@ -84,15 +84,17 @@ impl Container {
         }
         let counters = Arc::new(Counters::default(), GFP_KERNEL_ACCOUNT)?;
         let owner = Owner::current()?;
-        let nesting = Nesting::new(id, owner.clone(), counters.clone());
-        let ioas = Ioas::new(rules, owner.clone());
         Arc::pin_init(
             pin_init!(Self {
                 id,
                 watches <- new_mutex!(KVec::new(), "Container::watches"),
-                nesting <- new_mutex!(nesting, "Container::nesting"),
+                // Made in their place: both are too large for the stack.
+                nesting <- new_mutex!(
+                    Nesting::new(*id, owner.clone(), counters.clone()),
+                    "Container::nesting"
+                ),
                 counters,
-                ioas <- new_mutex!(ioas, "Container::ioas"),
+                ioas <- new_mutex!(Ioas::new(rules, owner.clone()), "Container::ioas"),
                 owner,
                 rules,
             }),
