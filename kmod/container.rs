@@ -2,58 +2,83 @@
 //! A VFIO container on this module: ties the address space, the PASIDs, the bindings and the
 //! fault queues together.
 //!
+//! A call is decoded before the first lock is taken and its reply is written after the last one is
+//! given back, arrays in chunks. Nobody waits for a stranger: no lock that others need is held over
+//! the user's memory, over pinning, or over a loop whose length a user chooses. Such a loop takes a
+//! [`Work`](crate::budget::Work), which ends it when the caller is killed.
+//!
 //! # Lock order
 //!
 //! From the outermost in; a lock may be taken while those above it are held.
 //!
-//! 1. `vfio_container::group_lock` and, in SET_IOMMU, `vfio.iommu_drivers_lock` (vfio core,
-//!    around attach_group, detach_group and release; with our patch, release may also come at the
-//!    end of a call, without them)
-//! 2. [`Container::nesting`]: devices, PASIDs, bindings, the list of fault queues. The work item
-//!    of DMA faults begins with it.
-//! 3. [`Container::ioas`]: stage 2
-//! 4. `mmap_lock` (pinning, and copies from and to the user); `drain` of an IOMMU unit
-//!    (ffi/unit.c), one at a time, and in it `iommu_group::mutex` (attach and detach)
+//! 1. `vfio_container::group_lock` and, in SET_IOMMU, `vfio.iommu_drivers_lock` (vfio core, around
+//!    attach_group, detach_group and release; with our patch, release may also come at the end of a
+//!    call, without them)
+//! 2. `AttachedDevice::attached`, of one device at a time: BIND, UNBIND, the leaving of a device.
+//!    Held over what the IOMMU has to do there, and over nothing else. Calls can be killed while
+//!    they wait for it. The driver copies stage-1 data inside it without a page fault.
+//! 3. `AddressSpace::tables`, of one address space at a time: its tables are written and flushed
+//!    inside. Calls can be killed while they wait for it.
+//! 4. `drain` of an IOMMU unit (ffi/unit.c), and in it `iommu_group::mutex` (attach and detach)
 //! 5. `Source::responder`: who answers; never taken in the page request thread
 //! 6. `intel_iommu::iopf_lock` (the page request thread holds it around our handler; unbind
 //!    passes through it)
 //! 7. `iommu_fault_param::lock` (IOMMU core)
-//! 8. `FaultQueue::state`, a spinlock: nothing is taken inside but a wait queue's lock
+//! 8. [`Container::ioas`], [`Container::nesting`], [`Container::switch`], [`Container::queues`] and
+//!    [`Container::watches`]: each for a look-up or a change of lists, none inside another.
+//! 9. `FaultQueue::state`, a spinlock: nothing is taken inside but a wait queue's lock
 //!
 //! On their own: `units_lock` of ffi/unit.c and `ACCOUNTS` of ffi/account.rs, with nothing inside;
-//! the mutex of a debugfs reader (ffi/debugfs.c), outside everything but vfio core's
-//! locks, with which it has nothing to do; [`Container::watches`] and `CONTAINERS` of ffi/vfio.rs,
-//! inside vfio core's locks, with nothing inside.
+//! the mutex of a debugfs reader (ffi/debugfs.c), outside everything but vfio core's locks, with
+//! which it has nothing to do; `CONTAINERS` of ffi/vfio.rs, inside vfio core's locks, with nothing
+//! inside.
 //!
-//! A group's detach waits for the work item of its DMA faults with 1 alone held.
+//! `mmap_lock` (pinning, and copies from and to the user) is taken with none of these held.
 //!
-//! The deadline's timer takes 5 to 8; the last close waits for it with nothing held.
+//! Instead of a lock that is held long, an object says that somebody is at it: a range that MAP_DMA
+//! reserves, pins and publishes, and UNMAP_DMA claims ([`Ioas`]); a mapping that is held while its
+//! dirty pages are read or a new domain gets it; [`Container::switch`] while dirty tracking is
+//! switched. Who has to wait for that waits on the lock of the list, and can be killed.
 //!
-//! The driver's drain, inside detach at 4, waits for the page request thread, which takes 6 to 8
-//! alone.
+//! A group's detach waits for the work item of its DMA faults with 1 alone held. The deadline's
+//! timer takes 5 to 7 and 9; the last close waits for it with nothing held. The driver's drain,
+//! inside detach at 4, waits for the page request thread, which takes 6, 7 and 9 alone.
+
+mod attach;
+mod bind;
+mod dirty;
+mod invalidate;
+mod map;
+mod spaces;
 
 use crate::budget::Owner;
 use crate::fault::{Counters, FaultQueue};
+use crate::ffi::attach::Site;
 use crate::ffi::compat;
-use crate::ffi::device::{Bdf, Device};
+use crate::ffi::device::Bdf;
 use crate::ffi::dma_fault::{DmaFault, DmaWatch};
 use crate::ffi::errno::edquot;
 use crate::ffi::fault_file::{queue_of, NewFaultFd};
 use crate::ffi::group::Group;
-use crate::ffi::limits;
-use crate::ffi::paging::PagingDomain;
+use crate::ffi::lock::{new_lock, Lock};
 use crate::ffi::trace::{self, AsOperation};
 use crate::ffi::user::Pointer;
 use crate::ffi::{uapi as abi, vfio};
 use crate::ioas::{Ioas, Rules};
-use crate::nesting::{BindResult, Nesting};
+use crate::nesting::queues::Queues;
+use crate::nesting::{Nesting, Place};
+use crate::pasid::Pasids;
 use crate::uapi;
-use crate::uapi::Target;
+use crate::uapi::{device_of, Target};
+use dirty::Switch;
 use kernel::prelude::*;
 use kernel::sync::{new_mutex, Arc, Mutex};
 
 /// `VFIO_UNMAP_ALL` of linux/vfio.h.
 const VFIO_UNMAP_ALL: usize = 9;
+
+/// Devices that DEVICES tells of between two looks at their list.
+const DEVICES_STEP: usize = 8;
 
 /// A container.
 #[pin_data]
@@ -67,8 +92,14 @@ pub(crate) struct Container {
     watches: Mutex<KVec<(Group, DmaWatch)>>,
     #[pin]
     nesting: Mutex<Nesting>,
+    /// Who waits for a mapping that comes or goes waits here.
     #[pin]
-    ioas: Mutex<Ioas>,
+    ioas: Lock<Ioas>,
+    /// Between BINDs and the start of dirty tracking.
+    #[pin]
+    switch: Lock<Switch>,
+    #[pin]
+    queues: Mutex<Queues>,
 }
 
 impl Container {
@@ -84,17 +115,17 @@ impl Container {
         }
         let counters = Arc::new(Counters::default(), GFP_KERNEL_ACCOUNT)?;
         let owner = Owner::current()?;
+        let nesting = Nesting::new(owner.clone());
+        let ioas = Ioas::new(rules, owner.clone())?;
         Arc::pin_init(
             pin_init!(Self {
                 id,
                 watches <- new_mutex!(KVec::new(), "Container::watches"),
-                // Made in their place: both are too large for the stack.
-                nesting <- new_mutex!(
-                    Nesting::new(*id, owner.clone(), counters.clone()),
-                    "Container::nesting"
-                ),
+                nesting <- new_mutex!(nesting, "Container::nesting"),
                 counters,
-                ioas <- new_mutex!(Ioas::new(rules, owner.clone()), "Container::ioas"),
+                ioas <- new_lock!(ioas, "Container::ioas"),
+                switch <- new_lock!(Switch::default(), "Container::switch"),
+                queues <- new_mutex!(Queues::new(), "Container::queues"),
                 owner,
                 rules,
             }),
@@ -115,65 +146,6 @@ impl Container {
         }
     }
 
-    /// Attaches the devices of a group.
-    ///
-    /// # Errors
-    ///
-    /// - [`EPERM`] if a device of the group could raise interrupts that are not its own, and
-    ///   `allow_unsafe_interrupts` is off.
-    /// - Those of [`Ioas::attach`].
-    pub(crate) fn attach_group(&self, group: Group) -> Result {
-        if !group.has_isolated_msi() && !limits::allow_unsafe_interrupts() {
-            pr_warn!("no interrupt remapping: set allow_unsafe_interrupts=1 to attach anyway\n");
-            return Err(EPERM);
-        }
-        let devices = group.devices()?;
-        self.watch(group, &devices)?;
-        let mut nesting = self.nesting.lock();
-        let attached = nesting
-            .reserve(devices.len())
-            .and_then(|()| self.ioas.lock().attach(group, &devices));
-        match attached {
-            Ok(()) => nesting.attach(group, devices),
-            Err(error) => {
-                drop(nesting);
-                self.unwatch(group);
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// Lets the DMA faults of a group's devices come here.
-    fn watch(&self, group: Group, devices: &[Device]) -> Result {
-        let bdfs = devices.iter().filter_map(Device::bdf);
-        let watched = bdfs
-            .map(|bdf| DmaWatch::new(self.id, bdf))
-            .try_for_each(|watch| {
-                if let Some(watch) = watch? {
-                    let mut watches = self.watches.lock();
-                    watches.push((group, watch), GFP_KERNEL_ACCOUNT)?;
-                }
-                Ok(())
-            });
-        watched.inspect_err(|_| self.unwatch(group))
-    }
-
-    /// No DMA fault of a group's devices comes any more. Waits for one that is under way, so no
-    /// lock of ours may be held.
-    fn unwatch(&self, group: Group) {
-        loop {
-            let watch = {
-                let mut watches = self.watches.lock();
-                let at = watches.iter().position(|(other, _)| *other == group);
-                at.and_then(|at| watches.remove(at).ok())
-            };
-            if watch.is_none() {
-                return;
-            }
-        }
-    }
-
     /// DMA of `device` was stopped by the IOMMU; `lost` more times than is told.
     pub(crate) fn dma_faults(
         &self,
@@ -181,28 +153,46 @@ impl Container {
         faults: impl ExactSizeIterator<Item = DmaFault>,
         lost: u64,
     ) {
-        let nesting = self.nesting.lock();
         self.counters.dma_faults.add(faults.len() as u64 + lost);
         for fault in faults {
-            nesting.dma_fault(device, &fault);
+            self.dma_fault(device, &fault);
         }
         if lost != 0 {
-            nesting.lose_dma_faults(device, lost);
+            let queue = self.queues.lock().for_dma_faults().cloned();
+            let queue = queue.or_else(|| self.nesting.lock().queue_of(device));
+            if let Some(queue) = queue {
+                queue.lose(lost);
+            }
         }
     }
 
-    /// Detaches the devices of a group: first what is bound at their PASIDs, then stage 2.
-    pub(crate) fn detach_group(&self, group: Group) {
-        self.unwatch(group);
-        let mut nesting = self.nesting.lock();
-        nesting.detach(group);
-        self.ioas.lock().detach(group);
-    }
-
-    /// The last group is gone, and with it the container as the user knew it.
-    pub(crate) fn release(&self) {
-        self.nesting.lock().release();
-        self.ioas.lock().clear();
+    /// Tells of DMA that the IOMMU stopped: the queue of the binding whose DMA it was, else the
+    /// one for DMA faults.
+    fn dma_fault(&self, device: Bdf, fault: &DmaFault) {
+        trace::dma_fault(self.id, device, fault);
+        let site = fault.pasid.map_or(Site::Rid, Site::Pasid);
+        let place = Place::new(site, device);
+        let binding = self.nesting.lock().with_binding(&place, |binding| {
+            let queue = binding.queue().cloned();
+            (queue, binding.guest_pasid, binding.cookie)
+        });
+        let (queue, guest_pasid, user_cookie) = binding.unwrap_or_default();
+        let queue = queue.or_else(|| self.queues.lock().for_dma_faults().cloned());
+        let Some(queue) = queue else {
+            return;
+        };
+        queue.push_dma_fault(abi::vfio_ioasid_fault {
+            kind: abi::VFIO_IOASID_FAULT_DMA,
+            flags: fault.pasid.map_or(0, |_| abi::VFIO_IOASID_FAULT_FLAG_PASID),
+            device: device_of(device),
+            pasid: fault.pasid.unwrap_or(0),
+            guest_pasid,
+            perm: fault.perm,
+            reason: fault.reason,
+            addr: fault.addr,
+            user_cookie,
+            ..Default::default()
+        });
     }
 
     /// Carries a call out. Gives its value, zero but for the inherited ones.
@@ -222,122 +212,109 @@ impl Container {
         result.map(|()| 0)
     }
 
+    /// Each call has a function of its own, so that none is on another's stack.
     fn call(&self, cmd: u32, arg: Pointer) -> Result {
         use uapi::nr;
 
         match cmd {
             nr::GET_INFO => self.get_info(arg),
-            nr::MAP_DMA => {
-                let map = uapi::Map::decode(arg)?;
-                let result = self.ioas.lock().map(&map);
-                trace::map(self.id, &map.range, map.vaddr, &result);
-                result
-            }
-            nr::UNMAP_DMA => {
-                let unmap = uapi::Unmap::decode(arg)?;
-                let result = self.ioas.lock().unmap(&unmap);
-                trace::unmap(self.id, &unmap.range, &result);
-                unmap.reply(arg, result?)
-            }
-            nr::DIRTY_PAGES => self.dirty_pages(arg),
+            nr::MAP_DMA => self.call_map(arg),
+            nr::UNMAP_DMA => self.call_unmap(arg),
+            nr::DIRTY_PAGES => self.call_dirty_pages(arg),
             nr::PASID_ALLOC => self.pasid_alloc(arg),
-            nr::PASID_FREE => {
-                let (first, count) = uapi::decode_pasid_free(arg)?;
-                self.nesting.lock().free_pasids(first, count)
-            }
-            nr::BIND => self.bind(arg),
-            nr::UNBIND => {
-                let scope = uapi::decode_unbind(arg)?;
-                self.nesting
-                    .lock()
-                    .unbind(scope, |device| self.ioas.lock().domain_of(device))
-            }
-            nr::INVALIDATE => {
-                let call = uapi::Invalidate::decode(arg)?;
-                let (done, bad, result) = self.nesting.lock().invalidate(&call);
-                trace::invalidate(self.id, call.entries.count, done, bad, &result);
-                call.reply(arg, done, bad)?;
-                result
-            }
+            nr::PASID_FREE => self.pasid_free(arg),
+            nr::BIND => self.call_bind(arg),
+            nr::UNBIND => self.call_unbind(arg),
+            nr::INVALIDATE => self.call_invalidate(arg),
             nr::FAULT_QUEUE => self.fault_queue(arg),
             nr::DEVICES => self.devices(arg),
             nr::STATS => self.stats(arg),
-            nr::AS_CREATE => {
-                let call = uapi::AsCreate::decode(arg)?;
-                let result = self.ioas.lock().create_address_space();
-                let id = *result.as_ref().unwrap_or(&0);
-                trace::address_space(self.id, id, AsOperation::Create, 0, &result);
-                let id = result?;
-                // A user that cannot be told must not be left holding it.
-                call.reply(arg, id)
-                    .or_else(|error| self.ioas.lock().destroy_address_space(id).and(Err(error)))
-            }
-            nr::AS_DESTROY => {
-                let id = uapi::decode_as_destroy(arg)?;
-                let nesting = self.nesting.lock();
-                if nesting.binds_address_space(id) {
-                    return Err(EBUSY);
-                }
-                let result = self.ioas.lock().destroy_address_space(id);
-                trace::address_space(self.id, id, AsOperation::Destroy, 0, &result);
-                result
-            }
-            nr::AS_MAP => self.change_address_space(arg, AsOperation::Map, |ioas, call, index| {
-                ioas.map_entry(call.id, &call.entry(index)?)
-            }),
-            nr::AS_UNMAP => {
-                self.change_address_space(arg, AsOperation::Unmap, |ioas, call, index| {
-                    ioas.unmap_entries(call.id, &call.range(index)?)
-                })
-            }
+            nr::AS_CREATE => self.call_as_create(arg),
+            nr::AS_DESTROY => self.call_as_destroy(arg),
+            nr::AS_MAP => self.call_as_change(arg, AsOperation::Map),
+            nr::AS_UNMAP => self.call_as_change(arg, AsOperation::Unmap),
             _ => Err(ENOTTY),
         }
     }
 
-    fn dirty_pages(&self, arg: Pointer) -> Result {
+    #[inline(never)]
+    fn call_map(&self, arg: Pointer) -> Result {
+        let map = uapi::Map::decode(arg)?;
+        let result = self.map(&map);
+        trace::map(self.id, &map.range, map.vaddr, &result);
+        result
+    }
+
+    #[inline(never)]
+    fn call_unmap(&self, arg: Pointer) -> Result {
+        let unmap = uapi::Unmap::decode(arg)?;
+        let result = self.unmap(&unmap);
+        trace::unmap(self.id, &unmap.range, &result);
+        unmap.reply(arg, result?)
+    }
+
+    #[inline(never)]
+    fn call_dirty_pages(&self, arg: Pointer) -> Result {
         self.ioas.lock().check_dirty_pages()?;
         match uapi::DirtyPages::decode(arg)? {
-            uapi::DirtyPages::Start => {
-                // Bindings must know whether they are to set dirty bits.
-                let _nesting = self.nesting.lock();
-                self.ioas.lock().start_dirty()
-            }
-            uapi::DirtyPages::Stop => {
-                let _nesting = self.nesting.lock();
-                self.ioas.lock().stop_dirty();
-                Ok(())
-            }
-            uapi::DirtyPages::Get(range, bitmap) => self.ioas.lock().dirty_pages(&range, &bitmap),
+            uapi::DirtyPages::Start => self.start_dirty(),
+            uapi::DirtyPages::Stop => self.stop_dirty(),
+            uapi::DirtyPages::Get(range, bitmap) => self.dirty_pages(&range, &bitmap),
         }
     }
 
+    #[inline(never)]
     fn get_info(&self, arg: Pointer) -> Result {
-        let info = {
-            let nesting = self.nesting.lock();
+        let (windows, mut info) = {
             let ioas = self.ioas.lock();
-            let domain = ioas.domain();
-            uapi::Info {
-                page_sizes: ioas.page_sizes(),
-                windows: ioas.windows().clone(),
-                mappings_left: ioas.mappings_left(),
-                nesting: (self.rules == Rules::Ioasid)
-                    .then(|| nesting.report(domain.map(|domain| &**domain), ioas.dirty_support())),
-            }
+            let windows = KBox::new(ioas.windows().clone(), GFP_KERNEL_ACCOUNT)?;
+            let domain = ioas.domain().cloned();
+            let info = (
+                ioas.page_sizes(),
+                ioas.mappings_left(),
+                ioas.dirty_support(),
+                domain,
+            );
+            (windows, info)
         };
-        uapi::write_info(arg, info)
+        let domain = info.3.take();
+        let nesting = (self.rules == Rules::Ioasid)
+            .then(|| self.nesting.lock().report(domain.as_deref(), info.2));
+        uapi::write_info(
+            arg,
+            &uapi::Info {
+                page_sizes: info.0,
+                windows,
+                mappings_left: info.1,
+                nesting,
+            },
+        )
     }
 
+    #[inline(never)]
     fn pasid_alloc(&self, arg: Pointer) -> Result {
         let call = uapi::PasidAlloc::decode(arg)?;
         let (min, max, count) = call.request();
-        let mut nesting = self.nesting.lock();
-        let pasid = nesting.pasids().alloc(min, max, count)?;
+        if self.nesting.lock().pasids().needs_storage() {
+            let storage = Pasids::new_storage()?;
+            self.nesting.lock().pasids().add_storage(storage);
+        }
+        let pasid = self.nesting.lock().pasids().alloc(min, max, count)?;
         // A user that cannot be told must not be left holding PASIDs.
-        call.reply(arg, pasid)
-            .or_else(|error| nesting.pasids().free(pasid, count).and(Err(error)))
+        call.reply(arg, pasid).inspect_err(|_| {
+            // Another thread may have bound one by its number: then they are its.
+            let _ = self.nesting.lock().free_pasids(pasid, count);
+        })
     }
 
-    fn bind(&self, arg: Pointer) -> Result {
+    #[inline(never)]
+    fn pasid_free(&self, arg: Pointer) -> Result {
+        let (first, count) = uapi::decode_pasid_free(arg)?;
+        self.nesting.lock().free_pasids(first, count)
+    }
+
+    #[inline(never)]
+    fn call_bind(&self, arg: Pointer) -> Result {
         let bind = uapi::Bind::decode(arg)?;
         let queue = bind.fault_fd.map(queue_of).transpose()?;
         if queue
@@ -346,13 +323,7 @@ impl Container {
         {
             return Err(EINVAL);
         }
-        let bound = {
-            let mut nesting = self.nesting.lock();
-            match self.domains_for(&bind) {
-                Ok((stage2, separate)) => nesting.bind(&bind, stage2, separate, queue),
-                Err(error) => BindResult::unchanged(error),
-            }
-        };
+        let bound = self.bind(&bind, queue);
         let tried = trace::Bind {
             device: bind.device,
             site: bind.site,
@@ -372,48 +343,28 @@ impl Container {
         bound.result
     }
 
-    /// The stage-2 domain of the device to bind at, and that of the address space to bind.
-    fn domains_for(
-        &self,
-        bind: &uapi::Bind,
-    ) -> Result<(Arc<PagingDomain>, Option<Arc<PagingDomain>>)> {
-        let mut ioas = self.ioas.lock();
-        let device = ioas.device(bind.device).ok_or(ENOENT)?.clone();
-        let separate = match bind.target {
-            Target::AddressSpace(id) => {
-                Some(ioas.address_space(id, &device, bind.fault_fd.is_some())?)
-            }
-            _ => None,
-        };
-        Ok((ioas.domain_of(&device).ok_or(ENOENT)?, separate))
+    #[inline(never)]
+    fn call_unbind(&self, arg: Pointer) -> Result {
+        let scope = uapi::decode_unbind(arg)?;
+        self.unbind(scope)
     }
 
-    /// Carries out the entries of a change one by one, up to the first bad one.
-    fn change_address_space(
-        &self,
-        arg: Pointer,
-        operation: AsOperation,
-        change: impl Fn(&mut Ioas, &uapi::AsChange, u32) -> Result,
-    ) -> Result {
-        let call = uapi::AsChange::decode(arg)?;
-        let mut ioas = self.ioas.lock();
-        ioas.prepare_address_space(call.id)?;
-        let bad =
-            (0..call.count).find_map(|index| Some((index, change(&mut ioas, &call, index).err()?)));
-        ioas.flush_address_space(call.id);
-        drop(ioas);
-        let done = bad.map_or(call.count, |(index, _)| index);
-        let result = bad.map_or(Ok(()), |(_, error)| Err(error));
-        trace::address_space(self.id, call.id, operation, done, &result);
-        call.reply(arg, done)?;
-        result
+    #[inline(never)]
+    fn call_invalidate(&self, arg: Pointer) -> Result {
+        let call = uapi::Invalidate::decode(arg)?;
+        let ended = self.invalidate(&call);
+        let (count, done, bad) = (call.entries.count, ended.done, ended.bad_index);
+        trace::invalidate(self.id, count, done, bad, &ended.result);
+        call.reply(arg, done, bad)?;
+        ended.result
     }
 
+    #[inline(never)]
     fn fault_queue(&self, arg: Pointer) -> Result {
         let call = uapi::NewFaultQueue::decode(arg)?;
         let depth = match call.depth {
             Some(depth) => depth,
-            None => self.nesting.lock().default_depth(),
+            None => self.default_depth(),
         };
         let queue = FaultQueue::new(
             self.id,
@@ -423,25 +374,44 @@ impl Container {
             call.deadline_ms,
             call.dma,
         )?;
-        self.nesting.lock().add_queue(queue.clone())?;
+        self.queues.lock().add(queue.clone())?;
         // From here on the file's release forgets the queue; until then we do.
         let fd = NewFaultFd::new(queue.clone(), call.cloexec, call.nonblock)
-            .inspect_err(|_| self.nesting.lock().forget_queue(&queue))?;
+            .inspect_err(|_| self.queues.lock().forget(&queue))?;
         call.reply(arg, fd.number())?;
         fd.install();
         Ok(())
     }
 
-    fn devices(&self, arg: Pointer) -> Result {
-        let call = uapi::Devices::decode(arg)?;
-        let count = {
-            let nesting = self.nesting.lock();
-            let parent = self.ioas.lock().domain().cloned();
-            nesting.write_devices(&call, parent.as_deref())?
-        };
-        call.reply(arg, count)
+    /// Depth of a fault queue whose user did not choose: no attached device overflows it alone.
+    fn default_depth(&self) -> u32 {
+        let devices = self.nesting.lock().device_count();
+        let devices = u32::try_from(devices).unwrap_or(u32::MAX);
+        FaultQueue::DEPTH_PER_DEVICE
+            .saturating_mul(devices.max(1))
+            .min(abi::VFIO_IOASID_FAULT_DEPTH_MAX)
     }
 
+    #[inline(never)]
+    fn devices(&self, arg: Pointer) -> Result {
+        let call = uapi::Devices::decode(arg)?;
+        let room = call.room as usize;
+        let mut at = 0;
+        loop {
+            let mut infos = [abi::vfio_ioasid_device_info::default(); DEVICES_STEP];
+            let count = self.nesting.lock().device_infos(at, &mut infos);
+            let end = count.min(room).min(at + DEVICES_STEP);
+            for (index, info) in (at..end).zip(infos.iter()) {
+                call.write(index, info)?;
+            }
+            if end >= count.min(room) {
+                return call.reply(arg, u32::try_from(count)?);
+            }
+            at = end;
+        }
+    }
+
+    #[inline(never)]
     fn stats(&self, arg: Pointer) -> Result {
         let mut stats = uapi::decode_stats(arg)?;
         self.fill_stats(&mut stats);
@@ -451,6 +421,7 @@ impl Container {
     /// Fills in all numbers of [`abi::vfio_ioasid_stats`].
     pub(crate) fn fill_stats(&self, stats: &mut abi::vfio_ioasid_stats) {
         self.nesting.lock().fill_stats(stats);
+        stats.fault_queues = self.queues.lock().len() as u64;
         {
             let ioas = self.ioas.lock();
             stats.mappings = u64::from(ioas.count());
@@ -481,6 +452,11 @@ impl Container {
     pub(crate) fn inspect<T>(&self, with: impl FnOnce(&Nesting) -> T) -> T {
         with(&self.nesting.lock())
     }
+
+    /// The same on the fault queues.
+    pub(crate) fn inspect_queues<T>(&self, with: impl FnOnce(&Queues) -> T) -> T {
+        with(&self.queues.lock())
+    }
 }
 
 /// What a type of VFIO_SET_IOMMU asks for, if the module is it.
@@ -500,6 +476,6 @@ fn rules_of(iommu_type: usize) -> Option<Rules> {
 /// A fault fd is closed for good: its container, if it lives, forgets the queue.
 pub(crate) fn forget_queue(queue: &Arc<FaultQueue>) {
     if let Some(container) = vfio::find(queue.container()) {
-        container.nesting.lock().forget_queue(queue);
+        container.queues.lock().forget(queue);
     }
 }

@@ -52,7 +52,7 @@ pub(crate) fn line(file: File, at: &mut Cursor, line: &mut Line<'_>) -> Option<f
             File::Devices => container.inspect(|nesting| nesting.device_line(id, at, line)),
             File::Pasids => container.inspect(|nesting| nesting.pasid_line(id, at, line)),
             File::Bindings => container.inspect(|nesting| nesting.binding_line(id, at, line)),
-            File::Queues => container.inspect(|nesting| nesting.queue_line(id, at, line)),
+            File::Queues => container.inspect_queues(|queues| queues.line(id, at, line)),
         };
         if written.is_some() {
             return written;

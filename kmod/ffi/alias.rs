@@ -3,8 +3,9 @@
 //!
 //! C header: [`include/linux/iommu.h`](srctree/include/linux/iommu.h)
 
-use super::memory::{yield_unless_killed, Part};
+use super::memory::Part;
 use super::paging::{Access, PagingDomain};
+use super::work::Work;
 use crate::few::Few;
 use crate::ioas::iova::IovaRange;
 use crate::ioas::ranges::Ranged;
@@ -32,18 +33,20 @@ impl Ranged for Alias {
 
 impl Alias {
     /// Maps it into a table, all or nothing.
-    fn map_into(&self, domain: &PagingDomain) -> Result {
+    fn map_into(&self, domain: &PagingDomain, work: &mut Work) -> Result {
         let start = self.range.start();
         let mut before = 0;
         for part in self.parts.iter() {
             for (offset, phys, size) in part.runs() {
                 let done = before + offset;
-                // SAFETY: The part keeps the memory pinned, and `Tables` keeps the part until
-                // the range is unmapped.
-                let mapped = unsafe { domain.map(start + done, phys, size, self.access) };
+                let mapped = work.step().and_then(|()| {
+                    // SAFETY: The part keeps the memory pinned, and `Tables` keeps the part until
+                    // the range is unmapped.
+                    unsafe { domain.map(start + done, phys, size, self.access) }
+                });
                 if let Err(error) = mapped {
-                    if done != 0 {
-                        domain.unmap(start, done);
+                    if let Some(mapped) = IovaRange::sized(start, done) {
+                        domain.unmap_ranges(&[mapped]);
                     }
                     return Err(error);
                 }
@@ -122,11 +125,14 @@ impl Tables {
         stage_2: Arc<PagingDomain>,
         page_requests: bool,
         domain: PagingDomain,
+        work: &mut Work,
     ) -> Result {
         self.tables.reserve(1, GFP_KERNEL_ACCOUNT)?;
         for alias in self.entries.values() {
             // On failure the domain, never attached, goes with what is in it.
-            yield_unless_killed().and_then(|()| alias.map_into(&domain))?;
+            work.step()
+                .and_then(|()| alias.map_into(&domain, work))
+                .inspect_err(|_| domain.retire())?;
         }
         let table = Table {
             stage_2,
@@ -137,36 +143,17 @@ impl Tables {
         self.tables.push_within_capacity(table).map_err(|_| ENOMEM)
     }
 
-    /// Forgets the tables for a stage-2 domain.
-    pub(crate) fn drop_tables(&mut self, stage_2: &Arc<PagingDomain>) {
-        self.flush();
-        while let Some(table) = self
-            .tables
-            .iter()
-            .position(|table| Arc::ptr_eq(&table.stage_2, stage_2))
-            .and_then(|at| self.tables.remove(at).ok())
-        {
-            Self::empty(&self.entries, &table);
-        }
+    /// Drops the tables of stage-2 domains that are retired: nothing is bound to them any more.
+    pub(crate) fn drop_retired(&mut self) {
+        self.tables.retain(|table| !table.stage_2.is_retired());
     }
 
-    /// Unmaps every entry from a table, for others may still hold its domain.
-    fn empty(entries: &RBTree<u64, Alias>, table: &Table) {
-        let mut chunk = [IovaRange::ALL; 32];
-        let mut count = 0;
-        for alias in entries.values() {
-            if let Some(range) = chunk.get_mut(count) {
-                *range = alias.range;
-                count += 1;
-            }
-            if count == chunk.len() {
-                table.domain.unmap_ranges(&chunk);
-                count = 0;
-            }
-        }
-        table
-            .domain
-            .unmap_ranges(chunk.get(..count).unwrap_or_default());
+    /// Drops all tables, with what is in them; the address space is bound nowhere, and never will
+    /// be.
+    pub(crate) fn drop_all(&mut self) {
+        self.tables.clear();
+        self.leaving_ranges = KVVec::new();
+        self.leaving = KVVec::new();
     }
 
     /// Maps an entry into every table, all or nothing. Its range must be free. Sleeps.
@@ -174,12 +161,11 @@ impl Tables {
     /// # Errors
     ///
     /// What the IOMMU driver says; [`EINTR`] if a fatal signal came.
-    pub(crate) fn insert(&mut self, alias: Alias) -> Result {
-        yield_unless_killed()?;
+    pub(crate) fn insert(&mut self, alias: Alias, work: &mut Work) -> Result {
         self.flush();
         let node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
         for (index, table) in self.tables.iter().enumerate() {
-            if let Err(error) = alias.map_into(&table.domain) {
+            if let Err(error) = alias.map_into(&table.domain, work) {
                 for table in self.tables.iter().take(index) {
                     table.domain.unmap_ranges(&[alias.range]);
                 }
@@ -222,14 +208,5 @@ impl Tables {
         }
         self.leaving_ranges = KVVec::new();
         self.leaving = KVVec::new();
-    }
-}
-
-impl Drop for Tables {
-    fn drop(&mut self) {
-        self.flush();
-        for table in &self.tables {
-            Self::empty(&self.entries, table);
-        }
     }
 }

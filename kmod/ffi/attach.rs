@@ -28,7 +28,7 @@ pub(crate) enum Site {
 /// What translates.
 pub(crate) enum Translation {
     /// A user's stage-1 table on stage 2.
-    Nested(NestedDomain),
+    Nested(Arc<NestedDomain>),
     /// A page table of the host's.
     Paging(Arc<PagingDomain>),
 }
@@ -103,7 +103,7 @@ impl Detached {
     pub(crate) fn attach(
         self,
         device: &Device,
-        group: Group,
+        group: &Group,
         site: Site,
     ) -> Result<Attachment, (Error, Self)> {
         let domain = self.translation.as_ptr();
@@ -130,7 +130,7 @@ impl Detached {
             // INVARIANT: Attached just now.
             Ok(()) => Ok(Attachment {
                 device: device.clone(),
-                group,
+                group: group.clone(),
                 site,
                 detached: Some(self),
             }),
@@ -148,7 +148,7 @@ impl Detached {
         self,
         stage2: &PagingDomain,
         device: &Device,
-        group: Group,
+        group: &Group,
     ) -> Result<Attachment, (Error, bool)> {
         let _draining = device
             .unit()
@@ -166,7 +166,7 @@ impl Detached {
             // INVARIANT: Attached just now.
             Ok(()) => Ok(Attachment {
                 device: device.clone(),
-                group,
+                group: group.clone(),
                 site: Site::Rid,
                 detached: Some(self),
             }),
@@ -203,14 +203,6 @@ pub(crate) struct ReplaceFailed {
 }
 
 impl Attachment {
-    /// The nested domain, if it is one.
-    pub(crate) fn nested(&self) -> Option<&NestedDomain> {
-        match &self.detached.as_ref()?.translation {
-            Translation::Nested(domain) => Some(domain),
-            Translation::Paging(_) => None,
-        }
-    }
-
     /// Detaches it: translation stops, page requests that were sent are handled, and nobody sees
     /// the handle any more. Sleeps.
     pub(crate) fn detach(mut self) -> Option<Detached> {
@@ -275,23 +267,23 @@ impl Attachment {
     /// By way of no translation: VT-d's nested domains do not give up the page requests of the
     /// domain that they replace at the RID.
     fn replace_rid(self, new: Detached) -> Result<(Self, Option<Detached>), ReplaceFailed> {
-        let (device, group) = (self.device.clone(), self.group);
+        let (device, group) = (self.device.clone(), self.group.clone());
         let old = self.detach();
-        match new.attach(&device, group, Site::Rid) {
+        match new.attach(&device, &group, Site::Rid) {
             Ok(new) => Ok((new, old)),
             Err((error, _new)) => Err(ReplaceFailed {
                 error,
-                old: old.and_then(|old| old.attach(&device, group, Site::Rid).ok()),
+                old: old.and_then(|old| old.attach(&device, &group, Site::Rid).ok()),
             }),
         }
     }
 
     /// Detaches it and attaches it again.
     fn restore(self, error: Error) -> ReplaceFailed {
-        let (device, group, site) = (self.device.clone(), self.group, self.site);
+        let (device, group, site) = (self.device.clone(), self.group.clone(), self.site);
         let old = self
             .detach()
-            .and_then(|old| old.attach(&device, group, site).ok());
+            .and_then(|old| old.attach(&device, &group, site).ok());
         ReplaceFailed { error, old }
     }
 

@@ -6,7 +6,7 @@
 #include <linux/iommu.h>
 #include <linux/iova_bitmap.h>
 #include <linux/mm.h>
-#include <linux/sched.h>
+#include <linux/sched/signal.h>
 #include <linux/sizes.h>
 
 #include "shim.h"
@@ -51,6 +51,10 @@ int ioasid_read_dirty(struct iommu_domain *domain, struct iova_bitmap *bitmap,
 			break;
 		start = last + 1;
 		cond_resched();
+		if (fatal_signal_pending(current)) {
+			ret = -EINTR;
+			break;
+		}
 	}
 	if (gather.end)
 		iommu_iotlb_sync(domain, &gather);
@@ -79,6 +83,8 @@ bool ioasid_can_pin(unsigned long address, size_t len)
 	struct page *page;
 
 	for (at = address & PAGE_MASK; at < address + len; at += PAGE_SIZE) {
+		if (fatal_signal_pending(current))
+			return false;
 		if (pin_user_pages_fast(at, 1, FOLL_WRITE, &page) != 1)
 			return false;
 		unpin_user_page(page);

@@ -6,6 +6,7 @@
 use super::account::User;
 use super::paging::{Access, PagingDomain};
 use super::shim;
+use super::work::Work;
 use crate::ioas::iova::{large_pages, IovaRange, LargePages};
 use crate::ioas::ranges::Ranged;
 use kernel::bindings;
@@ -157,7 +158,13 @@ unsafe impl Sync for Pinned {}
 
 impl Pinned {
     /// Pins `pages` pages of the current process's memory at `vaddr`.
-    fn new(vaddr: usize, pages: u64, access: Access, payer: Payer) -> Result<Self> {
+    fn new(
+        vaddr: usize,
+        pages: u64,
+        access: Access,
+        payer: Payer,
+        work: &mut Work,
+    ) -> Result<Self> {
         // INVARIANT: No runs yet.
         let mut pinned = Self {
             runs: KVVec::new(),
@@ -168,7 +175,7 @@ impl Pinned {
         let room = usize::try_from(pages.min(BATCH))?;
         let mut batch = KVVec::from_elem(core::ptr::null_mut(), room, GFP_KERNEL_ACCOUNT)?;
         while pinned.pages < pages {
-            yield_unless_killed()?;
+            work.look()?;
             let left = pages - pinned.pages;
             let want = left.min(BATCH);
             let at = vaddr + ((pinned.pages as usize) << PAGE_SHIFT);
@@ -259,12 +266,12 @@ impl Drop for Pinned {
     }
 }
 
-/// User memory mapped into stage-2 domains: pinned, charged, and undone on drop.
+/// Pinned user memory, and the stage-2 domains that it is mapped into.
 ///
 /// # Invariants
 ///
-/// In each of `domains`, `range` is mapped to the runs of `pinned`, in order, and `pinned` is as
-/// large as `range`.
+/// In each of `domains` that is not retired, `range` is mapped to the runs of `pinned`, in order,
+/// and `pinned` is as large as `range`.
 pub(crate) struct MappedMemory {
     domains: KVec<Arc<PagingDomain>>,
     range: IovaRange,
@@ -274,11 +281,11 @@ pub(crate) struct MappedMemory {
 }
 
 impl MappedMemory {
-    /// Pins the current process's memory at `vaddr` and maps it at `range` in `domains`, all or
-    /// nothing. What is a device's (VM_PFNMAP, as vfio's BARs) is neither pinned nor charged.
+    /// Pins the current process's memory at `vaddr`, to be mapped at `range`. What is a device's
+    /// (VM_PFNMAP, as vfio's BARs) is neither pinned nor charged.
     ///
-    /// `payer` is charged. `range` and `vaddr` are aligned to pages. Sleeps; takes the mm's
-    /// mmap_lock.
+    /// `payer` is charged. `range` and `vaddr` are aligned to pages. Sleeps, for as long as the
+    /// user's memory takes; takes the mm's mmap_lock.
     ///
     /// # Errors
     ///
@@ -286,36 +293,22 @@ impl MappedMemory {
     /// - [`EFAULT`] if a page is not there or not accessible that way.
     /// - [`EINTR`] if a fatal signal came.
     pub(crate) fn new(
-        domains: &[Arc<PagingDomain>],
         range: IovaRange,
         vaddr: usize,
         access: Access,
         payer: Payer,
+        work: &mut Work,
     ) -> Result<Self> {
         let pages = range.size().ok_or(EINVAL)? >> PAGE_SHIFT;
+        let pinned = Pinned::new(vaddr, pages, access, payer, work)?;
         // INVARIANT: Mapped nowhere yet.
-        let mut memory = Self {
-            domains: KVec::with_capacity(domains.len(), GFP_KERNEL_ACCOUNT)?,
+        Ok(Self {
+            domains: KVec::new(),
             range,
             access,
             large: LargePages::default(),
-            pinned: Arc::new(
-                Pinned::new(vaddr, pages, access, payer)?,
-                GFP_KERNEL_ACCOUNT,
-            )?,
-        };
-        for domain in domains {
-            memory.map_into(domain.clone())?;
-        }
-        if let Some(domain) = domains.first() {
-            for (offset, phys, size) in memory.pinned.runs_from(0) {
-                let sizes = domain.page_sizes();
-                memory
-                    .large
-                    .add(large_pages(range.start() + offset, phys, size, sizes));
-            }
-        }
-        Ok(memory)
+            pinned: Arc::new(pinned, GFP_KERNEL_ACCOUNT)?,
+        })
     }
 
     /// The part of it that is mapped at `part`; `None` if that is not all here.
@@ -327,9 +320,14 @@ impl MappedMemory {
         })
     }
 
-    /// What DMA may do with it.
-    pub(crate) fn access(&self) -> Access {
-        self.access
+    /// Another view of it, to map it into one more domain by [`Copying::map_into`] while others
+    /// look at it.
+    pub(crate) fn copying(&self) -> Copying {
+        Copying {
+            range: self.range,
+            access: self.access,
+            pinned: self.pinned.clone(),
+        }
     }
 
     /// The large entries that its page table can hold.
@@ -337,49 +335,127 @@ impl MappedMemory {
         &self.large
     }
 
-    /// Maps it into one more domain.
+    /// The domains that it is mapped into.
+    pub(crate) fn domains(&self) -> &[Arc<PagingDomain>] {
+        &self.domains
+    }
+
+    /// Whether it is mapped into a domain.
+    pub(crate) fn is_in(&self, domain: &Arc<PagingDomain>) -> bool {
+        self.domains.iter().any(|other| Arc::ptr_eq(other, domain))
+    }
+
+    /// Maps it into one more domain. Sleeps.
     ///
     /// # Errors
     ///
-    /// What the IOMMU driver says; nothing is mapped then.
-    pub(crate) fn map_into(&mut self, domain: Arc<PagingDomain>) -> Result {
-        self.domains.reserve(1, GFP_KERNEL_ACCOUNT)?;
-        let start = self.range.start();
-        for (offset, phys, size) in self.pinned.runs_from(0) {
-            // SAFETY: The run is pinned, and unpinned only after `drop` or `unmap_from` has
-            // unmapped it.
-            let mapped = unsafe { domain.map(start + offset, phys, size, self.access) };
-            if let Err(error) = mapped {
-                if offset != 0 {
-                    domain.unmap(start, offset);
-                }
-                return Err(error);
+    /// What the IOMMU driver says, [`EINTR`] if a fatal signal came; nothing is mapped then.
+    pub(crate) fn map_into(&mut self, domain: Arc<PagingDomain>, work: &mut Work) -> Result {
+        if self.domains.is_empty() {
+            self.large = LargePages::default();
+            let sizes = domain.page_sizes();
+            for (offset, phys, size) in self.pinned.runs_from(0) {
+                let iova = self.range.start() + offset;
+                self.large.add(large_pages(iova, phys, size, sizes));
             }
         }
-        // Cannot fail: there is room. INVARIANT: All runs are mapped.
+        self.domains.reserve(1, GFP_KERNEL_ACCOUNT)?;
+        let mapped = self.copying().map_into(&domain, work)?;
+        self.add_domain(domain, mapped)
+    }
+
+    /// Adds a domain that [`Copying::map_into`] mapped it into.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`]; it is unmapped then.
+    pub(crate) fn add_domain(&mut self, domain: Arc<PagingDomain>, mapped: Mapped) -> Result {
+        if self.domains.reserve(1, GFP_KERNEL_ACCOUNT).is_err() {
+            domain.unmap_ranges(&[mapped.0]);
+            return Err(ENOMEM);
+        }
+        // Cannot fail: there is room. INVARIANT: It is mapped, which `mapped` says.
         self.domains
             .push_within_capacity(domain)
             .map_err(|_| ENOMEM)
     }
 
-    /// Unmaps it from a domain.
-    pub(crate) fn unmap_from(&mut self, domain: &Arc<PagingDomain>) {
-        let range = self.range;
-        self.domains.retain(|other| {
-            let keep = !Arc::ptr_eq(other, domain);
-            if !keep {
-                other.unmap(range.start(), range.size().unwrap_or(0));
+    /// Forgets domains that are retired.
+    pub(crate) fn forget_retired(&mut self) {
+        self.domains.retain(|domain| !domain.is_retired());
+    }
+
+    /// Unmaps all of a batch, with one flush for each domain, and unpins it.
+    pub(crate) fn unmap_all(mut batch: KVec<Self>, work: &mut Work) {
+        let mut ranges: KVec<IovaRange> = KVec::new();
+        // Without memory for it, one by one, when they are dropped.
+        if ranges.reserve(batch.len(), GFP_KERNEL_ACCOUNT).is_ok() {
+            while let Some(domain) = batch
+                .iter()
+                .find_map(|memory| memory.domains.last().cloned())
+            {
+                ranges.clear();
+                for memory in batch.iter_mut() {
+                    let at = memory
+                        .domains
+                        .iter()
+                        .position(|other| Arc::ptr_eq(other, &domain));
+                    if let Some(at) = at {
+                        // Cannot fail: there is room. INVARIANT: Unmapped below.
+                        let _ = ranges.push_within_capacity(memory.range);
+                        drop(memory.domains.remove(at));
+                    }
+                }
+                domain.unmap_ranges(&ranges);
             }
-            keep
-        });
+        }
+        for memory in batch {
+            drop(memory);
+            // A teardown that began goes to its end.
+            let _ = work.step();
+        }
+    }
+}
+
+/// Says that a range was mapped.
+pub(crate) struct Mapped(IovaRange);
+
+/// Pinned memory on its way into a domain.
+pub(crate) struct Copying {
+    range: IovaRange,
+    access: Access,
+    pinned: Arc<Pinned>,
+}
+
+impl Copying {
+    /// Maps it into a domain. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// What the IOMMU driver says, [`EINTR`] if a fatal signal came; nothing is mapped then.
+    pub(crate) fn map_into(&self, domain: &PagingDomain, work: &mut Work) -> Result<Mapped> {
+        let start = self.range.start();
+        for (offset, phys, size) in self.pinned.runs_from(0) {
+            let mapped = work.step().and_then(|()| {
+                // SAFETY: The run is pinned, and unpinned only after the range was unmapped, or
+                // with the domain retired: `MappedMemory` sees to that.
+                unsafe { domain.map(start + offset, phys, size, self.access) }
+            });
+            if let Err(error) = mapped {
+                if let Some(before) = IovaRange::sized(start, offset) {
+                    domain.unmap_ranges(&[before]);
+                }
+                return Err(error);
+            }
+        }
+        Ok(Mapped(self.range))
     }
 }
 
 impl Drop for MappedMemory {
     fn drop(&mut self) {
-        let size = self.range.size().unwrap_or(0);
         for domain in &self.domains {
-            domain.unmap(self.range.start(), size);
+            domain.unmap_ranges(&[self.range]);
         }
     }
 }
@@ -454,19 +530,5 @@ fn pin(
         0 => Err(EFAULT),
         error if error < 0 => Err(Error::from_errno(error)),
         got => Ok(got as usize),
-    }
-}
-
-/// Lets others run.
-///
-/// # Errors
-///
-/// [`EINTR`] if a fatal signal came.
-pub(super) fn yield_unless_killed() -> Result {
-    // SAFETY: No requirements but a context that may sleep, as pinning has.
-    if unsafe { shim::ioasid_yield_unless_killed() } {
-        Ok(())
-    } else {
-        Err(EINTR)
     }
 }

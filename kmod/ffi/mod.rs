@@ -15,6 +15,7 @@ pub(crate) mod fault_file;
 pub(crate) mod group;
 pub(crate) mod iopf;
 pub(crate) mod limits;
+pub(crate) mod lock;
 pub(crate) mod memory;
 pub(crate) mod nested;
 pub(crate) mod paging;

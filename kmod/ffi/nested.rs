@@ -7,12 +7,17 @@ use super::device::Device;
 use super::paging::PagingDomain;
 use super::shim;
 use super::user::Pointer;
+use super::work::Work;
 use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::error::{from_err_ptr, to_result};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::transmute::{AsBytes, FromBytes};
+
+/// How often a page of the user's may be gone again when the driver comes to read it: others of its
+/// process take it away on purpose then.
+const ABSENT_MAX: u32 = 64;
 
 /// The user's stage-1 data, which the IOMMU driver reads itself.
 #[derive(Clone, Copy)]
@@ -23,6 +28,20 @@ pub(crate) struct Stage1Data {
     pub(crate) pointer: Pointer,
     /// Its size in bytes.
     pub(crate) len: usize,
+}
+
+impl Stage1Data {
+    /// Sees to it that its pages are there, for a moment at least.
+    ///
+    /// # Errors
+    ///
+    /// [`EFAULT`] if it cannot be read.
+    pub(crate) fn touch(&self) -> Result {
+        self.pointer.touch(self.len)
+    }
+
+    /// How often to try again after [`EFAULT`].
+    pub(crate) const TRIES: u32 = ABSENT_MAX;
 }
 
 /// Invalidation entries, which the IOMMU driver reads itself.
@@ -45,9 +64,17 @@ impl InvalidationEntries {
     ///
     /// [`EFAULT`] if one cannot be read.
     pub(crate) fn read<T: FromBytes + AsBytes>(&self, index: u32, to: &mut [T]) -> Result {
-        self.pointer
-            .offset(index as usize * self.len)?
-            .read_slice(to)
+        self.at(index)?.read_slice(to)
+    }
+
+    fn at(&self, index: u32) -> Result<Pointer> {
+        let offset = (index as usize).checked_mul(self.len).ok_or(EFAULT)?;
+        self.pointer.offset(offset)
+    }
+
+    /// Sees to it that the pages of an entry are there, for a moment at least.
+    fn touch(&self, index: u32) -> Result {
+        self.at(index)?.touch(self.len)
     }
 }
 
@@ -67,11 +94,13 @@ unsafe impl Send for NestedDomain {}
 unsafe impl Sync for NestedDomain {}
 
 impl NestedDomain {
-    /// Allocates one for `device` on `parent`, with page requests if `page_requests`.
+    /// Allocates one for `device` on `parent`, with page requests if `page_requests`. Does not wait
+    /// for the user's memory.
     ///
     /// # Errors
     ///
-    /// What the IOMMU driver says of the data.
+    /// What the IOMMU driver says of the data; [`EFAULT`] if a page of it is not there now, see
+    /// [`Stage1Data::touch`].
     pub(crate) fn new(
         parent: Arc<PagingDomain>,
         device: &Device,
@@ -100,21 +129,66 @@ impl NestedDomain {
         self.domain.as_ptr()
     }
 
-    /// Lets the driver drop what is cached of stage 1. Gives the number of entries done, and
-    /// how it ended.
-    pub(crate) fn invalidate(&self, entries: InvalidationEntries) -> (u32, Result) {
-        let mut count = entries.count;
+    /// Lets the driver drop what is cached of stage 1, by `count` entries from number `first` on.
+    /// Gives the number of entries done, and how it ended: well only if that is all of them, for a
+    /// driver may do fewer than it is given and say nothing. Sleeps; copies from the user.
+    ///
+    /// # Errors
+    ///
+    /// - What the driver says of an entry; [`EFAULT`] if one cannot be read.
+    /// - [`EIO`] if the driver does nothing and says nothing.
+    /// - [`EINTR`] if a fatal signal came.
+    pub(crate) fn invalidate(
+        &self,
+        entries: &InvalidationEntries,
+        first: u32,
+        count: u32,
+        work: &mut Work,
+    ) -> (u32, Result) {
+        let mut done = 0;
+        let mut absent = 0;
+        while done < count {
+            let (moved, result) = self.try_invalidate(entries, first + done, count - done);
+            done += moved;
+            let next = match result {
+                Ok(()) if moved == 0 => Err(EIO),
+                Ok(()) => work.look(),
+                // Its page was not there at this moment, or never is.
+                Err(EFAULT) if moved != 0 || absent < ABSENT_MAX => {
+                    absent = if moved != 0 { 0 } else { absent + 1 };
+                    work.look().and_then(|()| entries.touch(first + done))
+                }
+                error => error,
+            };
+            if next.is_err() && done < count {
+                return (done, next);
+            }
+        }
+        (done, Ok(()))
+    }
+
+    fn try_invalidate(
+        &self,
+        entries: &InvalidationEntries,
+        first: u32,
+        count: u32,
+    ) -> (u32, Result) {
+        let pointer = match entries.at(first) {
+            Ok(pointer) => pointer,
+            Err(error) => return (0, Err(error)),
+        };
+        let mut moved = count;
         // SAFETY: The domain is live; the driver checks the user's pointer.
         let result = to_result(unsafe {
             shim::ioasid_cache_invalidate(
                 self.as_ptr(),
                 entries.data_type,
-                entries.pointer.as_user_ptr().as_mut_ptr(),
+                pointer.as_user_ptr().as_mut_ptr(),
                 entries.len,
-                &mut count,
+                &mut moved,
             )
         });
-        (count, result)
+        (moved.min(count), result)
     }
 }
 

@@ -13,6 +13,7 @@ use kernel::bindings;
 use kernel::error::{from_err_ptr, to_result};
 use kernel::ffi::c_int;
 use kernel::prelude::*;
+use kernel::sync::atomic::{Atomic, Relaxed};
 
 /// `IOMMU_HWPT_ALLOC_NEST_PARENT`, `_DIRTY_TRACKING` and `_PASID` of linux/iommufd.h.
 const ALLOC_NEST_PARENT: u32 = 1 << 0;
@@ -43,6 +44,7 @@ pub(crate) struct PagingDomain {
     nest_parent: bool,
     dirty_bits: bool,
     coherent: bool,
+    retired: Atomic<bool>,
 }
 
 // SAFETY: A domain may be used from any thread.
@@ -96,6 +98,7 @@ impl PagingDomain {
             nest_parent: flags & ALLOC_NEST_PARENT != 0,
             dirty_bits: false,
             coherent: false,
+            retired: Atomic::new(false),
         };
         // SAFETY: The domain is live, and its dirty operations do not change.
         let dirty_ops = unsafe { (*new.as_ptr()).dirty_ops };
@@ -119,6 +122,7 @@ impl PagingDomain {
             nest_parent: false,
             dirty_bits: false,
             coherent: false,
+            retired: Atomic::new(false),
         };
         // SAFETY: The domain is live, and attached nowhere yet.
         unsafe { shim::ioasid_take_page_requests(new.as_ptr()) };
@@ -127,6 +131,16 @@ impl PagingDomain {
 
     pub(super) fn as_ptr(&self) -> *mut bindings::iommu_domain {
         self.domain.as_ptr()
+    }
+
+    /// No device is attached, and none will be: what is mapped goes with the domain, all at once.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Relaxed);
+    }
+
+    /// Whether it was retired.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Relaxed)
     }
 
     /// Whether stage-1 tables can be nested on it.
@@ -171,13 +185,13 @@ impl PagingDomain {
     }
 
     /// Attaches all devices of a group at their RID.
-    pub(crate) fn attach_group(&self, group: Group) -> Result {
+    pub(crate) fn attach_group(&self, group: &Group) -> Result {
         // SAFETY: Domain and group are live by their types.
         to_result(unsafe { bindings::iommu_attach_group(self.as_ptr(), group.as_ptr()) })
     }
 
     /// Detaches a group that is attached: its DMA is blocked.
-    pub(crate) fn detach_group(&self, group: Group) {
+    pub(crate) fn detach_group(&self, group: &Group) {
         // SAFETY: Domain and group are live by their types.
         unsafe { bindings::iommu_detach_group(self.as_ptr(), group.as_ptr()) }
     }
@@ -208,17 +222,14 @@ impl PagingDomain {
         })
     }
 
-    /// Unmaps ranges, with one flush of what is cached of them.
+    /// Unmaps ranges, with one flush of what is cached of them, of nested domains and device TLBs
+    /// too.
     pub(super) fn unmap_ranges(&self, ranges: &[IovaRange]) {
+        if self.is_retired() || ranges.is_empty() {
+            return;
+        }
         // SAFETY: The domain is live; the slice has that many ranges.
         unsafe { shim::ioasid_unmap_ranges(self.as_ptr(), ranges.as_ptr(), ranges.len()) }
-    }
-
-    /// Unmaps `size` bytes at `iova` and flushes what is cached of them, of nested domains
-    /// and device TLBs too. Gives the bytes that were mapped from `iova` on.
-    pub(super) fn unmap(&self, iova: u64, size: u64) -> u64 {
-        // SAFETY: The domain is live.
-        unsafe { bindings::iommu_unmap(self.as_ptr(), iova as usize, size as usize) as u64 }
     }
 }
 

@@ -15,9 +15,11 @@
 #include <linux/pci-ats.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/user.h>
+#include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/vfio.h>
+#include <linux/wait.h>
 #include <linux/workqueue.h>
 #include <uapi/linux/iommufd.h>
 
@@ -162,14 +164,40 @@ static const struct vfio_iommu_driver_ops vfio_ops = {
 	.detach_group	= ioasid_vfio_detach_group,
 };
 
+/*
+ * vfio core detaches a group with its last device alone. One that leaves before
+ * the others is unbound here, while the IOMMU core still knows it: its own
+ * notifier comes after this one.
+ */
+static int device_removed(struct notifier_block *nb, unsigned long action,
+			  void *dev)
+{
+	if (action == BUS_NOTIFY_REMOVED_DEVICE)
+		ioasid_device_removed(dev);
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block removed_devices = {
+	.notifier_call	= device_removed,
+	.priority	= 1,
+};
+
 int ioasid_vfio_register(void)
 {
-	return vfio_register_iommu_driver(&vfio_ops);
+	int ret = bus_register_notifier(&pci_bus_type, &removed_devices);
+
+	if (ret)
+		return ret;
+	ret = vfio_register_iommu_driver(&vfio_ops);
+	if (ret)
+		bus_unregister_notifier(&pci_bus_type, &removed_devices);
+	return ret;
 }
 
 void ioasid_vfio_unregister(void)
 {
 	vfio_unregister_iommu_driver(&vfio_ops);
+	bus_unregister_notifier(&pci_bus_type, &removed_devices);
 }
 
 int ioasid_device_facts(struct device *dev, struct ioasid_device_facts *facts)
@@ -270,9 +298,18 @@ size_t ioasid_contiguous_pages(struct page *const *pages, size_t count)
 	return n;
 }
 
+/* Steps, for a run of pages may be as long as memory is. */
 void ioasid_unpin(u64 frame, u64 count, bool written)
 {
-	unpin_user_page_range_dirty_lock(pfn_to_page(frame), count, written);
+	while (count) {
+		u64 step = min_t(u64, count, SZ_64M >> PAGE_SHIFT);
+
+		unpin_user_page_range_dirty_lock(pfn_to_page(frame), step,
+						 written);
+		frame += step;
+		count -= step;
+		cond_resched();
+	}
 }
 
 /*
@@ -322,7 +359,10 @@ out:
 	return ret;
 }
 
-/* One flush, whatever the number of ranges. */
+/*
+ * One flush, whatever the number of ranges. No entry reaches over a multiple of
+ * the largest page, so a long range is unmapped in steps.
+ */
 void ioasid_unmap_ranges(struct iommu_domain *domain,
 			 const struct ioasid_range *ranges, size_t count)
 {
@@ -331,11 +371,44 @@ void ioasid_unmap_ranges(struct iommu_domain *domain,
 
 	iommu_iotlb_gather_init(&gather);
 	for (i = 0; i < count; i++) {
-		iommu_unmap_fast(domain, ranges[i].start,
-				 ranges[i].last - ranges[i].start + 1, &gather);
-		cond_resched();
+		u64 start = ranges[i].start;
+
+		for (;;) {
+			u64 last = min(ranges[i].last, start | (SZ_1G - 1));
+
+			iommu_unmap_fast(domain, start, last - start + 1,
+					 &gather);
+			cond_resched();
+			if (last == ranges[i].last)
+				break;
+			start = last + 1;
+		}
 	}
 	iommu_iotlb_sync(domain, &gather);
+}
+
+int ioasid_lock_killable(struct mutex *lock)
+{
+	return mutex_lock_killable(lock);
+}
+
+/* Gives @lock, which is held, back until somebody wakes @queue. */
+int ioasid_wait_killable(struct wait_queue_head *queue, struct mutex *lock)
+{
+	DEFINE_WAIT(wait);
+
+	prepare_to_wait(queue, &wait, TASK_KILLABLE);
+	mutex_unlock(lock);
+	if (!fatal_signal_pending(current))
+		schedule();
+	finish_wait(queue, &wait);
+	mutex_lock(lock);
+	return fatal_signal_pending(current) ? -EINTR : 0;
+}
+
+void ioasid_wake_all(struct wait_queue_head *queue)
+{
+	wake_up_all(queue);
 }
 
 bool ioasid_is_users(unsigned long address, size_t len)
@@ -412,8 +485,14 @@ struct iommu_domain *ioasid_alloc_nested(struct device *dev,
 
 	if (!ops->domain_alloc_nested)
 		return ERR_PTR(-EOPNOTSUPP);
+	/*
+	 * The driver copies from the user with locks of ours held: that must
+	 * not wait for the user's page. The caller touches it and tries again.
+	 */
+	pagefault_disable();
 	domain = ops->domain_alloc_nested(dev, parent, IOMMU_HWPT_ALLOC_PASID,
 					  &user_data);
+	pagefault_enable();
 	if (IS_ERR(domain))
 		return domain;
 	/* What iommufd does after the same call; attach checks the owner. */
@@ -453,6 +532,7 @@ int ioasid_replace_pasid(struct iommu_domain *domain, struct device *dev,
 	return iommu_replace_device_pasid(domain, dev, pasid, handle);
 }
 
+/* The caller touches a page that is not there, and tries again. */
 int ioasid_cache_invalidate(struct iommu_domain *nested, u32 data_type,
 			    void __user *entries, size_t entry_len, u32 *num)
 {
@@ -468,7 +548,9 @@ int ioasid_cache_invalidate(struct iommu_domain *nested, u32 data_type,
 		*num = 0;
 		return -EOPNOTSUPP;
 	}
+	pagefault_disable();
 	ret = nested->ops->cache_invalidate_user(nested, &array);
+	pagefault_enable();
 	*num = array.entry_num;
 	return ret;
 }

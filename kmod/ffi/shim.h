@@ -21,8 +21,10 @@ struct ioasid_unit;
 struct iopf_group;
 struct iova_bitmap;
 struct mm_struct;
+struct mutex;
 struct page;
 struct poll_table_struct;
+struct wait_queue_head;
 struct user_struct;
 
 /* What the module asks of a device. */
@@ -81,6 +83,7 @@ void ioasid_vfio_release(void *data);
 long ioasid_vfio_ioctl(void *data, unsigned int cmd, unsigned long arg);
 int ioasid_vfio_attach_group(void *data, struct iommu_group *group, int type);
 void ioasid_vfio_detach_group(void *data, struct iommu_group *group);
+void ioasid_device_removed(struct device *dev);
 /* fault_file.rs implements these. */
 ssize_t ioasid_fault_read(struct file *file, char __user *buf, size_t len,
 			  loff_t *pos);
@@ -174,6 +177,9 @@ void ioasid_unmap_ranges(struct iommu_domain *domain,
 			 const struct ioasid_range *ranges, size_t count);
 void ioasid_count_type1_call(void);
 bool ioasid_type1_compat(void);
+int ioasid_lock_killable(struct mutex *lock);
+int ioasid_wait_killable(struct wait_queue_head *queue, struct mutex *lock);
+void ioasid_wake_all(struct wait_queue_head *queue);
 bool ioasid_is_users(unsigned long address, size_t len);
 bool ioasid_yield_unless_killed(void);
 

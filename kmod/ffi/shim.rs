@@ -195,6 +195,12 @@ extern "C" {
     );
     pub(super) fn ioasid_count_type1_call();
     pub(super) fn ioasid_type1_compat() -> bool;
+    pub(super) fn ioasid_lock_killable(lock: *mut bindings::mutex) -> c_int;
+    pub(super) fn ioasid_wait_killable(
+        queue: *mut bindings::wait_queue_head,
+        lock: *mut bindings::mutex,
+    ) -> c_int;
+    pub(super) fn ioasid_wake_all(queue: *mut bindings::wait_queue_head);
     pub(super) fn ioasid_is_users(address: usize, len: usize) -> bool;
     pub(super) fn ioasid_yield_unless_killed() -> bool;
     pub(super) fn ioasid_current_user() -> *mut bindings::user_struct;

@@ -63,6 +63,24 @@ impl Pointer {
             .read()
     }
 
+    /// Reads a byte of each page of `len` bytes from here on, so that they are there for a moment.
+    /// Sleeps, for as long as the user's memory takes.
+    ///
+    /// # Errors
+    ///
+    /// [`EFAULT`] if one is not accessible.
+    pub(crate) fn touch(self, len: usize) -> Result {
+        let mut at = 0;
+        while at < len {
+            self.offset(at)?.read::<u8>()?;
+            at += kernel::page::PAGE_SIZE;
+        }
+        match len.checked_sub(1) {
+            Some(last) => self.offset(last)?.read::<u8>().map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
     /// Reads values that follow each other, by one copy.
     pub(crate) fn read_slice<T: FromBytes + AsBytes>(self, to: &mut [T]) -> Result {
         // SAFETY: `to` is that many bytes, all initialised by `AsBytes`, and whatever is written to

@@ -9,10 +9,12 @@
 
 use super::account;
 use super::debugfs;
+use super::device::Device;
 use super::group::Group;
 use super::shim;
 use super::user::Pointer;
 use crate::container::Container;
+use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::error::to_result;
 use kernel::ffi::{c_int, c_long, c_uint, c_ulong, c_void};
@@ -150,7 +152,10 @@ extern "C" fn ioasid_vfio_attach_group(
     let Some(container) = find_data(data) else {
         return errno(EINVAL);
     };
-    // SAFETY: vfio core passes a group that it holds until it has called detach_group.
+    let Some(group) = NonNull::new(group) else {
+        return errno(EINVAL);
+    };
+    // SAFETY: vfio core passes a group that it holds.
     let group = unsafe { Group::from_raw(group) };
     match container.attach_group(group) {
         Ok(()) => 0,
@@ -163,7 +168,26 @@ extern "C" fn ioasid_vfio_detach_group(data: *mut c_void, group: *mut bindings::
     let Some(container) = find_data(data) else {
         return;
     };
+    let Some(group) = NonNull::new(group) else {
+        return;
+    };
     // SAFETY: As in attach_group.
     let group = unsafe { Group::from_raw(group) };
-    container.detach_group(group);
+    container.detach_group(&group);
+}
+
+/// Runs in whatever removes a PCI function, with none of our locks held.
+#[no_mangle]
+extern "C" fn ioasid_device_removed(dev: *mut bindings::device) {
+    let mut from = 0;
+    while let Some((id, container)) = find_from(from) {
+        let is_it = |device: &Device| core::ptr::eq(device.as_ptr(), dev);
+        if let Some(device) = container.find_device(is_it) {
+            container.device_removed(&device);
+        }
+        let Some(next) = id.checked_add(1) else {
+            return;
+        };
+        from = next;
+    }
 }

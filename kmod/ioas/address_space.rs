@@ -1,43 +1,86 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Separate address spaces: page tables of the host's own, whose entries point into memory that
 //! stage 2 maps. Nothing is pinned again; what stage 2 unmaps is zapped here first.
+//!
+//! An address space has a lock of its own around its tables, which is held while they are written
+//! and flushed, outside the lock of the [`Ioas`].
 
 use super::iova::IovaRange;
-use super::ranges::{self, Ranged};
+use super::ranges;
 use super::Ioas;
 use crate::budget::{self, Share};
 use crate::few::Few;
 use crate::ffi::alias::{Alias, Tables};
-use crate::ffi::device::Device;
 use crate::ffi::errno::edquot;
 use crate::ffi::limits::Limit;
-use crate::ffi::paging::PagingDomain;
+use crate::ffi::lock::{new_lock, Lock};
 use crate::uapi::AsEntry;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
+use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::Arc;
 
-struct AddressSpace {
+/// An address space.
+#[pin_data]
+pub(crate) struct AddressSpace {
     id: u32,
-    tables: Tables,
+    /// Bindings to it, and BINDs that are under way. Grows with the [`Ioas`] locked.
+    bound: Atomic<u32>,
+    /// Its page tables, and what is in them.
+    #[pin]
+    pub(crate) tables: Lock<Tables>,
     /// Its domain id; it counts as one however many IOMMU units there are.
     _share: Share,
+}
+
+impl AddressSpace {
+    /// Its number in the container.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+}
+
+/// An address space that a binding uses: it is not destroyed meanwhile.
+///
+/// # Invariants
+///
+/// Counted in `bound`.
+pub(crate) struct BoundSpace(Arc<AddressSpace>);
+
+impl BoundSpace {
+    /// The address space.
+    pub(crate) fn space(&self) -> &Arc<AddressSpace> {
+        &self.0
+    }
+}
+
+impl Drop for BoundSpace {
+    fn drop(&mut self) {
+        self.0.bound.fetch_sub(1u32, Relaxed);
+    }
 }
 
 /// Says that an entry points into a mapping: start of the mapping, address space, start of the
 /// entry.
 type Link = (u64, u32, u64);
 
+struct Listed {
+    space: Arc<AddressSpace>,
+    /// AS_DESTROY is at it: it is nobody's any more.
+    dying: bool,
+}
+
 /// The address spaces of a container.
 ///
 /// # Invariants
 ///
 /// - `spaces` ascend by id; ids up to `last_id` were given.
-/// - `links` has one for each entry and mapping that the entry points into, `link_count` in all.
-pub(super) struct AddressSpaces {
+/// - `links` has one for each entry and mapping that the entry points into, `link_count` in all,
+///   with what DMA may write of the mapping by it.
+pub(crate) struct AddressSpaces {
     last_id: u32,
-    spaces: KVec<AddressSpace>,
-    links: RBTree<Link, ()>,
+    spaces: KVec<Listed>,
+    links: RBTree<Link, Option<IovaRange>>,
     /// What the quota of entries counts: an entry that spans several mappings counts for each.
     link_count: u32,
     entry_count: u32,
@@ -56,20 +99,117 @@ impl AddressSpaces {
 
     fn index(&self, id: u32) -> Result<usize> {
         self.spaces
-            .binary_search_by_key(&id, |space| space.id)
+            .binary_search_by_key(&id, |listed| listed.space.id)
             .map_err(|_| ENOENT)
     }
 
-    fn get_mut(&mut self, id: u32) -> Result<&mut AddressSpace> {
-        let index = self.index(id)?;
-        self.spaces.get_mut(index).ok_or(ENOENT)
+    /// The address space of that number.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOENT`] if there is none.
+    pub(crate) fn get(&self, id: u32) -> Result<Arc<AddressSpace>> {
+        let listed = self.spaces.get(self.index(id)?).ok_or(ENOENT)?;
+        if listed.dying {
+            return Err(ENOENT);
+        }
+        Ok(listed.space.clone())
     }
 
-    /// Forgets the tables for a stage-2 domain that goes.
-    pub(super) fn drop_tables(&mut self, stage_2: &Arc<PagingDomain>) {
-        for space in &mut self.spaces {
-            space.tables.drop_tables(stage_2);
+    /// The same for a binding.
+    pub(crate) fn get_bound(&self, id: u32) -> Result<BoundSpace> {
+        let space = self.get(id)?;
+        space.bound.fetch_add(1u32, Relaxed);
+        // INVARIANT: Counted just now.
+        Ok(BoundSpace(space))
+    }
+
+    /// The first address space from number `from` on.
+    pub(crate) fn next(&self, from: u32) -> Option<Arc<AddressSpace>> {
+        let at = self.spaces.partition_point(|listed| listed.space.id < from);
+        Some(self.spaces.get(at)?.space.clone())
+    }
+
+    /// Begins, or goes on, to destroy an address space.
+    ///
+    /// # Errors
+    ///
+    /// - [`ENOENT`] if there is none.
+    /// - [`EBUSY`] if it is bound.
+    pub(crate) fn begin_destroy(&mut self, id: u32) -> Result<Arc<AddressSpace>> {
+        let index = self.index(id)?;
+        let listed = self.spaces.get_mut(index).ok_or(ENOENT)?;
+        if listed.space.bound.load(Relaxed) != 0 {
+            return Err(EBUSY);
         }
+        listed.dying = true;
+        Ok(listed.space.clone())
+    }
+
+    /// Forgets an address space that has no entries any more.
+    pub(crate) fn end_destroy(&mut self, id: u32) {
+        if let Ok(index) = self.index(id) {
+            drop(self.spaces.remove(index));
+        }
+    }
+
+    /// An address space with an entry that points into the mapping at `start`, and where that
+    /// entry begins.
+    pub(crate) fn pointing_at(&self, start: u64) -> Option<(u32, u64)> {
+        let cursor = self.links.cursor_lower_bound(&(start, 0, 0))?;
+        let (mapping, id, iova) = *cursor.current().0;
+        (mapping == start).then_some((id, iova))
+    }
+
+    /// The same in one address space.
+    pub(crate) fn pointing_from(&self, id: u32, start: u64) -> Option<u64> {
+        let cursor = self.links.cursor_lower_bound(&(start, id, 0))?;
+        let (mapping, space, iova) = *cursor.current().0;
+        (mapping == start && space == id).then_some(iova)
+    }
+
+    /// Whether no entry points anywhere.
+    pub(crate) fn are_without_entries(&self) -> bool {
+        self.link_count == 0
+    }
+
+    /// Even one that is being destroyed.
+    pub(crate) fn find(&self, id: u32) -> Option<Arc<AddressSpace>> {
+        let listed = self.spaces.get(self.index(id).ok()?)?;
+        Some(listed.space.clone())
+    }
+
+    /// Fills `ranges` with the parts of the mapping at `start` that entries let DMA write, from the
+    /// link behind `after` on; gives how many, and the last link looked at, `None` at the end.
+    pub(crate) fn writable(
+        &mut self,
+        start: u64,
+        after: Option<(u32, u64)>,
+        ranges: &mut [IovaRange],
+    ) -> (usize, Option<(u32, u64)>) {
+        let from = match after {
+            None => Some((start, 0, 0)),
+            Some((id, iova)) => iova.checked_add(1).map(|iova| (start, id, iova)),
+        };
+        let mut cursor = from.and_then(|from| self.links.cursor_lower_bound_mut(&from));
+        let mut count = 0;
+        let mut last = None;
+        while let Some(here) = cursor {
+            let (&(mapping, id, iova), written) = here.current();
+            if mapping != start {
+                return (count, None);
+            }
+            if let Some(written) = written {
+                let Some(place) = ranges.get_mut(count) else {
+                    return (count, last);
+                };
+                *place = *written;
+                count += 1;
+            }
+            last = Some((id, iova));
+            cursor = here.move_next();
+        }
+        (count, None)
     }
 }
 
@@ -95,11 +235,19 @@ impl Ioas {
         }
         let id = spaces.last_id.checked_add(1).ok_or(ENOSPC)?;
         let share = self.owner.take(budget::Kind::Domains, 1)?;
-        spaces.spaces.push(
-            AddressSpace {
+        let space = Arc::pin_init(
+            pin_init!(AddressSpace {
                 id,
+                bound: Atomic::new(0),
+                tables <- new_lock!(Tables::new(), "AddressSpace::tables"),
                 _share: share,
-                tables: Tables::new(),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        spaces.spaces.push(
+            Listed {
+                space,
+                dying: false,
             },
             GFP_KERNEL_ACCOUNT,
         )?;
@@ -107,90 +255,30 @@ impl Ioas {
         Ok(id)
     }
 
-    /// Takes an address space away that is bound nowhere.
+    /// Looks up what an entry of address space `id` points at, and links it there: from now on
+    /// UNMAP_DMA waits for the entry's table. The caller holds that, and has found the range free.
     ///
     /// # Errors
     ///
-    /// [`ENOENT`] if there is none.
-    pub(crate) fn destroy_address_space(&mut self, id: u32) -> Result {
-        self.spaces.index(id)?;
-        self.take_entries(id, &IovaRange::ALL);
-        let index = self.spaces.index(id)?;
-        drop(self.spaces.spaces.remove(index));
-        Ok(())
-    }
-
-    /// The page table of an address space for a device of the container, to be bound with or
-    /// without page requests. Sleeps.
-    ///
-    /// # Errors
-    ///
-    /// - [`ENOENT`] if there is no such address space or device.
-    /// - What the IOMMU driver says.
-    pub(crate) fn address_space(
-        &mut self,
-        id: u32,
-        device: &Device,
-        page_requests: bool,
-    ) -> Result<Arc<PagingDomain>> {
-        self.prepare_address_space(id)?;
-        let stage_2 = self.domain_of(device).ok_or(ENOENT)?;
-        let tables = &mut self.spaces.get_mut(id)?.tables;
-        if page_requests && tables.table(&stage_2, true).is_none() {
-            let domain = PagingDomain::separate_with_page_requests(device)?;
-            tables.add_table(stage_2.clone(), true, domain)?;
-        }
-        let found = tables.table(&stage_2, page_requests);
-        found.cloned().ok_or(ENOENT)
-    }
-
-    /// Makes sure that an address space has a table without page requests for each stage-2 domain.
-    /// Sleeps.
-    ///
-    /// # Errors
-    ///
-    /// [`ENOENT`] if there is no such address space, and what the IOMMU driver says.
-    pub(crate) fn prepare_address_space(&mut self, id: u32) -> Result {
-        let space = self.spaces.get_mut(id)?;
-        for attached in &self.groups {
-            if space.tables.table(&attached.domain, false).is_none() {
-                let device = attached.devices.first().ok_or(ENODEV)?;
-                let domain = PagingDomain::separate(device)?;
-                space
-                    .tables
-                    .add_table(attached.domain.clone(), false, domain)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds an entry to an address space that is prepared. Sleeps.
-    ///
-    /// # Errors
-    ///
-    /// Those of an entry of `VFIO_IOASID_AS_MAP`.
-    pub(crate) fn map_entry(&mut self, id: u32, entry: &AsEntry) -> Result {
-        let space = self.spaces.get_mut(id)?;
-        if !self.windows.contains(&entry.range) || !space.tables.can_translate(&entry.range) {
+    /// Those of an entry of `VFIO_IOASID_AS_MAP`; nothing is linked then.
+    pub(crate) fn point(&mut self, id: u32, entry: &AsEntry) -> Result<Alias> {
+        if !self.windows.contains(&entry.range) {
             return Err(EINVAL);
-        }
-        if ranges::first_in(space.tables.entries(), &entry.range).is_some() {
-            return Err(EEXIST);
         }
         let mut parts = Few::new();
         let mut links = Few::new();
         let mut next = Some(entry.memory);
         while let Some(rest) = next {
-            let mapping = ranges::at(&self.mappings, rest.start()).ok_or(EFAULT)?;
-            let allowed = mapping.access();
+            let (range, allowed, memory) = self.mapped_at(rest.start()).ok_or(EFAULT)?;
             if (entry.access.read && !allowed.read) || (entry.access.write && !allowed.write) {
                 return Err(EPERM);
             }
-            let part = rest.intersection(mapping.range()).ok_or(EFAULT)?;
-            parts.push(mapping.part(&part).ok_or(EFAULT)?, GFP_KERNEL_ACCOUNT)?;
-            let link = (mapping.range().start(), id, entry.range.start());
+            let part = rest.intersection(range).ok_or(EFAULT)?;
+            let link = (range.start(), id, entry.range.start());
+            let written = entry.access.write.then_some(part);
+            parts.push(memory.part(&part).ok_or(EFAULT)?, GFP_KERNEL_ACCOUNT)?;
             links.push(
-                RBTreeNode::new(link, (), GFP_KERNEL_ACCOUNT)?,
+                RBTreeNode::new(link, written, GFP_KERNEL_ACCOUNT)?,
                 GFP_KERNEL_ACCOUNT,
             )?;
             next = rest.without(&part).1;
@@ -200,132 +288,52 @@ impl Ioas {
         if sum > Limit::AsEntries.get() {
             return Err(edquot());
         }
-        self.spaces.get_mut(id)?.tables.insert(Alias {
-            range: entry.range,
-            memory: entry.memory,
-            access: entry.access,
-            parts,
-        })?;
         for link in links.into_iter() {
             self.spaces.links.insert(link);
         }
         self.spaces.link_count = sum;
         self.spaces.entry_count += 1;
-        Ok(())
+        Ok(Alias {
+            range: entry.range,
+            memory: entry.memory,
+            access: entry.access,
+            parts,
+        })
     }
 
-    /// Takes the entries out of an address space that lie in `range`; they are in force until
-    /// [`Ioas::flush_address_space`].
-    ///
-    /// # Errors
-    ///
-    /// - [`ENOENT`] if there is no such address space.
-    /// - [`EINVAL`] if an entry would be cut in two.
-    pub(crate) fn unmap_entries(&mut self, id: u32, range: &IovaRange) -> Result {
-        let space = self.spaces.get_mut(id)?;
-        if ranges::cuts(space.tables.entries(), range) {
-            return Err(EINVAL);
-        }
-        self.take_entries(id, range);
-        Ok(())
-    }
-
-    /// Ends a change of an address space.
-    pub(crate) fn flush_address_space(&mut self, id: u32) {
-        if let Ok(space) = self.spaces.get_mut(id) {
-            space.tables.flush();
-        }
-    }
-
-    fn take_entries(&mut self, id: u32, range: &IovaRange) {
-        while let Some(start) = self
-            .spaces
-            .get_mut(id)
-            .ok()
-            .and_then(|space| ranges::first_in(space.tables.entries(), range))
-            .map(|entry| entry.range().start())
-        {
-            self.take_entry(id, start, None);
-        }
-    }
-
-    /// Takes one entry out, and its links. `going` is the first address of a mapping that goes with
-    /// it.
-    fn take_entry(&mut self, id: u32, iova: u64, going: Option<u64>) {
-        let taken = self
-            .spaces
-            .get_mut(id)
-            .ok()
-            .and_then(|space| space.tables.take(iova));
-        let Some((memory, access)) = taken else {
-            return;
-        };
+    /// Forgets that an entry of address space `id` points at `memory`. `going` is the first address of a mapping that goes with it.
+    pub(crate) fn unpoint(&mut self, id: u32, iova: u64, memory: &IovaRange, going: Option<u64>) {
         self.spaces.entry_count = self.spaces.entry_count.saturating_sub(1);
-        let mut next = Some(memory);
-        while let Some(mapping) = next.and_then(|rest| self.first_in(&rest)) {
-            let link = (mapping.start(), id, iova);
-            if self.spaces.links.remove(&link).is_some() {
-                self.spaces.link_count = self.spaces.link_count.saturating_sub(1);
-            }
-            let part = memory.intersection(&mapping).filter(|_| access.write);
-            if let Some(written) = part.filter(|_| going != Some(mapping.start())) {
-                self.keep_written(&mapping, &written);
-            }
-            next = next.and_then(|rest| rest.without(&mapping).1);
-        }
-    }
-
-    /// Calls `with` on the part of a mapping that each entry points at and lets DMA write.
-    pub(super) fn for_each_writable_entry(
-        &self,
-        mapping: &IovaRange,
-        mut with: impl FnMut(&IovaRange) -> Result,
-    ) -> Result {
-        let links = &self.spaces.links;
-        let mut next = Some((mapping.start(), 0, 0));
-        while let Some(link) = next.and_then(|from| links.cursor_lower_bound(&from)) {
-            let (start, id, iova) = *link.current().0;
-            if start != mapping.start() {
-                break;
-            }
-            next = link.peek_next().map(|(link, ())| *link);
-            let space = self.spaces.spaces.get(self.spaces.index(id)?);
-            let entry = space.and_then(|space| space.tables.entries().get(&iova));
-            let written = entry
-                .filter(|entry| entry.access.write)
-                .and_then(|entry| entry.memory.intersection(mapping));
-            if let Some(written) = written {
-                with(&written)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes out every entry that points into the mapping at `start`, which is about to go.
-    pub(super) fn zap(&mut self, start: u64) {
-        loop {
-            let link = self
-                .spaces
-                .links
-                .cursor_lower_bound(&(start, 0, 0))
-                .map(|cursor| *cursor.current().0)
-                .filter(|link| link.0 == start);
-            let Some((_, id, iova)) = link else {
+        let mut next = Some(*memory);
+        while let Some(rest) = next {
+            let Some(mapping) = self.mapping_in(&rest).map(|mapping| mapping.range) else {
                 break;
             };
-            self.take_entry(id, iova, Some(start));
-            // Cannot loop: the link is gone even if the entry was not found.
-            self.spaces.links.remove(&(start, id, iova));
-            let more = self
-                .spaces
-                .links
-                .cursor_lower_bound(&(start, id, 0))
-                .is_some_and(|cursor| {
-                    cursor.current().0 .0 == start && cursor.current().0 .1 == id
-                });
-            if !more {
-                self.flush_address_space(id);
+            if let Some(written) = self.unlink((mapping.start(), id, iova)) {
+                if going != Some(mapping.start()) {
+                    self.keep_written(&mapping, &written);
+                }
             }
+            next = rest.without(&mapping).1;
         }
+    }
+
+    /// Takes a link out; gives what DMA may have written by it.
+    fn unlink(&mut self, link: Link) -> Option<IovaRange> {
+        let written = self.spaces.links.remove(&link)?;
+        self.spaces.link_count = self.spaces.link_count.saturating_sub(1);
+        written
+    }
+
+    /// Takes a link out that belongs to no entry: cannot be, and must not end in a loop.
+    pub(crate) fn unlink_lost(&mut self, start: u64, id: u32, iova: u64) {
+        self.unlink((start, id, iova));
+    }
+
+    /// Whether an entry of a table lies where nothing can be mapped.
+    pub(crate) fn has_entry_outside(&self, tables: &Tables) -> bool {
+        self.windows
+            .gaps()
+            .any(|gap| ranges::first_in(tables.entries(), &gap).is_some())
     }
 }

@@ -6,6 +6,7 @@
 //! dirty, and once more when the entry has gone.
 
 use super::{iova::IovaRange, ranges::Ranged, Ioas, Rules};
+use crate::budget::Work;
 use crate::ffi::dirty::{self, DirtyBitmap};
 use crate::ffi::paging::PagingDomain;
 use crate::ffi::uapi;
@@ -13,6 +14,7 @@ use crate::ffi::user::Pointer;
 use kernel::page::{PAGE_SHIFT, PAGE_SIZE};
 use kernel::prelude::*;
 use kernel::rbtree::RBTree;
+use kernel::sync::Arc;
 
 /// Most pages of a bitmap: type1's, `INT_MAX`.
 const MAX_PAGES: u64 = i32::MAX as u64;
@@ -58,13 +60,14 @@ impl Bitmap {
     /// Overwrites `count` bits from bit `first` on. In the last word, bits above them become zero.
     /// A first word that they do not begin keeps what is set in it, above them too: type1's
     /// `bitmap_or` takes whole words. Copies to the user.
-    fn overwrite(&self, first: u64, count: u64, dirty: bool) -> Result {
+    fn overwrite(&self, first: u64, count: u64, dirty: bool, work: &mut Work) -> Result {
         let word = usize::try_from(first / 64)?;
         let below = (1u64 << (first % 64)) - 1;
         let bits = first % 64 + count;
         let words = usize::try_from(bits.div_ceil(64))?;
         let mut done = 0;
         while done < words {
+            work.step()?;
             let step = STEP.min(words - done);
             let mut part = [if dirty { u64::MAX } else { 0 }; STEP];
             if done + step == words && bits % 64 != 0 {
@@ -83,10 +86,11 @@ impl Bitmap {
     }
 
     /// Sets `count` bits from bit `first` on and leaves the others. Copies to the user.
-    fn set(&self, first: u64, count: u64) -> Result {
+    fn set(&self, first: u64, count: u64, work: &mut Work) -> Result {
         let end = first.checked_add(count).ok_or(EINVAL)?;
         let mut at = first;
         while at < end {
+            work.step()?;
             let word = self.word(usize::try_from(at / 64)?)?;
             let whole = usize::try_from((end - at) / 64)?.min(STEP);
             if at % 64 == 0 && whole != 0 {
@@ -115,7 +119,7 @@ impl Bitmap {
 }
 
 /// What knows the dirty pages.
-pub(super) enum Tracking {
+pub(crate) enum Tracking {
     /// Nobody asked for them.
     Off,
     /// Every mapped page is dirty, each time.
@@ -126,13 +130,62 @@ pub(super) enum Tracking {
 }
 
 /// Where the dirty pages of a range go.
-pub(super) struct Report<'a> {
-    range: &'a IovaRange,
-    bitmap: &'a Bitmap,
+pub(crate) struct Report {
+    range: IovaRange,
+    bitmap: Bitmap,
     /// There with [`Tracking::DirtyBits`].
     bits: Option<DirtyBitmap>,
     /// What is reported is clean afterwards.
-    clear: bool,
+    pub(crate) clear: bool,
+}
+
+impl Report {
+    /// Whether the IOMMU's dirty bits are wanted.
+    pub(crate) fn wants_bits(&self) -> bool {
+        self.bits.is_some()
+    }
+
+    /// Reports a mapping, which is held, from the dirty bits of `domains`; without bits, all of it.
+    /// Copies to the user, with no lock held.
+    pub(crate) fn mapping(
+        &mut self,
+        mapping: &IovaRange,
+        domains: &[Arc<PagingDomain>],
+        work: &mut Work,
+    ) -> Result {
+        let (first, count) = self.bits_of(mapping)?;
+        let Some(bits) = &mut self.bits else {
+            return self.bitmap.overwrite(first, count, true, work);
+        };
+        self.bitmap.overwrite(first, count, false, work)?;
+        if !self.bitmap.can_pin(first, count)? {
+            return Err(EFAULT);
+        }
+        domains.iter().try_for_each(|domain| {
+            work.look()?;
+            domain.read_dirty(bits, mapping, self.clear)
+        })
+    }
+
+    /// Adds `written`, which lies in a mapping.
+    pub(crate) fn written(&self, written: &IovaRange, work: &mut Work) -> Result {
+        let (first, count) = self.bits_of(written)?;
+        self.bitmap.set(first, count, work)
+    }
+
+    /// Adds the bits of a bitmap of a mapping.
+    pub(crate) fn words(&self, mapping: &IovaRange, words: &[u64], work: &mut Work) -> Result {
+        let (first, _) = self.bits_of(mapping)?;
+        for_each_run(words, |from, count| {
+            self.bitmap.set(first + from, count, work)
+        })
+    }
+
+    /// The first bit of a part of the range, and how many.
+    fn bits_of(&self, part: &IovaRange) -> Result<(u64, u64)> {
+        let offset = part.start().checked_sub(self.range.start());
+        Ok((offset.ok_or(EINVAL)? >> PAGE_SHIFT, pages(part)?))
+    }
 }
 
 impl Ioas {
@@ -161,69 +214,34 @@ impl Ioas {
         }
     }
 
-    /// `VFIO_IOMMU_DIRTY_PAGES_FLAG_START`. What was written before is clean. No binding may be
-    /// made meanwhile: the IOMMU driver does not see one that is half done.
+    /// Checks that dirty pages can be tracked: `false` if they are already.
     ///
     /// # Errors
     ///
     /// [`EINVAL`] if a mapping is too large for a bitmap.
-    pub(crate) fn start_dirty(&mut self) -> Result {
-        let fits = |size: Option<u64>| size.is_some_and(|size| size >> PAGE_SHIFT <= MAX_PAGES);
-        if !self
-            .mappings
-            .values()
-            .all(|memory| fits(memory.range().size()))
-        {
+    pub(crate) fn can_start_dirty(&self) -> Result<bool> {
+        let fits = |range: &IovaRange| {
+            range
+                .size()
+                .is_some_and(|size| size >> PAGE_SHIFT <= MAX_PAGES)
+        };
+        if !self.mappings.values().all(|mapping| fits(mapping.range())) {
             return Err(EINVAL);
         }
-        if matches!(self.tracking, Tracking::Off) {
-            self.tracking = if self.dirty_support().is_ok() && self.start_dirty_bits().is_ok() {
-                Tracking::DirtyBits(RBTree::new())
-            } else {
-                Tracking::EveryPage
-            };
-        }
-        Ok(())
+        Ok(matches!(self.tracking, Tracking::Off))
     }
 
-    fn start_dirty_bits(&self) -> Result {
-        let started = self.domains.iter().try_for_each(|domain| {
-            self.mappings
-                .values()
-                .try_for_each(|memory| domain.clean(memory.range()))?;
-            domain.track_dirty(true)
-        });
-        started.inspect_err(|_| self.stop_dirty_bits())
-    }
-
-    /// `VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP`.
-    pub(crate) fn stop_dirty(&mut self) {
+    /// What DMA writes is not wholly known any more: every page is dirty from now on. Bits that go
+    /// on being set do no harm: the next start clears them.
+    pub(crate) fn lose_dirty_bits(&mut self) {
         if matches!(self.tracking, Tracking::DirtyBits(_)) {
-            self.stop_dirty_bits();
-        }
-        self.tracking = Tracking::Off;
-    }
-
-    fn stop_dirty_bits(&self) {
-        for domain in &self.domains {
-            // Bits that go on being set do no harm: the next start clears them.
-            let _ = domain.track_dirty(false);
-        }
-    }
-
-    /// What DMA writes is not wholly known any more: every page is dirty from now on.
-    pub(super) fn lose_dirty_bits(&mut self) {
-        if matches!(self.tracking, Tracking::DirtyBits(_)) {
-            self.stop_dirty_bits();
             self.tracking = Tracking::EveryPage;
         }
     }
 
-    /// Lets a domain that is attached nowhere yet set dirty bits if the others do.
-    pub(super) fn join_dirty(&mut self, domain: &PagingDomain) {
-        if matches!(self.tracking, Tracking::DirtyBits(_)) && domain.track_dirty(true).is_err() {
-            self.lose_dirty_bits();
-        }
+    /// Whether a domain that joins is to set dirty bits.
+    pub(crate) fn uses_dirty_bits(&self) -> bool {
+        matches!(self.tracking, Tracking::DirtyBits(_))
     }
 
     /// Whether a range can be mapped as far as dirty tracking goes.
@@ -239,12 +257,7 @@ impl Ioas {
     /// # Errors
     ///
     /// [`EINVAL`] if dirty tracking is off, or the bitmap has not the smallest page size.
-    pub(super) fn report<'a>(
-        &self,
-        range: &'a IovaRange,
-        bitmap: &'a Bitmap,
-        clear: bool,
-    ) -> Result<Report<'a>> {
+    pub(crate) fn report(&self, range: &IovaRange, bitmap: &Bitmap, clear: bool) -> Result<Report> {
         let bits = match self.tracking {
             _ if bitmap.page_size != PAGE_SIZE as u64 => return Err(EINVAL),
             Tracking::Off => return Err(EINVAL),
@@ -252,70 +265,29 @@ impl Ioas {
             Tracking::DirtyBits(_) => Some(DirtyBitmap::new(range, bitmap.page_size, bitmap.data)?),
         };
         Ok(Report {
-            range,
-            bitmap,
+            range: *range,
+            bitmap: *bitmap,
             bits,
             clear,
         })
     }
 
-    /// `VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP`. Copies to the user.
+    /// Checks the range of `VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP`.
     ///
     /// # Errors
     ///
     /// [`EINVAL`] if tracking is off, the page size is not the smallest, the range is not of pages
     /// or cuts a mapping in two.
-    pub(crate) fn dirty_pages(&mut self, range: &IovaRange, bitmap: &Bitmap) -> Result {
+    pub(crate) fn dirty_report(&self, range: &IovaRange, bitmap: &Bitmap) -> Result<Report> {
         let unaligned = |address: u64| address & (PAGE_SIZE as u64 - 1) != 0;
         if unaligned(range.start()) || unaligned(range.last().wrapping_add(1)) {
             return Err(EINVAL);
         }
-        let mut report = self.report(range, bitmap, true)?;
+        let report = self.report(range, bitmap, true)?;
         if self.cuts(range) {
             return Err(EINVAL);
         }
-        let mut next = self.first_in(range);
-        while let Some(mapping) = next {
-            self.report_dirty(&mut report, &mapping)?;
-            next = mapping
-                .last()
-                .checked_add(1)
-                .and_then(|start| IovaRange::new(start, range.last()))
-                .and_then(|rest| self.first_in(&rest));
-        }
-        Ok(())
-    }
-
-    /// Reports the dirty pages of a mapping.
-    pub(super) fn report_dirty(&mut self, report: &mut Report<'_>, mapping: &IovaRange) -> Result {
-        let offset = mapping.start().checked_sub(report.range.start());
-        let first = offset.ok_or(EINVAL)? >> PAGE_SHIFT;
-        let count = pages(mapping)?;
-        let bitmap = report.bitmap;
-        let Some(bits) = &mut report.bits else {
-            return bitmap.overwrite(first, count, true);
-        };
-        bitmap.overwrite(first, count, false)?;
-        if !bitmap.can_pin(first, count)? {
-            return Err(EFAULT);
-        }
-        self.domains
-            .iter()
-            .try_for_each(|domain| domain.read_dirty(bits, mapping, report.clear))?;
-        self.for_each_writable_entry(mapping, |range| {
-            let from = range.start().saturating_sub(mapping.start()) >> PAGE_SHIFT;
-            bitmap.set(first + from, pages(range)?)
-        })?;
-        let Tracking::DirtyBits(gone) = &mut self.tracking else {
-            return Ok(());
-        };
-        if let Some(words) = gone.get(&mapping.start()) {
-            for_each_run(words, |from, count| bitmap.set(first + from, count))?;
-        }
-        if report.clear {
-            gone.remove(&mapping.start());
-        }
-        Ok(())
+        Ok(report)
     }
 
     /// An entry of an address space that let DMA write to `written` of a mapping goes.
@@ -334,6 +306,31 @@ impl Ioas {
             gone.remove(&mapping);
         }
     }
+
+    /// Takes out what was written to a mapping by entries that have gone.
+    pub(crate) fn take_written(&mut self, mapping: u64) -> Option<KVVec<u64>> {
+        match &mut self.tracking {
+            Tracking::DirtyBits(gone) => gone.remove(&mapping),
+            _ => None,
+        }
+    }
+
+    /// Puts it back, to what has come meanwhile.
+    pub(crate) fn put_written(&mut self, mapping: u64, words: KVVec<u64>) {
+        let Tracking::DirtyBits(gone) = &mut self.tracking else {
+            return;
+        };
+        if let Some(now) = gone.get_mut(&mapping) {
+            for (now, word) in now.iter_mut().zip(words.iter()) {
+                *now |= word;
+            }
+        } else if gone
+            .try_create_and_insert(mapping, words, GFP_KERNEL_ACCOUNT)
+            .is_err()
+        {
+            self.lose_dirty_bits();
+        }
+    }
 }
 
 /// Sets the bits of `written` in the bitmap of a mapping.
@@ -350,9 +347,13 @@ fn add_written(
     let words = gone.get_mut(&mapping.start()).ok_or(EINVAL)?;
     let offset = written.start().checked_sub(mapping.start());
     let first = offset.ok_or(EINVAL)? >> PAGE_SHIFT;
-    for bit in first..first + pages(written)? {
-        let word = words.get_mut(usize::try_from(bit / 64)?).ok_or(EINVAL)?;
-        *word |= 1 << (bit % 64);
+    let end = first + pages(written)?;
+    let mut at = first;
+    while at < end {
+        let bits = (64 - at % 64).min(end - at);
+        let word = words.get_mut(usize::try_from(at / 64)?).ok_or(EINVAL)?;
+        *word |= (u64::MAX >> (64 - bits)) << (at % 64);
+        at += bits;
     }
     Ok(())
 }

@@ -114,6 +114,17 @@ impl Windows {
         self.iter().any(|window| window.contains(range))
     }
 
+    /// What lies between the windows, below the first and above the last.
+    pub(crate) fn gaps(&self) -> impl Iterator<Item = IovaRange> + '_ {
+        let behind = self.iter().map(|window| window.last.checked_add(1));
+        let before = self.iter().map(|window| window.start.checked_sub(1));
+        let starts = core::iter::once(Some(0)).chain(behind);
+        let ends = before.chain(core::iter::once(Some(u64::MAX)));
+        starts
+            .zip(ends)
+            .filter_map(|(start, last)| IovaRange::new(start?, last?))
+    }
+
     /// Keeps only what lies in `aperture`.
     pub(crate) fn restrict(&mut self, aperture: &IovaRange) {
         self.keep(|window| window.intersection(aperture));

@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The container's address space: guest memory in stage 2, by the rules of type1v2.
+//!
+//! What is here is done under one lock, shortly: no user memory is read or pinned, no page table
+//! is written and no hardware waited for. A mapping that somebody works on without the lock says
+//! so in its [`Mapping`]: `crate::container` has the calls, step by step.
 
-mod address_space;
+pub(crate) mod address_space;
 pub(crate) mod dirty;
 pub(crate) mod iova;
 pub(crate) mod ranges;
 
-use crate::budget::Owner;
-use crate::ffi::device::{Bdf, Device};
+use crate::budget::{Owner, Work};
 use crate::ffi::errno::eopnotsupp;
 use crate::ffi::group::Group;
 use crate::ffi::limits::Limit;
 use crate::ffi::memory::{MappedMemory, Payer};
-use crate::ffi::paging::PagingDomain;
-use crate::uapi::{Map, Unmap};
+use crate::ffi::paging::{Access, PagingDomain};
+use crate::nesting::AttachedDevice;
+use crate::uapi::Map;
 use address_space::AddressSpaces;
 use dirty::Tracking;
 use iova::{IovaRange, LargePages, Windows};
@@ -37,7 +41,7 @@ pub(crate) enum Rules {
 
 impl Rules {
     /// Whose locked memory is charged.
-    fn payer(self) -> Payer {
+    pub(crate) fn payer(self) -> Payer {
         match self {
             Self::Ioasid => Payer::User,
             Self::Type1 | Self::Type1v2 => Payer::Process,
@@ -46,71 +50,103 @@ impl Rules {
 }
 
 /// A group, its devices, and the domain that they are attached to.
-struct AttachedGroup {
-    group: Group,
-    devices: KVec<Device>,
-    domain: Arc<PagingDomain>,
+pub(crate) struct AttachedGroup {
+    pub(crate) group: Group,
+    pub(crate) devices: KVec<Arc<AttachedDevice>>,
+    pub(crate) domain: Arc<PagingDomain>,
+    /// What of the address space is the group's own.
+    pub(crate) reserved: KVec<IovaRange>,
+}
+
+/// How far a mapping has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// A MAP_DMA pins and maps it.
+    Coming,
+    /// It is mapped.
+    Mapped,
+    /// An UNMAP_DMA unmaps and unpins it.
+    Going,
+}
+
+/// Names an UNMAP_DMA among those of its container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket(u64);
+
+/// A range of the address space that is mapped, or about to be, or was.
+pub(crate) struct Mapping {
+    range: IovaRange,
+    access: Access,
+    phase: Phase,
+    /// The UNMAP_DMA that is at it: no entry of an address space may come to point here.
+    claimed: Option<Ticket>,
+    /// How many look at it without the lock: it is not unmapped meanwhile.
+    holds: u32,
+    /// There in [`Phase::Mapped`].
+    memory: Option<MappedMemory>,
+}
+
+impl Mapping {
+    /// Whether somebody has to wait for it who wants it mapped or gone.
+    fn is_settled(&self) -> bool {
+        self.phase == Phase::Mapped && self.claimed.is_none()
+    }
+}
+
+impl Ranged for Mapping {
+    fn range(&self) -> &IovaRange {
+        &self.range
+    }
 }
 
 /// The stage-2 address space of a container.
 ///
 /// # Invariants
 ///
-/// - `mappings` are disjoint, each under its first address, and lie in `windows`; each is in
-///   all of `domains`.
+/// - `mappings` are disjoint, each under its first address, and lie in `windows`; what is
+///   [`Phase::Mapped`] is in all of `domains`, but for a domain that is being joined.
 /// - Each group's domain is in `domains`; the last one stays until the container goes.
-/// - `count`, `mapped_pages` and `large` are the number and the sums of `mappings`.
+/// - `count` is the number of `mappings`; `mapped_pages` and `large` are the sums of those that have
+///   memory.
 pub(crate) struct Ioas {
     rules: Rules,
-    owner: Owner,
-    groups: KVec<AttachedGroup>,
-    domains: KVec<Arc<PagingDomain>>,
-    windows: Windows,
-    spaces: AddressSpaces,
-    mappings: RBTree<u64, MappedMemory>,
+    pub(crate) owner: Owner,
+    released: bool,
+    last_ticket: u64,
+    pub(crate) groups: KVec<AttachedGroup>,
+    pub(crate) domains: KVec<Arc<PagingDomain>>,
+    windows: KBox<Windows>,
+    pub(crate) spaces: AddressSpaces,
+    mappings: RBTree<u64, Mapping>,
     count: u32,
     mapped_pages: u64,
     large: LargePages,
-    tracking: Tracking,
+    pub(crate) tracking: Tracking,
 }
 
 impl Ioas {
     /// An address space of `owner` with no group and no mapping.
-    pub(crate) fn new(rules: Rules, owner: Owner) -> Self {
-        Self {
+    pub(crate) fn new(rules: Rules, owner: Owner) -> Result<Self> {
+        Ok(Self {
             rules,
             owner,
+            released: false,
+            last_ticket: 0,
             groups: KVec::new(),
             domains: KVec::new(),
-            windows: Windows::all(),
+            windows: KBox::new(Windows::all(), GFP_KERNEL_ACCOUNT)?,
             spaces: AddressSpaces::new(),
             mappings: RBTree::new(),
             count: 0,
             mapped_pages: 0,
             large: LargePages::default(),
             tracking: Tracking::Off,
-        }
+        })
     }
 
     /// The first stage-2 domain, once a group is attached.
     pub(crate) fn domain(&self) -> Option<&Arc<PagingDomain>> {
         self.domains.first()
-    }
-
-    /// The device of that address, if it is attached.
-    pub(crate) fn device(&self, bdf: Bdf) -> Option<&Device> {
-        self.groups
-            .iter()
-            .flat_map(|attached| attached.devices.iter())
-            .find(|device| device.bdf() == Some(bdf))
-    }
-
-    /// The stage-2 domain that a device is attached to.
-    pub(crate) fn domain_of(&self, device: &Device) -> Option<Arc<PagingDomain>> {
-        self.groups
-            .iter()
-            .find(|attached| attached.devices.contains(device))
-            .map(|attached| attached.domain.clone())
     }
 
     /// The addresses that can be mapped.
@@ -153,157 +189,118 @@ impl Ioas {
         &self.large
     }
 
-    /// Attaches a group, with all that is mapped. Sleeps.
-    ///
-    /// It joins the first domain that has what a domain of its own would have and that the IOMMU
-    /// driver lets it into; otherwise it gets that domain of its own. A domain is a nest parent
-    /// where the hardware nests, unless something is mapped read-only, which none can hold.
+    /// Whether stage 2 has something that only a domain that is no nest parent can hold.
+    pub(crate) fn has_read_only(&self) -> bool {
+        self.mappings.values().any(|mapping| !mapping.access.write)
+    }
+
+    /// Takes the addresses out that a group reserves, and those that `domain` cannot translate.
     ///
     /// # Errors
     ///
-    /// [`EINVAL`] if a mapping lies where the group has a reserved region, and what the IOMMU
-    /// driver says.
-    pub(crate) fn attach(&mut self, group: Group, devices: &[Device]) -> Result {
-        let first = devices.first().ok_or(ENODEV)?;
+    /// [`EINVAL`] if something is mapped there, [`ENOSPC`] if there are too many windows; nothing
+    /// is changed then.
+    pub(crate) fn narrow(&mut self, reserved: &[IovaRange], domain: &PagingDomain) -> Result {
+        let aperture = domain.aperture().ok_or(EINVAL)?;
+        self.windows.restrict(&aperture);
+        let narrowed = reserved
+            .iter()
+            .try_for_each(|hole| self.windows.exclude(hole))
+            .ok_or(ENOSPC)
+            .and_then(|()| {
+                let windows = &self.windows;
+                let mut ranges = self.mappings.values().map(|mapping| &mapping.range);
+                let fits = ranges.all(|range| windows.contains(range));
+                fits.then_some(()).ok_or(EINVAL)
+            });
+        narrowed.inspect_err(|_| self.widen())
+    }
+
+    /// What no group reserves any more can be mapped again.
+    pub(crate) fn widen(&mut self) {
+        *self.windows = Windows::all();
+        for domain in &self.domains {
+            if let Some(aperture) = domain.aperture() {
+                self.windows.restrict(&aperture);
+            }
+        }
+        for hole in self.groups.iter().flat_map(|group| group.reserved.iter()) {
+            // It fitted when its group came, with the others that are here.
+            let _ = self.windows.exclude(hole);
+        }
+    }
+
+    /// Whether a domain is the container's.
+    pub(crate) fn is_domain(&self, domain: &Arc<PagingDomain>) -> bool {
+        self.domains.iter().any(|other| Arc::ptr_eq(other, domain))
+    }
+
+    /// Adds a group, and its domain if that is new: what is published from now on is mapped there.
+    pub(crate) fn add_group(&mut self, group: AttachedGroup) -> Result {
         self.groups.reserve(1, GFP_KERNEL_ACCOUNT)?;
-        self.domains.reserve(1, GFP_KERNEL_ACCOUNT)?;
-        let mut kept = KVec::with_capacity(devices.len(), GFP_KERNEL_ACCOUNT)?;
-        kept.extend_from_slice(devices, GFP_KERNEL_ACCOUNT)?;
-
-        let candidate = Arc::new(self.new_domain(first)?, GFP_KERNEL_ACCOUNT)?;
-        let mut windows = self.windows.clone();
-        exclude_reserved(&mut windows, group)?;
-        windows.restrict(&candidate.aperture().ok_or(EINVAL)?);
-        let fits = |memory: &MappedMemory| windows.contains(memory.range());
-        if !self.mappings.values().all(fits) {
-            return Err(EINVAL);
+        if !self.is_domain(&group.domain) {
+            self.domains
+                .push(group.domain.clone(), GFP_KERNEL_ACCOUNT)?;
         }
+        // Cannot fail: there is room.
+        self.groups.push_within_capacity(group).map_err(|_| ENOMEM)
+    }
 
-        let joined = self
-            .domains
-            .iter()
-            .find(|domain| domain.is_like(&candidate) && domain.attach_group(group).is_ok())
-            .cloned();
-        let domain = match joined {
-            Some(domain) => domain,
-            None => {
-                self.join_dirty(&candidate);
-                candidate.attach_group(group)?;
-                if let Err(error) = self.replay(&candidate) {
-                    candidate.detach_group(group);
-                    return Err(error);
-                }
-                self.domains.push(candidate.clone(), GFP_KERNEL_ACCOUNT)?;
-                candidate
-            }
+    /// Takes a group out, and its domain if that was the last in it and others are left; gives
+    /// whether the domain went too: it is to be retired then.
+    pub(crate) fn remove_group(&mut self, group: &Group) -> bool {
+        let at = self.groups.iter().position(|other| other.group == *group);
+        let Some(gone) = at.and_then(|at| self.groups.remove(at).ok()) else {
+            return false;
         };
-        self.windows = windows;
-        self.groups.push(
-            AttachedGroup {
-                group,
-                devices: kept,
-                domain,
-            },
-            GFP_KERNEL_ACCOUNT,
-        )?;
-        Ok(())
-    }
-
-    fn new_domain(&self, device: &Device) -> Result<PagingDomain> {
-        if self.rules != Rules::Ioasid {
-            // What type1 would have: dirty bits would narrow the addresses on VT-d.
-            return PagingDomain::new(device, false, false);
-        }
-        let read_only = |memory: &MappedMemory| !memory.access().write;
-        if self.mappings.values().any(read_only) {
-            return PagingDomain::new(device, false, true);
-        }
-        PagingDomain::new(device, true, true).or_else(|_| PagingDomain::new(device, false, true))
-    }
-
-    /// Maps all that is mapped into a new domain, or nothing.
-    fn replay(&mut self, domain: &Arc<PagingDomain>) -> Result {
-        let failed = self
-            .mappings
-            .values_mut()
-            .find_map(|memory| memory.map_into(domain.clone()).err());
-        match failed {
-            None => Ok(()),
-            Some(error) => {
-                self.drop_domain(domain);
-                Err(error)
-            }
-        }
-    }
-
-    fn drop_domain(&mut self, domain: &Arc<PagingDomain>) {
-        // Its dirty bits go with it, if it was there to set any.
-        if self.domains.iter().any(|other| Arc::ptr_eq(other, domain)) {
-            self.lose_dirty_bits();
-        }
-        self.mappings
-            .values_mut()
-            .for_each(|memory| memory.unmap_from(domain));
-        self.spaces.drop_tables(domain);
-        self.domains.retain(|other| !Arc::ptr_eq(other, domain));
-    }
-
-    /// Detaches a group, and forgets its domain if that was the last and others are left.
-    pub(crate) fn detach(&mut self, group: Group) {
-        let Some(gone) = self
-            .groups
-            .iter()
-            .position(|attached| attached.group == group)
-            .and_then(|at| self.groups.remove(at).ok())
-        else {
-            return;
-        };
-        gone.domain.detach_group(group);
         let used = self
             .groups
             .iter()
-            .any(|attached| Arc::ptr_eq(&attached.domain, &gone.domain));
-        if !used && self.domains.len() > 1 {
-            self.drop_domain(&gone.domain);
+            .any(|other| Arc::ptr_eq(&other.domain, &gone.domain));
+        let goes = !used && self.domains.len() > 1;
+        if goes {
+            self.domains
+                .retain(|other| !Arc::ptr_eq(other, &gone.domain));
         }
-        // What only this group reserved can be mapped again; without memory for the list, the
-        // windows stay as they are, which is safe.
-        if let Ok(windows) = self.windows_left() {
-            self.windows = windows;
-        }
+        self.widen();
+        goes
     }
 
-    fn windows_left(&self) -> Result<Windows> {
-        let mut windows = Windows::all();
+    /// Forgets everything, for no group is attached any more; gives what was there, whose domains
+    /// are retired. Mappings that somebody works on are forgotten: they are his.
+    pub(crate) fn release(&mut self) -> Released {
+        self.released = true;
+        self.tracking = Tracking::Off;
+        self.count = 0;
+        self.mapped_pages = 0;
+        self.large = LargePages::default();
         for domain in &self.domains {
-            windows.restrict(&domain.aperture().ok_or(EINVAL)?);
+            domain.retire();
         }
-        for attached in &self.groups {
-            exclude_reserved(&mut windows, attached.group)?;
-        }
-        Ok(windows)
+        let released = Released {
+            _groups: core::mem::replace(&mut self.groups, KVec::new()),
+            _domains: core::mem::replace(&mut self.domains, KVec::new()),
+            _spaces: core::mem::replace(&mut self.spaces, AddressSpaces::new()),
+            mappings: core::mem::take(&mut self.mappings),
+        };
+        self.widen();
+        released
     }
 
-    /// Unmaps everything and forgets the domains; no group is attached any more.
-    pub(crate) fn clear(&mut self) {
-        *self = Self::new(self.rules, self.owner.clone());
-    }
-
-    /// Pins user memory and maps it for every device. Sleeps.
+    /// Reserves the range of a MAP_DMA.
     ///
     /// # Errors
     ///
-    /// - [`EEXIST`] if some of the range is mapped.
-    /// - [`ENOSPC`] if there are too many mappings.
-    /// - [`EINVAL`] if some of the range cannot be mapped.
-    /// - [`EOPNOTSUPP`] for a read-only mapping in a nest parent: VT-d refuses it, for stage 1's
-    ///   accessed and dirty bits are written through stage 2.
-    /// - Those of [`MappedMemory::new`].
-    pub(crate) fn map(&mut self, map: &Map) -> Result {
-        if self.domains.is_empty() {
+    /// Those of [`crate::container::Container`]'s MAP_DMA that need no memory.
+    pub(crate) fn reserve(
+        &mut self,
+        map: &Map,
+        node: RBTreeNodeReservation<u64, Mapping>,
+    ) -> Result {
+        if self.domains.is_empty() || self.released {
             return Err(EINVAL);
         }
-        if self.first_in(&map.range).is_some() {
+        if ranges::first_in(&self.mappings, &map.range).is_some() {
             return Err(EEXIST);
         }
         if self.mappings_left() == 0 {
@@ -318,76 +315,294 @@ impl Ioas {
         if !self.can_track(&map.range) {
             return Err(EINVAL);
         }
-        let node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
-        let payer = self.rules.payer();
-        let memory = MappedMemory::new(&self.domains, map.range, map.vaddr, map.access, payer)?;
+        let mapping = Mapping {
+            range: map.range,
+            access: map.access,
+            phase: Phase::Coming,
+            claimed: None,
+            holds: 0,
+            memory: None,
+        };
         self.count += 1;
-        self.mapped_pages += pages(&map.range);
-        self.large.add(*memory.large());
         self.mappings
-            .insert(node.into_node(map.range.start(), memory));
+            .insert(node.into_node(map.range.start(), mapping));
         Ok(())
     }
 
-    /// Unmaps what lies in a range, and sets the bits of what it unmaps in the bitmap that comes
-    /// with the call. Gives the number of bytes. By type1's first rules, nothing goes from a
-    /// mapping that begins below the range, and all of one that begins in it. With dirty bits, what
-    /// DMA writes while the call runs may be missing in the bitmap.
+    /// Publishes what was reserved, pinned and mapped; or gives the memory back with a domain that
+    /// it is not mapped into yet.
     ///
     /// # Errors
     ///
-    /// - [`EINVAL`] if a mapping would be cut in two, or for a bitmap where dirty pages are not
-    ///   tracked.
-    /// - [`EFAULT`] for a bitmap that is not accessible; mappings below stay unmapped.
-    pub(crate) fn unmap(&mut self, unmap: &Unmap) -> Result<u64> {
-        let mut report = match &unmap.bitmap {
-            Some(bitmap) => Some(self.report(&unmap.range, bitmap, false)?),
-            None => None,
+    /// [`EINVAL`] if the container was released meanwhile.
+    pub(crate) fn publish(&mut self, mut memory: MappedMemory) -> Publish {
+        memory.forget_retired();
+        let missing = self.domains.iter().find(|domain| !memory.is_in(domain));
+        if let Some(domain) = missing {
+            return Publish::Missing(memory, domain.clone());
+        }
+        let start = memory.range().start();
+        let Some(mapping) = self.mappings.get_mut(&start) else {
+            return Publish::Released(memory);
         };
-        let whole = self.rules == Rules::Type1;
-        if !whole && !unmap.all && self.cuts(&unmap.range) {
-            return Err(EINVAL);
-        }
-        let mut bytes = 0u64;
-        while let Some(mapping) = self.first_in(&unmap.range) {
-            if whole && mapping.start() < unmap.range.start() {
-                break;
-            }
-            if let Some(report) = &mut report {
-                self.report_dirty(report, &mapping)?;
-            }
-            bytes = bytes.saturating_add(mapping.size().unwrap_or(u64::MAX));
-            self.remove(mapping.start());
-        }
-        Ok(bytes)
+        self.mapped_pages += pages(&mapping.range);
+        self.large.add(*memory.large());
+        mapping.phase = Phase::Mapped;
+        mapping.memory = Some(memory);
+        Publish::Done
     }
 
-    fn remove(&mut self, start: u64) {
-        self.zap(start);
-        self.forget_written(start);
-        if let Some(memory) = self.mappings.remove(&start) {
+    /// Gives a range back that was reserved, or whose memory is gone.
+    pub(crate) fn remove(&mut self, start: u64) {
+        if self.mappings.remove(&start).is_some() {
             self.count -= 1;
-            self.mapped_pages -= pages(memory.range());
-            self.large.sub(memory.large());
         }
+        self.forget_written(start);
     }
 
     /// Whether a mapping lies in `range` with a part only.
-    fn cuts(&self, range: &IovaRange) -> bool {
+    pub(crate) fn cuts(&self, range: &IovaRange) -> bool {
         ranges::cuts(&self.mappings, range)
     }
 
-    /// The lowest mapping that shares an address with `range`.
-    fn first_in(&self, range: &IovaRange) -> Option<IovaRange> {
-        ranges::first_in(&self.mappings, range).map(|memory| *memory.range())
+    /// Whether something is mapped, or about to be, where `range` is.
+    pub(crate) fn mapping_in(&self, range: &IovaRange) -> Option<&Mapping> {
+        ranges::first_in(&self.mappings, range)
+    }
+
+    /// What is mapped at `address`, for an entry of an address space to point into.
+    pub(crate) fn mapped_at(&self, address: u64) -> Option<(&IovaRange, Access, &MappedMemory)> {
+        let mapping = ranges::at(&self.mappings, address).filter(|mapping| mapping.is_settled())?;
+        let memory = mapping.memory.as_ref()?;
+        Some((&mapping.range, mapping.access, memory))
+    }
+
+    /// A ticket for an UNMAP_DMA.
+    pub(crate) fn ticket(&mut self) -> Ticket {
+        // A u64 does not come round.
+        self.last_ticket += 1;
+        Ticket(self.last_ticket)
+    }
+
+    /// Claims mappings in `range`, from the lowest on, for an UNMAP_DMA: `count` at most. With
+    /// `whole`, nothing if a mapping begins below (type1's first rules).
+    pub(crate) fn claim(
+        &mut self,
+        ticket: Ticket,
+        range: &IovaRange,
+        whole: bool,
+        count: usize,
+    ) -> Claim {
+        let first = ranges::first_in(&self.mappings, range)
+            .map(|mapping| mapping.range.start())
+            .filter(|&start| !whole || start >= range.start());
+        let mut cursor = first.and_then(|first| self.mappings.cursor_lower_bound_mut(&first));
+        let mut claimed: Option<IovaRange> = None;
+        let mut left = count;
+        while let Some(mut here) = cursor {
+            let (&start, mapping) = here.current_mut();
+            if start > range.last() || left == 0 {
+                break;
+            }
+            if !mapping.is_settled() {
+                if claimed.is_none() {
+                    return Claim::Busy;
+                }
+                break;
+            }
+            mapping.claimed = Some(ticket);
+            left -= 1;
+            let first = claimed.map_or(start, |claimed| claimed.start());
+            claimed = IovaRange::new(first, mapping.range.last());
+            cursor = here.move_next();
+        }
+        match claimed {
+            Some(range) => Claim::Claimed {
+                range,
+                count: count - left,
+            },
+            None => Claim::Nothing,
+        }
+    }
+
+    /// Calls `each` with the mappings in `range` that an UNMAP_DMA has claimed, until it says no.
+    fn for_each_claimed(
+        &mut self,
+        ticket: Ticket,
+        range: &IovaRange,
+        mut each: impl FnMut(&mut Mapping) -> bool,
+    ) {
+        let mut cursor = self.mappings.cursor_lower_bound_mut(&range.start());
+        while let Some(mut here) = cursor {
+            let (&start, mapping) = here.current_mut();
+            let claimed = mapping.claimed == Some(ticket);
+            if start > range.last() || claimed && !each(mapping) {
+                break;
+            }
+            cursor = here.move_next();
+        }
+    }
+
+    /// The first mapping from `from` on that an UNMAP_DMA has claimed in `range`.
+    pub(crate) fn next_claimed(
+        &mut self,
+        ticket: Ticket,
+        range: &IovaRange,
+        from: u64,
+    ) -> Option<IovaRange> {
+        let rest = IovaRange::new(range.start().max(from), range.last())?;
+        let mut found = None;
+        self.for_each_claimed(ticket, &rest, |mapping| {
+            found = Some(mapping.range);
+            false
+        });
+        found
+    }
+
+    /// Lets go of the mappings that an UNMAP_DMA has claimed in `range`.
+    pub(crate) fn unclaim(&mut self, ticket: Ticket, range: &IovaRange) {
+        self.for_each_claimed(ticket, range, |mapping| {
+            mapping.claimed = None;
+            true
+        });
+    }
+
+    /// Takes the memory out of the mappings that an UNMAP_DMA has claimed in `range`; `batch` has
+    /// room for all. Gives their bytes; `None`, and nothing is changed, if somebody looks at one.
+    pub(crate) fn take(
+        &mut self,
+        ticket: Ticket,
+        range: &IovaRange,
+        batch: &mut KVec<MappedMemory>,
+    ) -> Option<u64> {
+        let mut held = false;
+        self.for_each_claimed(ticket, range, |mapping| {
+            held |= mapping.holds != 0;
+            !held
+        });
+        if held {
+            return None;
+        }
+        let (mut bytes, mut taken, mut large) = (0u64, 0u64, LargePages::default());
+        self.for_each_claimed(ticket, range, |mapping| {
+            if let Some(mut memory) = mapping.memory.take() {
+                mapping.phase = Phase::Going;
+                bytes = bytes.saturating_add(mapping.range.size().unwrap_or(u64::MAX));
+                taken += pages(&mapping.range);
+                large.add(*memory.large());
+                memory.forget_retired();
+                // Cannot fail: there is room.
+                let _ = batch.push_within_capacity(memory);
+            }
+            true
+        });
+        self.mapped_pages = self.mapped_pages.saturating_sub(taken);
+        self.large.sub(&large);
+        Some(bytes)
+    }
+
+    /// Removes the mappings that an UNMAP_DMA has claimed in `range`, whose memory is gone.
+    pub(crate) fn remove_claimed(&mut self, ticket: Ticket, range: &IovaRange) {
+        let mut from = range.start();
+        while let Some(mapping) = self.next_claimed(ticket, range, from) {
+            self.remove(mapping.start());
+            from = mapping.last();
+        }
+    }
+
+    /// The first mapping that is mapped from `from` on; those that come or go are left out.
+    pub(crate) fn next_mapped(&mut self, from: u64) -> Option<IovaRange> {
+        let mut cursor = self.mappings.cursor_lower_bound_mut(&from);
+        while let Some(here) = cursor {
+            let mapping = here.current().1;
+            if mapping.memory.is_some() {
+                return Some(mapping.range);
+            }
+            cursor = here.move_next();
+        }
+        None
+    }
+
+    /// The memory of the mapping at `start`, which is held.
+    pub(crate) fn held_memory(&mut self, start: u64) -> Option<&mut MappedMemory> {
+        self.mappings.get_mut(&start)?.memory.as_mut()
+    }
+
+    /// Sees to it that the mapping at `start` is not unmapped until [`Ioas::let_go`].
+    pub(crate) fn hold(&mut self, start: u64) {
+        if let Some(mapping) = self.mappings.get_mut(&start) {
+            mapping.holds += 1;
+        }
+    }
+
+    /// Ends [`Ioas::hold`].
+    pub(crate) fn let_go(&mut self, start: u64) {
+        if let Some(mapping) = self.mappings.get_mut(&start) {
+            mapping.holds = mapping.holds.saturating_sub(1);
+        }
+    }
+
+    /// Lets the mappings from `from` on forget the domains that are retired, `count` at most; gives
+    /// where to go on.
+    pub(crate) fn forget_retired(&mut self, from: u64, count: u32) -> Option<u64> {
+        let mut cursor = self.mappings.cursor_lower_bound_mut(&from);
+        let mut left = count;
+        while let Some(mut here) = cursor {
+            let (&start, mapping) = here.current_mut();
+            if left == 0 {
+                return Some(start);
+            }
+            left -= 1;
+            if let Some(memory) = &mut mapping.memory {
+                memory.forget_retired();
+            }
+            cursor = here.move_next();
+        }
+        None
     }
 }
 
-fn exclude_reserved(windows: &mut Windows, group: Group) -> Result {
-    group.for_each_reserved(|start, last| {
-        let hole = IovaRange::new(start, last).ok_or(EINVAL)?;
-        windows.exclude(&hole).ok_or(ENOSPC)
-    })
+/// What a container had that is released.
+pub(crate) struct Released {
+    _groups: KVec<AttachedGroup>,
+    _domains: KVec<Arc<PagingDomain>>,
+    _spaces: AddressSpaces,
+    mappings: RBTree<u64, Mapping>,
+}
+
+impl Released {
+    /// Unpins everything. Sleeps.
+    pub(crate) fn end(mut self, work: &mut Work) {
+        while let Some(cursor) = self.mappings.cursor_front_mut() {
+            drop(cursor.remove_current());
+            let _ = work.step();
+        }
+    }
+}
+
+/// What came of publishing a mapping.
+pub(crate) enum Publish {
+    /// It is published.
+    Done,
+    /// The domain came meanwhile: the memory is to be mapped into that too.
+    Missing(MappedMemory, Arc<PagingDomain>),
+    /// The container was released meanwhile.
+    Released(MappedMemory),
+}
+
+/// What came of claiming mappings.
+pub(crate) enum Claim {
+    /// `count` mappings were claimed: all those in `range`.
+    Claimed {
+        /// From the first address of the first to the last of the last.
+        range: IovaRange,
+        /// How many.
+        count: usize,
+    },
+    /// The first one comes or goes.
+    Busy,
+    /// There is none.
+    Nothing,
 }
 
 fn pages(range: &IovaRange) -> u64 {

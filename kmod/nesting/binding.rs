@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! One binding: a translation in force at a device's PASID or RID, and its page requests.
+//! One binding: what is known of a translation that is in force at a device's PASID or RID.
 
 use crate::budget::Share;
 use crate::fault::{FaultQueue, Source};
-use crate::ffi::attach::{Attachment, Detached, ReplaceFailed, Site};
-use crate::ffi::device::Device;
-use crate::ffi::group::Group;
 use crate::ffi::nested::NestedDomain;
-use kernel::prelude::*;
+use crate::ioas::address_space::BoundSpace;
 use kernel::sync::Arc;
 
 /// What a binding translates by.
@@ -23,159 +20,67 @@ pub(crate) enum Kind {
     Blocked,
 }
 
-/// A binding before it is in force.
-pub(super) struct NewBinding {
-    pub(super) kind: Kind,
-    pub(super) guest_pasid: u32,
-    pub(super) cookie: u64,
-    pub(super) translation: Detached,
-    pub(super) source: Option<Arc<Source>>,
-    pub(super) share: Share,
-}
-
-impl NewBinding {
-    /// Puts it in force with `attach`.
-    pub(super) fn attach<E>(
-        self,
-        attach: impl FnOnce(Detached) -> Result<Attachment, E>,
-    ) -> Result<Binding, E> {
-        Ok(Binding {
-            attachment: Some(attach(self.translation)?),
-            kind: self.kind,
-            guest_pasid: self.guest_pasid,
-            cookie: self.cookie,
-            source: self.source,
-            _share: Some(self.share),
-        })
-    }
-}
-
-/// A binding in force.
+/// A binding, from before it is in force until it is no more.
 ///
 /// # Invariants
 ///
-/// There is an attachment, and a share of the module's domains, unless it is [`Kind::Blocked`].
-pub(super) struct Binding {
-    attachment: Option<Attachment>,
-    pub(super) kind: Kind,
-    pub(super) guest_pasid: u32,
-    pub(super) cookie: u64,
-    source: Option<Arc<Source>>,
-    _share: Option<Share>,
-}
-
-/// A replacement that failed, and the old binding if it is in force.
-pub(super) struct Unreplaced {
-    pub(super) error: Error,
-    pub(super) old: Option<Binding>,
+/// There is a share of the domains unless it is [`Kind::Blocked`].
+pub(crate) struct Binding {
+    pub(crate) kind: Kind,
+    pub(crate) guest_pasid: u32,
+    pub(crate) cookie: u64,
+    /// The user's stage-1 table.
+    pub(crate) nested: Option<Arc<NestedDomain>>,
+    /// The one that is about to take its place.
+    pub(crate) next: Option<Arc<NestedDomain>>,
+    /// Where its page requests go.
+    pub(crate) source: Option<Arc<Source>>,
+    /// The address space.
+    pub(crate) _space: Option<BoundSpace>,
+    pub(crate) _share: Option<Share>,
 }
 
 impl Binding {
     /// That of a PASID whose DMA is stopped.
-    pub(super) fn blocked(guest_pasid: u32, cookie: u64) -> Self {
+    pub(crate) fn blocked(guest_pasid: u32, cookie: u64) -> Self {
         // INVARIANT: It is blocked.
         Self {
-            attachment: None,
             kind: Kind::Blocked,
             guest_pasid,
             cookie,
+            nested: None,
+            next: None,
             source: None,
+            _space: None,
             _share: None,
         }
     }
 
     /// Whether it counts towards the quota of bindings.
-    pub(super) fn is_counted(&self) -> bool {
+    pub(crate) fn is_counted(&self) -> bool {
         self.kind != Kind::Blocked
     }
 
-    /// Whether its page requests go to a fault queue.
-    pub(super) fn takes_page_requests(&self) -> bool {
-        self.source.is_some()
-    }
-
     /// The queue that its faults go to, if it has one.
-    pub(super) fn queue(&self) -> Option<&Arc<FaultQueue>> {
+    pub(crate) fn queue(&self) -> Option<&Arc<FaultQueue>> {
         self.source.as_ref().map(|source| source.queue())
     }
 
-    /// The nested domain, if it is a stage-1 table.
-    pub(super) fn nested(&self) -> Option<&NestedDomain> {
-        self.attachment.as_ref()?.nested()
+    /// The stage-1 tables that are in force, or may be: those whose caches an INVALIDATE drops.
+    pub(crate) fn tables(&self) -> Option<Stage1Tables> {
+        if self.nested.is_none() && self.next.is_none() {
+            return None;
+        }
+        Some(Stage1Tables([self.nested.clone(), self.next.clone()]))
     }
+}
 
-    /// Steps 4 and 5 of a binding's life, see [`crate::fault`]. Sleeps.
-    pub(super) fn undo(self) {
-        if let Some(source) = &self.source {
-            source.stop();
-        }
-        let translation = self.attachment.and_then(Attachment::detach);
-        if let Some(source) = &self.source {
-            source.cancel();
-        }
-        drop(translation);
-    }
+/// References to the stage-1 tables of a binding.
+pub(crate) struct Stage1Tables([Option<Arc<NestedDomain>>; 2]);
 
-    /// Puts `new` in its place at `site`. Its page requests are cancelled. Sleeps.
-    pub(super) fn replace(
-        self,
-        new: NewBinding,
-        device: &Device,
-        group: Group,
-        site: Site,
-    ) -> Result<Self, Unreplaced> {
-        let Self {
-            attachment,
-            kind,
-            guest_pasid,
-            cookie,
-            source,
-            _share: share,
-        } = self;
-        let mut old = None;
-        let replaced = new.attach(|translation| match attachment {
-            Some(attachment) => {
-                let (attachment, before) = attachment.replace(translation)?;
-                old = before;
-                Ok(attachment)
-            }
-            None => translation
-                .attach(device, group, site)
-                .map_err(|(error, _)| ReplaceFailed { error, old: None }),
-        });
-        let cancel = || {
-            if let Some(source) = &source {
-                source.cancel();
-            }
-        };
-        match replaced {
-            Ok(binding) => {
-                cancel();
-                drop(old);
-                Ok(binding)
-            }
-            Err(ReplaceFailed {
-                error,
-                old: Some(attachment),
-            }) => Err(Unreplaced {
-                error,
-                old: Some(Self {
-                    attachment: Some(attachment),
-                    kind,
-                    guest_pasid,
-                    cookie,
-                    source,
-                    _share: share,
-                }),
-            }),
-            Err(ReplaceFailed { error, old: None }) if kind == Kind::Blocked => Err(Unreplaced {
-                error,
-                old: Some(Self::blocked(guest_pasid, cookie)),
-            }),
-            Err(ReplaceFailed { error, old: None }) => {
-                cancel();
-                Err(Unreplaced { error, old: None })
-            }
-        }
+impl Stage1Tables {
+    /// One by one.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &NestedDomain> {
+        self.0.iter().flatten().map(|nested| &**nested)
     }
 }

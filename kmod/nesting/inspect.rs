@@ -4,7 +4,7 @@
 //! Each function writes the first line from `at.item` on of container number `id`, and moves
 //! `at.item` behind it.
 
-use super::{Kind, Nesting, Place};
+use super::{Kind, Nesting, Place, RidState};
 use crate::ffi::attach::Site;
 use crate::ffi::debugfs::{Cursor, Line};
 use crate::ffi::device::Bdf;
@@ -29,18 +29,19 @@ impl Nesting {
         at: &mut Cursor,
         line: &mut Line<'_>,
     ) -> Option<fmt::Result> {
-        let attached = self.devices.get(usize::try_from(at.item).ok()?)?;
-        at.item += 1;
+        let mut index = usize::try_from(at.item).ok()?;
+        while self.devices.get(index)?.is_gone() {
+            index += 1;
+        }
+        let attached = self.devices.get(index)?;
+        at.item = index as u64 + 1;
         let bdf = attached.device.bdf();
-        let rid = match bdf {
-            _ if attached.rid_blocked => "blocked",
-            Some(bdf) if self.bindings.get(&Place::new(Site::Rid, bdf)).is_some() => "bound",
-            _ => "stage2",
+        let rid = match attached.rid() {
+            RidState::Stage2 => "stage2",
+            RidState::Bound => "bound",
+            RidState::Blocked => "blocked",
         };
-        let keeper = attached
-            .keeper
-            .as_ref()
-            .and_then(|_| attached.keeper_pasid());
+        let keeper = attached.keeper_pasid().filter(|_| attached.is_kept());
         let mut write = || {
             write!(line, "container={id} device=")?;
             match bdf {
@@ -48,7 +49,7 @@ impl Nesting {
                 None => line.write_str("none")?,
             }
             write!(line, " max_pasids={}", attached.device.max_pasids())?;
-            write!(line, " shared={} rid={rid}", u8::from(attached.shared))?;
+            write!(line, " shared={} rid={rid}", u8::from(attached.is_shared()))?;
             match keeper {
                 Some(pasid) => writeln!(line, " keeper={pasid}"),
                 None => writeln!(line, " keeper=none"),
@@ -95,32 +96,8 @@ impl Nesting {
             }
             write!(line, " guest_pasid={}", binding.guest_pasid)?;
             write!(line, " kind={kind} as={space}")?;
-            let faults = u8::from(binding.takes_page_requests());
+            let faults = u8::from(binding.source.is_some());
             writeln!(line, " faults={faults}")
-        };
-        Some(write())
-    }
-
-    /// Of [`crate::ffi::debugfs::File::Queues`].
-    pub(crate) fn queue_line(
-        &self,
-        id: u64,
-        at: &mut Cursor,
-        line: &mut Line<'_>,
-    ) -> Option<fmt::Result> {
-        let queue = self.queues.get(usize::try_from(at.item).ok()?)?;
-        let place = at.item;
-        at.item += 1;
-        let (depth, waiting, lost) = queue.levels();
-        let deadline = queue
-            .deadline()
-            .map_or(0, |deadline| deadline.delta().as_millis());
-        let mut write = || {
-            write!(line, "container={id} queue={place} depth={depth}")?;
-            writeln!(
-                line,
-                " waiting={waiting} lost={lost} deadline_ms={deadline}"
-            )
         };
         Some(write())
     }

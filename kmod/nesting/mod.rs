@@ -1,98 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Devices of a container, its PASIDs, and the stage-1 tables bound at them.
+//! Devices of a container, its PASIDs, and what is bound at them.
+//!
+//! [`Nesting`] is what is known of all of them, under a lock that is held for look-ups alone; what is
+//! attached at a device is under a lock of that device ([`AttachedDevice`]). `crate::container` has
+//! the calls, step by step.
 
 mod binding;
 mod capability;
+mod device;
 mod inspect;
 mod place;
-mod queues;
+pub(crate) mod queues;
 mod report;
-mod stage1;
+pub(crate) mod stage1;
 
-pub(crate) use binding::Kind;
+pub(crate) use binding::{Binding, Kind, Stage1Tables};
+pub(crate) use device::{number_of, Attached, AttachedDevice, RidState};
+pub(crate) use place::Place;
 
-use crate::budget::{self, Owner};
-use crate::fault::{Counters, FaultQueue, Source};
-use crate::ffi::attach::{Attachment, Detached, Site, Translation};
+use crate::budget::Owner;
+use crate::fault::FaultQueue;
+use crate::ffi::attach::Site;
 use crate::ffi::device::{Bdf, Device};
 use crate::ffi::errno::{edquot, eopnotsupp};
-use crate::ffi::group::Group;
 use crate::ffi::limits::Limit;
-use crate::ffi::nested::NestedDomain;
-use crate::ffi::paging::PagingDomain;
-use crate::ffi::trace;
-use crate::ffi::uapi;
 use crate::pasid::Pasids;
-use crate::uapi::{Bind, Invalidate, Scope, Target};
-use binding::{Binding, NewBinding, Unreplaced};
-use capability::Capability;
+use crate::uapi::{Bind, Scope};
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNodeReservation};
 use kernel::sync::Arc;
-use place::Place;
-
-/// A device and the group it came with.
-struct AttachedDevice {
-    device: Device,
-    group: Group,
-    shared: bool,
-    /// Nothing is in force at the RID: it was bound so, or a BIND or UNBIND there failed half-way.
-    rid_blocked: bool,
-    /// Attached at the highest PASID from the first binding with a fault queue on, until the
-    /// device leaves. The driver's page requests are switched on with the first such domain of
-    /// a device and off with the last, and a request that comes meanwhile finds the core without
-    /// its parameters (a WARN): with this one the others never are first or last.
-    keeper: Option<Attachment>,
-}
-
-impl AttachedDevice {
-    /// The PASID that is the host's, if the device has any.
-    fn keeper_pasid(&self) -> Option<u32> {
-        self.device
-            .max_pasids()
-            .checked_sub(1)
-            .filter(|&pasid| pasid != 0)
-    }
-
-    /// Sees to it that the keeper is there. Sleeps.
-    fn keep_page_requests(&mut self) -> Result {
-        let Some(pasid) = self.keeper_pasid().filter(|_| self.keeper.is_none()) else {
-            return Ok(());
-        };
-        let domain = PagingDomain::with_page_requests(&self.device)?;
-        let domain = Arc::new(domain, GFP_KERNEL_ACCOUNT)?;
-        let keeper = Detached::new(Translation::Paging(domain), None)?
-            .attach(&self.device, self.group, Site::Pasid(pasid))
-            .map_err(|(error, _)| error)?;
-        self.keeper = Some(keeper);
-        Ok(())
-    }
-}
-
-/// What a BIND left behind.
-pub(crate) struct BindResult {
-    /// How it ended.
-    pub(crate) result: Result,
-    /// `VFIO_IOASID_OUTCOME_*`.
-    pub(crate) outcome: u32,
-}
-
-impl BindResult {
-    /// A failure before anything was touched.
-    pub(crate) fn unchanged(error: Error) -> Self {
-        Self {
-            result: Err(error),
-            outcome: uapi::VFIO_IOASID_OUTCOME_UNCHANGED,
-        }
-    }
-
-    fn blocked(error: Error) -> Self {
-        Self {
-            result: Err(error),
-            outcome: uapi::VFIO_IOASID_OUTCOME_BLOCKED,
-        }
-    }
-}
 
 /// The nesting side of a container.
 ///
@@ -101,31 +37,22 @@ impl BindResult {
 /// - Each binding's device is in `devices`, and its PASID in `pasids`.
 /// - `bound` is the number of bindings that count towards the quota.
 pub(crate) struct Nesting {
-    /// Number of the container.
-    container: u64,
     owner: Owner,
-    counters: Arc<Counters>,
-    devices: KVec<AttachedDevice>,
+    devices: KVec<Arc<AttachedDevice>>,
     pasids: Pasids,
     bindings: RBTree<Place, Binding>,
     bound: u32,
-    queues: KVec<Arc<FaultQueue>>,
-    released: bool,
 }
 
 impl Nesting {
-    /// Nothing attached, allocated or bound, in container number `container` of `owner`.
-    pub(crate) fn new(container: u64, owner: Owner, counters: Arc<Counters>) -> Self {
+    /// Nothing attached, allocated or bound, in a container of `owner`.
+    pub(crate) fn new(owner: Owner) -> Self {
         Self {
-            container,
             pasids: Pasids::new(&owner),
             owner,
-            counters,
             devices: KVec::new(),
             bindings: RBTree::new(),
             bound: 0,
-            queues: KVec::new(),
-            released: false,
         }
     }
 
@@ -134,51 +61,56 @@ impl Nesting {
         &mut self.pasids
     }
 
-    /// Makes room for `count` devices, so that adding them cannot fail.
-    pub(crate) fn reserve(&mut self, count: usize) -> Result {
-        Ok(self.devices.reserve(count, GFP_KERNEL_ACCOUNT)?)
-    }
-
-    /// Adds the devices of a group, for which room was made.
-    pub(crate) fn attach(&mut self, group: Group, devices: KVec<Device>) {
-        let shared = devices.len() > 1;
-        for device in devices {
-            let attached = AttachedDevice {
-                device,
-                group,
-                shared,
-                rid_blocked: false,
-                keeper: None,
-            };
-            if self.devices.push_within_capacity(attached).is_err() {
-                pr_warn!("a device was attached without room for it\n");
-            }
-        }
-    }
-
-    /// Unbinds and forgets the devices of a group. Sleeps.
-    pub(crate) fn detach(&mut self, group: Group) {
-        while let Some(device) = self
+    /// Adds devices, all or none.
+    pub(crate) fn attach(&mut self, devices: &[Arc<AttachedDevice>]) -> Result {
+        Ok(self
             .devices
-            .iter()
-            .position(|attached| attached.group == group)
-            .and_then(|at| self.devices.remove(at).ok())
-        {
-            if let Some(bdf) = device.device.bdf() {
-                self.unbind_where(|place| place.device() == bdf);
-            }
-            // The keeper goes last, with `device`.
-        }
+            .extend_from_slice(devices, GFP_KERNEL_ACCOUNT)?)
     }
 
-    /// The container is gone: nothing is attached any more, and no fault comes.
+    /// Forgets a device, whose bindings are gone.
+    pub(crate) fn detach(&mut self, device: &Arc<AttachedDevice>) {
+        self.devices.retain(|other| !Arc::ptr_eq(other, device));
+    }
+
+    /// Forgets the PASIDs.
     pub(crate) fn release(&mut self) {
-        self.released = true;
-        self.unbind_where(|_| true);
         self.pasids = Pasids::new(&self.owner);
-        for queue in &self.queues {
-            queue.end();
+    }
+
+    /// Number of devices, those that have left included.
+    pub(crate) fn device_count(&self) -> usize {
+        self.devices.len()
+    }
+
+    /// Device number `index`.
+    pub(crate) fn device_at(&self, index: usize) -> Option<Arc<AttachedDevice>> {
+        self.devices.get(index).cloned()
+    }
+
+    /// The device of an address.
+    ///
+    /// # Errors
+    ///
+    /// - [`ENOENT`] if there is none.
+    /// - [`ENODEV`] if it has left.
+    pub(crate) fn device(&self, bdf: Bdf) -> Result<&Arc<AttachedDevice>> {
+        let of_address = |attached: &&Arc<AttachedDevice>| attached.device.bdf() == Some(bdf);
+        let mut found = self.devices.iter().filter(of_address);
+        let first = found.next().ok_or(ENOENT)?;
+        if !first.is_gone() {
+            return Ok(first);
         }
+        found.find(|other| !other.is_gone()).ok_or(ENODEV)
+    }
+
+    /// A device that is not known by its address alone.
+    pub(crate) fn device_where(
+        &self,
+        is_it: impl Fn(&Device) -> bool,
+    ) -> Option<Arc<AttachedDevice>> {
+        let found = self.devices.iter().find(|other| is_it(&other.device));
+        found.cloned()
     }
 
     /// Frees PASIDs.
@@ -200,77 +132,14 @@ impl Nesting {
         self.pasids.free(first, count)
     }
 
-    /// Binds what `bind` asks for: on `stage2`, which is in force at the RID of the device, or
-    /// by `domain` of an address space. Sleeps.
+    /// Checks that something can be bound where `bind` says, whatever it is, and gives the device.
     ///
     /// # Errors
     ///
     /// As `VFIO_IOASID_BIND` has them.
-    pub(crate) fn bind(
-        &mut self,
-        bind: &Bind,
-        stage2: Arc<PagingDomain>,
-        domain: Option<Arc<PagingDomain>>,
-        queue: Option<Arc<FaultQueue>>,
-    ) -> BindResult {
-        if matches!(bind.target, Target::Blocked) {
-            return self
-                .block(bind, &stage2)
-                .unwrap_or_else(BindResult::unchanged);
-        }
-        match self.prepare(bind, &stage2, domain, queue) {
-            Ok(new) if self.is_bound(bind) => self.replace(bind, new),
-            Ok(new) => self.bind_first(bind, &stage2, new),
-            Err(error) => BindResult::unchanged(error),
-        }
-    }
-
-    fn is_bound(&self, bind: &Bind) -> bool {
-        let place = Place::new(bind.site, bind.device);
-        self.bindings.get(&place).is_some()
-    }
-
-    /// Stops DMA at a RID or a PASID. Nothing can fail once it is known to be the container's, but
-    /// for the memory that the first binding at a PASID takes: there, nothing is let through.
-    fn block(&mut self, bind: &Bind, stage2: &PagingDomain) -> Result<BindResult> {
-        self.check_site(bind, stage2)?;
-        let at = self.position(bind.device)?;
-        let place = Place::new(bind.site, bind.device);
-        let blocked = Binding::blocked(bind.guest_pasid, bind.cookie);
-        match bind.site {
-            Site::Rid => {
-                if let Some(binding) = self.bindings.remove(&place) {
-                    self.undo(place, binding);
-                } else if let Some(attached) = self.devices.get_mut(at) {
-                    if !attached.rid_blocked {
-                        stage2.detach_group(attached.group);
-                        attached.rid_blocked = true;
-                    }
-                }
-            }
-            Site::Pasid(_) => match self.bindings.get_mut(&place) {
-                Some(binding) => {
-                    let old = core::mem::replace(binding, blocked);
-                    self.undo(place, old);
-                }
-                None => {
-                    self.bindings
-                        .try_create_and_insert(place, blocked, GFP_KERNEL_ACCOUNT)?;
-                }
-            },
-        }
-        self.counters.binds.add(1);
-        Ok(BindResult {
-            result: Ok(()),
-            outcome: uapi::VFIO_IOASID_OUTCOME_BLOCKED,
-        })
-    }
-
-    /// Checks that something can be bound where `bind` says, with or without what is bound there.
-    fn check_site(&mut self, bind: &Bind, stage2: &PagingDomain) -> Result<Capability> {
-        let at = self.position(bind.device)?;
-        let attached = self.devices.get(at).ok_or(ENOENT)?;
-        let capability = Capability::of(&attached.device, attached.shared, stage2.is_nest_parent());
+    pub(crate) fn check_site(&self, bind: &Bind) -> Result<&Arc<AttachedDevice>> {
+        let attached = self.device(bind.device)?;
+        let capability = attached.capability();
         capability.at(bind.site).map_err(|_| eopnotsupp())?;
         if let Site::Pasid(pasid) = bind.site {
             if !self.pasids.contains(pasid) {
@@ -283,331 +152,176 @@ impl Nesting {
                 return Err(EBUSY);
             }
         }
-        match (self.is_bound(bind), bind.replace, bind.site) {
+        let place = Place::new(bind.site, bind.device);
+        let bound = self.bindings.get(&place).is_some();
+        match (bound, bind.replace, bind.site) {
             (true, false, _) => Err(EBUSY),
             (false, true, Site::Pasid(_)) => Err(ENOENT),
-            _ => Ok(capability),
+            _ => Ok(attached),
         }
     }
 
-    /// All that can fail before anything is touched.
-    fn prepare(
-        &mut self,
-        bind: &Bind,
-        stage2: &Arc<PagingDomain>,
-        domain: Option<Arc<PagingDomain>>,
-        queue: Option<Arc<FaultQueue>>,
-    ) -> Result<NewBinding> {
-        let capability = self.check_site(bind, stage2)?;
-        if queue.is_some() {
-            capability.page_requests.map_err(|_| eopnotsupp())?;
-        }
-        if let Target::Stage1(data) = &bind.target {
-            let support = capability.stage1(bind.site).map_err(|_| eopnotsupp())?;
-            stage1::check_data(data, &support)?;
-        }
-        let place = Place::new(bind.site, bind.device);
-        let counted = self.bindings.get(&place).is_some_and(Binding::is_counted);
-        if !counted && self.bound >= Limit::Bindings.get() {
-            return Err(edquot());
-        }
-        let at = self.position(bind.device)?;
-        let attached = self.devices.get_mut(at).ok_or(ENOENT)?;
-        let share = self.owner.take(budget::Kind::Domains, 1)?;
-        let source = queue
-            .map(|queue| Source::new(queue, bind.device, bind.guest_pasid, bind.cookie))
-            .transpose()?;
-        if source.is_some() {
-            attached.keep_page_requests()?;
-        }
-        let (kind, translation) = match bind.target {
-            Target::Stage1(data) => {
-                let nested =
-                    NestedDomain::new(stage2.clone(), &attached.device, data, source.is_some())?;
-                (Kind::Stage1, Translation::Nested(nested))
-            }
-            Target::Stage2 => (Kind::Stage2, Translation::Paging(stage2.clone())),
-            Target::AddressSpace(id) => (
-                Kind::AddressSpace(id),
-                Translation::Paging(domain.ok_or(ENOENT)?),
-            ),
-            Target::Blocked => return Err(EINVAL),
-        };
-        Ok(NewBinding {
-            kind,
-            guest_pasid: bind.guest_pasid,
-            cookie: bind.cookie,
-            translation: Detached::new(translation, source.clone())?,
-            source,
-            share,
-        })
-    }
-
-    fn bind_first(&mut self, bind: &Bind, stage2: &PagingDomain, new: NewBinding) -> BindResult {
-        let node = match RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT) {
-            Ok(node) => node,
-            Err(error) => return BindResult::unchanged(error),
-        };
-        let Some(attached) = self
-            .position(bind.device)
-            .ok()
-            .and_then(|at| self.devices.get_mut(at))
-        else {
-            return BindResult::unchanged(ENOENT);
-        };
-        let (device, group) = (&attached.device, attached.group);
-        let place = Place::new(bind.site, bind.device);
-        let displaces = bind.site == Site::Rid && !attached.rid_blocked;
-        let binding = new.attach(|translation| {
-            if displaces {
-                translation.displace(stage2, device, group)
-            } else {
-                translation
-                    .attach(device, group, bind.site)
-                    .map_err(|(error, _)| (error, bind.site != Site::Rid))
-            }
-        });
-        match binding {
-            Ok(binding) => {
-                attached.rid_blocked &= bind.site != Site::Rid;
-                self.bindings.insert(node.into_node(place, binding));
-                self.bound += 1;
-                self.counters.binds.add(1);
-                BindResult {
-                    result: Ok(()),
-                    outcome: uapi::VFIO_IOASID_OUTCOME_BOUND,
-                }
-            }
-            Err((error, true)) => BindResult::unchanged(error),
-            Err((error, false)) => {
-                attached.rid_blocked = true;
-                BindResult::blocked(error)
-            }
-        }
-    }
-
-    fn replace(&mut self, bind: &Bind, new: NewBinding) -> BindResult {
-        let place = Place::new(bind.site, bind.device);
-        let node = match RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT) {
-            Ok(node) => node,
-            Err(error) => return BindResult::unchanged(error),
-        };
-        let attached = self
-            .position(bind.device)
-            .ok()
-            .and_then(|at| self.devices.get(at));
-        let Some((attached, old)) = attached.zip(self.bindings.remove(&place)) else {
-            return BindResult::unchanged(ENOENT);
-        };
-        let counted = old.is_counted();
-        match old.replace(new, &attached.device, attached.group, bind.site) {
-            Ok(binding) => {
-                self.bindings.insert(node.into_node(place, binding));
-                self.bound += u32::from(!counted);
-                self.counters.binds.add(1);
-                self.counters.unbinds.add(u64::from(counted));
-                BindResult {
-                    result: Ok(()),
-                    outcome: uapi::VFIO_IOASID_OUTCOME_BOUND,
-                }
-            }
-            Err(Unreplaced {
-                error,
-                old: Some(binding),
-            }) => {
-                self.bindings.insert(node.into_node(place, binding));
-                BindResult::unchanged(error)
-            }
-            Err(Unreplaced { error, old: None }) => {
-                self.bound -= 1;
-                self.counters.unbinds.add(1);
-                self.set_rid_blocked(bind.site, bind.device);
-                BindResult::blocked(error)
-            }
-        }
-    }
-
-    fn set_rid_blocked(&mut self, site: Site, device: Bdf) {
-        let Ok(at) = self.position(device) else {
-            return;
-        };
-        if let Some(attached) = self.devices.get_mut(at) {
-            attached.rid_blocked |= site == Site::Rid;
-        }
-    }
-
-    /// Whether something is bound to the address space of that number.
-    pub(crate) fn binds_address_space(&self, id: u32) -> bool {
-        self.bindings
-            .values()
-            .any(|binding| binding.kind == Kind::AddressSpace(id))
-    }
-
-    /// Unbinds what is in scope; `stage2_of` gives the stage 2 of a device, which takes the
-    /// place of what was bound at its RID. Sleeps.
+    /// Counts a binding that comes where something stands that counts or not.
     ///
     /// # Errors
     ///
-    /// - [`ENOENT`] if the one binding, or the device, is not there.
-    /// - What the IOMMU driver says if stage 2 could not be attached at a RID. The call can be
-    ///   made again.
-    pub(crate) fn unbind(
+    /// [`EDQUOT`] if there are too many.
+    fn count_one_more(&mut self, place: &Place) -> Result {
+        if self.bindings.get(place).is_some_and(Binding::is_counted) {
+            return Ok(());
+        }
+        if self.bound >= Limit::Bindings.get() {
+            return Err(edquot());
+        }
+        self.bound += 1;
+        Ok(())
+    }
+
+    /// Makes known what is about to come into force: where nothing is bound, the binding; else its
+    /// stage-1 table, beside what is bound there.
+    ///
+    /// # Errors
+    ///
+    /// [`EDQUOT`] if there are too many bindings.
+    pub(crate) fn announce(
         &mut self,
-        scope: Scope,
-        stage2_of: impl Fn(&Device) -> Option<Arc<PagingDomain>>,
-    ) -> Result {
-        match scope {
-            Scope::Binding(device, site) => {
-                let blocked = site == Site::Rid
-                    && self
-                        .device(device)
-                        .is_ok_and(|attached| attached.rid_blocked);
-                let place = Place::new(site, device);
-                match self.bindings.remove(&place) {
-                    Some(binding) => self.undo(place, binding),
-                    None if blocked => {}
-                    None => return Err(ENOENT),
+        place: Place,
+        binding: Binding,
+        node: RBTreeNodeReservation<Place, Binding>,
+    ) -> Result<Announced> {
+        if binding.is_counted() {
+            self.count_one_more(&place)?;
+        }
+        match self.bindings.get_mut(&place) {
+            Some(old) => {
+                old.next = binding.nested.clone();
+                Ok(Announced::Beside(binding))
+            }
+            None => {
+                self.bindings.insert(node.into_node(place, binding));
+                Ok(Announced::Alone)
+            }
+        }
+    }
+
+    /// What was announced is in force: gives the binding that was there before.
+    pub(crate) fn confirm(&mut self, place: &Place, announced: Announced) -> Option<Binding> {
+        match announced {
+            Announced::Alone => None,
+            Announced::Beside(binding) => {
+                let old = self.bindings.get_mut(place)?;
+                Some(core::mem::replace(old, binding))
+            }
+        }
+    }
+
+    /// What was announced did not come into force, and what was there before still is.
+    pub(crate) fn withdraw(&mut self, place: &Place, announced: Announced) -> Option<Binding> {
+        match announced {
+            Announced::Alone => self.remove(place),
+            Announced::Beside(binding) => {
+                let old = self.bindings.get_mut(place)?;
+                old.next = None;
+                if binding.is_counted() && !old.is_counted() {
+                    self.bound -= 1;
                 }
+                Some(binding)
             }
-            Scope::Device(device) => {
-                self.device(device)?;
-                self.unbind_where(|place| place.device() == device);
-            }
-            Scope::Container => self.unbind_where(|_| true),
-        }
-        self.restore_stage2(scope, stage2_of)
-    }
-
-    /// Attaches stage 2 at each RID in scope where nothing is in force.
-    fn restore_stage2(
-        &mut self,
-        scope: Scope,
-        stage2_of: impl Fn(&Device) -> Option<Arc<PagingDomain>>,
-    ) -> Result {
-        let in_scope = |attached: &AttachedDevice| match scope {
-            Scope::Binding(_, Site::Pasid(_)) => false,
-            Scope::Binding(device, Site::Rid) | Scope::Device(device) => {
-                attached.device.bdf() == Some(device)
-            }
-            Scope::Container => true,
-        };
-        let mut result = Ok(());
-        let blocked = |attached: &&mut AttachedDevice| attached.rid_blocked && in_scope(attached);
-        for attached in self.devices.iter_mut().filter(blocked) {
-            let restored = stage2_of(&attached.device)
-                .ok_or(ENODEV)
-                .and_then(|stage2| stage2.attach_group(attached.group))
-                // Nothing else is there, so the core is busy with the device's recovery.
-                .map_err(|error| if error == EBUSY { EAGAIN } else { error });
-            attached.rid_blocked = restored.is_err();
-            result = result.and(restored);
-        }
-        result
-    }
-
-    fn unbind_where(&mut self, wanted: impl Fn(Place) -> bool) {
-        // The order is by site, so each round starts at the front again only past the kept.
-        let mut from: Option<Place> = None;
-        loop {
-            let mut cursor = match &from {
-                Some(place) => self.bindings.cursor_lower_bound_mut(place),
-                None => self.bindings.cursor_front_mut(),
-            };
-            while let Some(here) = cursor {
-                if wanted(*here.current().0) {
-                    cursor = Some(here);
-                    break;
-                }
-                cursor = here.move_next();
-            }
-            let Some(here) = cursor else {
-                return;
-            };
-            let (place, binding) = here.remove_current().1.to_key_value();
-            self.undo(place, binding);
-            from = Some(place);
         }
     }
 
-    fn undo(&mut self, place: Place, binding: Binding) {
-        let (site, device) = (place.site(), place.device());
-        self.set_rid_blocked(site, device);
-        trace::unbind(self.container, device, site);
+    /// Removes a binding that is no longer in force.
+    pub(crate) fn remove(&mut self, place: &Place) -> Option<Binding> {
+        let binding = self.bindings.remove(place)?;
         self.bound -= u32::from(binding.is_counted());
-        self.counters.unbinds.add(1);
-        binding.undo();
+        Some(binding)
     }
 
-    /// Carries invalidation entries out. Gives how many were done, the index of the first bad
-    /// one (their number if none), and how it ended.
+    /// Puts a binding in the place of another.
+    pub(crate) fn replace(&mut self, place: &Place, binding: Binding) -> Option<Binding> {
+        let old = self.bindings.get_mut(place)?;
+        let counted = (old.is_counted(), binding.is_counted());
+        let old = core::mem::replace(old, binding);
+        match counted {
+            (true, false) => self.bound -= 1,
+            (false, true) => self.bound += 1,
+            _ => {}
+        }
+        Some(old)
+    }
+
+    /// Calls `with` on a binding.
+    pub(crate) fn with_binding<T>(
+        &self,
+        place: &Place,
+        with: impl FnOnce(&Binding) -> T,
+    ) -> Option<T> {
+        self.bindings.get(place).map(with)
+    }
+
+    /// A queue that faults of a device go to, if it has one.
+    pub(crate) fn queue_of(&self, device: Bdf) -> Option<Arc<FaultQueue>> {
+        self.bindings
+            .iter()
+            .filter(|(place, _)| place.device() == device)
+            .find_map(|(_, binding)| binding.queue().cloned())
+    }
+
+    /// Checks the scope of an INVALIDATE.
     ///
     /// # Errors
     ///
     /// As `VFIO_IOASID_INVALIDATE` has them.
-    pub(crate) fn invalidate(&self, call: &Invalidate) -> (u32, u32, Result) {
-        let checked = self
-            .nested_in(call.scope)
-            .and_then(|nested| Ok((nested, stage1::check_entries(&call.entries)?)));
-        let (nested, (good, checked)) = match checked {
-            Ok(checked) => checked,
-            Err(error) => return (0, 0, Err(error)),
-        };
-        let mut entries = call.entries;
-        entries.count = good;
-        let mut done = good;
-        let mut result = Ok(());
-        let mut one = |nested: &NestedDomain| {
-            let (count, outcome) = nested.invalidate(entries);
-            self.counters.invalidations.add(u64::from(count));
-            done = done.min(count);
-            if result.is_ok() {
-                result = outcome;
-            }
-        };
-        match (nested, call.scope) {
-            _ if good == 0 => {}
-            (Some(nested), _) => one(nested),
-            (None, Scope::Device(device)) => self
-                .bindings
-                .iter()
-                .filter(|(place, _)| place.device() == device)
-                .filter_map(|(_, binding)| binding.nested())
-                .for_each(one),
-            (None, _) => self
-                .bindings
-                .values()
-                .filter_map(Binding::nested)
-                .for_each(one),
-        }
-        let bad = if result.is_err() { done } else { good };
-        (done, bad, result.and(checked))
-    }
-
-    /// The nested domain in scope, if the scope is that of one binding.
-    fn nested_in(&self, scope: Scope) -> Result<Option<&NestedDomain>> {
+    pub(crate) fn check_scope(&self, scope: Scope) -> Result {
         match scope {
-            Scope::Binding(device, site) => {
-                let blocked = || match self.device(device) {
-                    Ok(attached) if site == Site::Rid && attached.rid_blocked => EINVAL,
-                    _ => ENOENT,
-                };
-                let binding = self.bindings.get(&Place::new(site, device));
-                let nested = binding.ok_or_else(blocked)?.nested();
-                nested.ok_or(EINVAL).map(Some)
-            }
-            Scope::Device(device) => self.device(device).map(|_| None),
-            Scope::Container => Ok(None),
+            Scope::Binding(device, site) => self.tables_at(device, site).map(|_| ()),
+            Scope::Device(device) => self.device(device).map(|_| ()),
+            Scope::Container => Ok(()),
         }
     }
 
-    fn device(&self, bdf: Bdf) -> Result<&AttachedDevice> {
-        self.devices.get(self.position(bdf)?).ok_or(ENOENT)
+    /// The stage-1 tables of a binding.
+    ///
+    /// # Errors
+    ///
+    /// - [`ENOENT`] if nothing is bound there.
+    /// - [`EINVAL`] if it is no stage-1 table.
+    pub(crate) fn tables_at(&self, device: Bdf, site: Site) -> Result<Stage1Tables> {
+        match self.bindings.get(&Place::new(site, device)) {
+            Some(binding) => binding.tables().ok_or(EINVAL),
+            None => Err(match self.device(device) {
+                Ok(attached) if site == Site::Rid && attached.rid() == RidState::Blocked => EINVAL,
+                _ => ENOENT,
+            }),
+        }
     }
 
-    fn position(&self, bdf: Bdf) -> Result<usize> {
-        self.devices
-            .iter()
-            .position(|attached| attached.device.bdf() == Some(bdf))
-            .ok_or(ENOENT)
+    /// The first stage-1 tables in scope from a place on, and the place behind them.
+    pub(crate) fn next_tables(
+        &mut self,
+        scope: Scope,
+        from: Place,
+    ) -> Option<(Stage1Tables, Option<Place>)> {
+        let mut cursor = self.bindings.cursor_lower_bound_mut(&from);
+        while let Some(here) = cursor {
+            let (place, binding) = here.current();
+            let wanted = match scope {
+                Scope::Device(device) => place.device() == device,
+                _ => true,
+            };
+            if let Some(tables) = binding.tables().filter(|_| wanted) {
+                return Some((tables, place.next_number().map(Place::from_number)));
+            }
+            cursor = here.move_next();
+        }
+        None
     }
+}
+
+/// A binding on its way.
+pub(crate) enum Announced {
+    /// It is known already.
+    Alone,
+    /// Another stands there.
+    Beside(Binding),
 }

@@ -8,11 +8,11 @@ use crate::ffi::device::Bdf;
 /// A site of a device. Places stand by site, the RID first, then by device: those of a PASID are
 /// neighbours.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place(u64);
+pub(crate) struct Place(u64);
 
 impl Place {
     /// That of `site` of `device`. PASID 0 is nobody's: the pool does not give it.
-    pub(super) fn new(site: Site, device: Bdf) -> Self {
+    pub(crate) fn new(site: Site, device: Bdf) -> Self {
         let pasid = match site {
             Site::Rid => 0,
             Site::Pasid(pasid) => pasid,
@@ -23,22 +23,22 @@ impl Place {
     }
 
     /// The lowest of a PASID.
-    pub(super) fn first_of(pasid: u32) -> Self {
+    pub(crate) fn first_of(pasid: u32) -> Self {
         Self(u64::from(pasid) << 32)
     }
 
     /// That of a number.
-    pub(super) fn from_number(number: u64) -> Self {
+    pub(crate) fn from_number(number: u64) -> Self {
         Self(number)
     }
 
     /// The number behind it; `None` behind the last.
-    pub(super) fn next_number(self) -> Option<u64> {
+    pub(crate) fn next_number(self) -> Option<u64> {
         self.0.checked_add(1)
     }
 
     /// Which requests of the device.
-    pub(super) fn site(self) -> Site {
+    pub(crate) fn site(self) -> Site {
         match (self.0 >> 32) as u32 {
             0 => Site::Rid,
             pasid => Site::Pasid(pasid),
@@ -46,7 +46,7 @@ impl Place {
     }
 
     /// The device.
-    pub(super) fn device(self) -> Bdf {
+    pub(crate) fn device(self) -> Bdf {
         let [_, _, _, _, high, low, bus, devfn] = self.0.to_be_bytes();
         Bdf {
             segment: u16::from_be_bytes([high, low]),

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a container tells of its devices and of itself: the capability, DEVICES and STATS.
 
-use super::capability::{self, Capability};
-use super::{AttachedDevice, Nesting};
+use super::capability;
+use super::Nesting;
 use crate::ffi::limits::Limit;
 use crate::ffi::paging::PagingDomain;
 use crate::ffi::uapi;
-use crate::uapi::Devices;
 use kernel::prelude::*;
 
 impl Nesting {
@@ -17,10 +16,9 @@ impl Nesting {
         dirty: Result<(), u32>,
     ) -> uapi::vfio_ioasid_cap_nesting {
         let mut report = capability::no_device();
-        for attached in &self.devices {
-            let device = &attached.device;
-            let capability = self.capability(attached, parent);
-            capability::add_to_report(&mut report, device, &capability);
+        for attached in self.devices.iter().filter(|device| !device.is_gone()) {
+            let capability = attached.capability();
+            capability::add_to_report(&mut report, &attached.device, &capability);
         }
         if parent.is_some_and(PagingDomain::is_nest_parent) {
             report.flags |= uapi::VFIO_IOASID_NESTING_NO_READONLY;
@@ -41,31 +39,23 @@ impl Nesting {
         report
     }
 
-    /// Writes the devices into the user's array; gives their number.
-    pub(crate) fn write_devices(
+    /// What DEVICES tells of the devices from number `from` on, as many as `infos` has room for;
+    /// gives how many there are in all.
+    pub(crate) fn device_infos(
         &self,
-        call: &Devices,
-        parent: Option<&PagingDomain>,
-    ) -> Result<u32> {
-        for (index, attached) in self.devices.iter().take(call.room as usize).enumerate() {
-            let capability = self.capability(attached, parent);
-            call.write(
-                index,
-                &capability::device_info(&attached.device, &capability),
-            )?;
+        from: usize,
+        infos: &mut [uapi::vfio_ioasid_device_info],
+    ) -> usize {
+        let there = || self.devices.iter().filter(|device| !device.is_gone());
+        for (info, attached) in infos.iter_mut().zip(there().skip(from)) {
+            *info = capability::device_info(&attached.device, &attached.capability());
         }
-        Ok(u32::try_from(self.devices.len())?)
+        there().count()
     }
 
     /// Fills in the numbers that are a matter of this moment.
     pub(crate) fn fill_stats(&self, stats: &mut uapi::vfio_ioasid_stats) {
         stats.pasids = u64::from(self.pasids.taken());
         stats.bindings = u64::from(self.bound);
-        stats.fault_queues = self.queues.len() as u64;
-    }
-
-    fn capability(&self, attached: &AttachedDevice, parent: Option<&PagingDomain>) -> Capability {
-        let nest_parent = parent.is_some_and(PagingDomain::is_nest_parent);
-        Capability::of(&attached.device, attached.shared, nest_parent)
     }
 }

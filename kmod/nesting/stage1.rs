@@ -13,8 +13,9 @@ use kernel::prelude::*;
 /// `IOMMU_HWPT_INVALIDATE_DATA_VTD_S1` of linux/iommufd.h.
 const INVALIDATE_VTD_S1: u32 = 0;
 
-/// Invalidation entries that are read a time.
-const BATCH: usize = 32;
+/// Invalidation entries that are read a time, and carried out between two looks at the caller's
+/// signals.
+const BATCH: u32 = 32;
 
 const PAGE_SHIFT: u32 = 12;
 /// Bits of an address in a PASID table entry (VT-d 4.1, 9.6).
@@ -57,45 +58,42 @@ pub(crate) fn check_data(data: &Stage1Data, support: &Stage1Support) -> Result {
     }
 }
 
-/// Checks invalidation entries; gives the number of good ones before the first bad one.
+/// Checks what is said of invalidation entries as such.
 ///
 /// # Errors
 ///
 /// - [`EOPNOTSUPP`] for another type.
 /// - [`EINVAL`] for a wrong size of entry.
-/// - The error of the first bad entry, in the second place.
-pub(crate) fn check_entries(entries: &InvalidationEntries) -> Result<(u32, Result)> {
+pub(crate) fn check_format(entries: &InvalidationEntries) -> Result {
     if entries.data_type != INVALIDATE_VTD_S1 {
         return Err(eopnotsupp());
     }
-    if entries.count == 0 {
-        return Ok((0, Ok(())));
-    }
-    if entries.len != size_of::<uapi::iommu_hwpt_vtd_s1_invalidate>() {
+    if entries.count != 0 && entries.len != size_of::<uapi::iommu_hwpt_vtd_s1_invalidate>() {
         return Err(EINVAL);
     }
-    let batches = entries.count / BATCH as u32;
-    let mut checked = 0;
-    if batches != 0 {
-        let mut batch = [uapi::iommu_hwpt_vtd_s1_invalidate::default(); BATCH];
-        for _ in 0..batches {
-            // Where one of them is bad, or cannot be read: which?
-            if entries.read(checked, &mut batch).is_err() || !batch.iter().all(is_good) {
-                break;
-            }
-            checked += BATCH as u32;
-        }
+    Ok(())
+}
+
+/// Checks invalidation entries from number `first` on, [`BATCH`] at most; gives the number of good
+/// ones before the first bad one, and the error of that. Copies from the user.
+pub(crate) fn check_entries(entries: &InvalidationEntries, first: u32) -> (u32, Result) {
+    let wanted = (entries.count - first.min(entries.count)).min(BATCH);
+    let mut batch = [uapi::iommu_hwpt_vtd_s1_invalidate::default(); BATCH as usize];
+    let batch = batch.get_mut(..wanted as usize).unwrap_or_default();
+    if entries.read(first, batch).is_ok() && batch.iter().all(is_good) {
+        return (wanted, Ok(()));
     }
-    for index in checked..entries.count {
+    // One of them is bad, or cannot be read: which?
+    for index in 0..wanted {
         let mut entry = [uapi::iommu_hwpt_vtd_s1_invalidate::default()];
-        let error = match entries.read(index, &mut entry) {
+        let error = match entries.read(first + index, &mut entry) {
             Ok(()) if entry.iter().all(is_good) => continue,
             Ok(()) => EINVAL,
             Err(error) => error,
         };
-        return Ok((index, Err(error)));
+        return (index, Err(error));
     }
-    Ok((entries.count, Ok(())))
+    (wanted, Ok(()))
 }
 
 fn is_good(entry: &uapi::iommu_hwpt_vtd_s1_invalidate) -> bool {

@@ -25,6 +25,23 @@ impl Pasids {
         }
     }
 
+    /// Whether [`Pasids::alloc`] needs storage first.
+    pub(crate) fn needs_storage(&self) -> bool {
+        self.pool.is_none()
+    }
+
+    /// Storage for [`Pasids::add_storage`]. Sleeps.
+    pub(crate) fn new_storage() -> Result<KVVec<u64>> {
+        Ok(KVVec::from_elem(0, WORDS, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    /// Takes storage over, if there is none yet.
+    pub(crate) fn add_storage(&mut self, storage: KVVec<u64>) {
+        if self.pool.is_none() {
+            self.pool = Pool::new(storage);
+        }
+    }
+
     /// PASIDs allocated.
     pub(crate) fn taken(&self) -> u32 {
         self.pool.as_ref().map_or(0, Pool::taken)
@@ -42,19 +59,13 @@ impl Pasids {
         self.pool.as_ref()?.run_from(from)
     }
 
-    /// Allocates `count` consecutive PASIDs inside `min..=max`; gives the first. Sleeps.
+    /// Allocates `count` consecutive PASIDs inside `min..=max`; gives the first. There is storage.
     ///
     /// # Errors
     ///
     /// [`EINVAL`], [`ENOSPC`] and [`EDQUOT`] as `VFIO_IOASID_PASID_ALLOC` has them; [`ENOMEM`].
     pub(crate) fn alloc(&mut self, min: u32, max: u32, count: u32) -> Result<u32> {
-        let pool = match &mut self.pool {
-            Some(pool) => pool,
-            empty => {
-                let storage = KVVec::from_elem(0, WORDS, GFP_KERNEL_ACCOUNT)?;
-                empty.insert(Pool::new(storage).ok_or(EINVAL)?)
-            }
-        };
+        let pool = self.pool.as_mut().ok_or(ENOMEM)?;
         let first = pool
             .alloc(min, max, count, Limit::Pasids.get())
             .map_err(errno)?;

@@ -9,10 +9,11 @@ use core::ops::DerefMut;
 pub(crate) const LIMIT: u32 = 1 << 20;
 
 /// Number of words of storage that a [`Pool`] takes.
-pub(crate) const WORDS: usize = (LIMIT / BITS) as usize;
+pub(crate) const WORDS: usize = BITMAP + SUMMARY + TOP;
 
 const BITS: u32 = u64::BITS;
-const SUMMARY: usize = WORDS / BITS as usize;
+const BITMAP: usize = (LIMIT / BITS) as usize;
+const SUMMARY: usize = BITMAP / BITS as usize;
 const TOP: usize = SUMMARY / BITS as usize;
 
 /// Why PASIDs could not be taken or given back.
@@ -36,15 +37,13 @@ pub(crate) enum PoolError {
 ///
 /// # Invariants
 ///
-/// - `storage` has [`WORDS`] words; bit `p % 64` of word `p / 64` is set exactly if
-///   PASID `p` is allocated.
-/// - Bit `w % 64` of `full[w / 64]` is set exactly if word `w` is all ones, and bit
-///   `s % 64` of `top[s / 64]` exactly if `full[s]` is.
-/// - `taken` is the number of set bits.
+/// - `storage` has [`WORDS`] words: the bitmap, the summary and the top.
+/// - Bit `p % 64` of word `p / 64` of the bitmap is set exactly if PASID `p` is allocated.
+/// - Bit `w % 64` of word `w / 64` of the summary is set exactly if word `w` of the bitmap is all
+///   ones, and bit `s % 64` of word `s / 64` of the top exactly if word `s` of the summary is.
+/// - `taken` is the number of set bits of the bitmap.
 pub(crate) struct Pool<S> {
     storage: S,
-    full: [u64; SUMMARY],
-    top: [u64; TOP],
     taken: u32,
 }
 
@@ -55,12 +54,7 @@ impl<S: DerefMut<Target = [u64]>> Pool<S> {
             return None;
         }
         // INVARIANT: no bit is set, no word is full, nothing is taken.
-        Some(Self {
-            storage,
-            full: [0; SUMMARY],
-            top: [0; TOP],
-            taken: 0,
-        })
+        Some(Self { storage, taken: 0 })
     }
 
     /// Number of PASIDs allocated.
@@ -146,7 +140,13 @@ impl<S: DerefMut<Target = [u64]>> Pool<S> {
     }
 
     fn word(&self, index: usize) -> u64 {
-        self.storage.get(index).copied().unwrap_or(u64::MAX)
+        let bitmap = self.storage.get(..BITMAP).unwrap_or_default();
+        bitmap.get(index).copied().unwrap_or(u64::MAX)
+    }
+
+    fn summary(&self, index: u32) -> Option<u64> {
+        let summary = self.storage.get(BITMAP..BITMAP + SUMMARY)?;
+        summary.get(index as usize).copied()
     }
 
     /// First free PASID in `from..=last`.
@@ -167,12 +167,13 @@ impl<S: DerefMut<Target = [u64]>> Pool<S> {
     /// First word from `from` on that is not full.
     fn next_word_with_room(&self, from: u32) -> Option<u32> {
         let summary = from / BITS;
-        let room = !self.full.get(summary as usize)? & (u64::MAX << (from % BITS));
+        let room = !self.summary(summary)? & (u64::MAX << (from % BITS));
         if room != 0 {
             return Some(summary * BITS + room.trailing_zeros());
         }
-        let summary = first_clear(&self.top, summary + 1)?;
-        let room = !self.full.get(summary as usize)?;
+        let top = self.storage.get(BITMAP + SUMMARY..)?;
+        let summary = first_clear(top, summary + 1)?;
+        let room = !self.summary(summary)?;
         Some(summary * BITS + room.trailing_zeros())
     }
 
@@ -204,7 +205,13 @@ impl<S: DerefMut<Target = [u64]>> Pool<S> {
                 BITS - 1
             };
             let mask = (u64::MAX << low) & (u64::MAX >> (BITS - 1 - high));
-            let Some(word) = self.storage.get_mut(index as usize) else {
+            let Some((bitmap, above)) = self.storage.split_at_mut_checked(BITMAP) else {
+                continue;
+            };
+            let Some((summary, top)) = above.split_at_mut_checked(SUMMARY) else {
+                continue;
+            };
+            let Some(word) = bitmap.get_mut(index as usize) else {
                 continue;
             };
             if taken {
@@ -213,8 +220,8 @@ impl<S: DerefMut<Target = [u64]>> Pool<S> {
                 *word &= !mask;
             }
             let full = *word == u64::MAX;
-            let full = mark(&mut self.full, index, full);
-            mark(&mut self.top, index / BITS, full);
+            let full = mark(summary, index, full);
+            mark(top, index / BITS, full);
         }
     }
 }

@@ -19,7 +19,7 @@ pub(crate) struct Info {
     /// Page sizes in bytes, as a bitmap.
     pub(crate) page_sizes: u64,
     /// What can be mapped.
-    pub(crate) windows: Windows,
+    pub(crate) windows: KBox<Windows>,
     /// How many more mappings can be made.
     pub(crate) mappings_left: u32,
     /// What can be nested, but for a type1 container; its header is filled in here.
@@ -28,7 +28,7 @@ pub(crate) struct Info {
 
 /// Writes the reply: as much of the fixed part as the user has room for, and the chain if all
 /// of it fits. Otherwise `argsz` says what is needed, as linux/vfio.h has it.
-pub(crate) fn write_info(arg: Pointer, info: Info) -> Result {
+pub(crate) fn write_info(arg: Pointer, info: &Info) -> Result {
     const FIXED: usize = size_of::<uapi::vfio_iommu_type1_info>();
 
     let argsz = arg.read::<u32>()? as usize;

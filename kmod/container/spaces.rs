@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: GPL-2.0
+//! AS_CREATE, AS_DESTROY, AS_MAP and AS_UNMAP, and the tables that a BIND needs.
+
+use super::Container;
+use crate::budget::Work;
+use crate::ffi::alias::Tables;
+use crate::ffi::lock::Guard;
+use crate::ffi::paging::PagingDomain;
+use crate::ffi::trace::{self, AsOperation};
+use crate::ffi::user::Pointer;
+use crate::ioas::address_space::{AddressSpace, BoundSpace};
+use crate::ioas::iova::IovaRange;
+use crate::ioas::ranges::{self, Ranged};
+use crate::nesting::AttachedDevice;
+use crate::uapi;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// Entries that are read, or go with one flush, between two moments without the lock.
+const STEP: u32 = 256;
+
+/// How an AS_MAP or AS_UNMAP ended.
+struct Changed {
+    done: u32,
+    result: Result,
+}
+
+impl Container {
+    #[inline(never)]
+    pub(super) fn call_as_create(&self, arg: Pointer) -> Result {
+        let call = uapi::AsCreate::decode(arg)?;
+        let result = self.ioas.lock().create_address_space();
+        let id = *result.as_ref().unwrap_or(&0);
+        trace::address_space(self.id, id, AsOperation::Create, 0, &result);
+        let id = result?;
+        // A user that cannot be told must not be left holding it.
+        call.reply(arg, id)
+            .or_else(|error| self.destroy_address_space(id).and(Err(error)))
+    }
+
+    #[inline(never)]
+    pub(super) fn call_as_destroy(&self, arg: Pointer) -> Result {
+        let id = uapi::decode_as_destroy(arg)?;
+        let result = self.destroy_address_space(id);
+        trace::address_space(self.id, id, AsOperation::Destroy, 0, &result);
+        result
+    }
+
+    #[inline(never)]
+    pub(super) fn call_as_change(&self, arg: Pointer, operation: AsOperation) -> Result {
+        let call = uapi::AsChange::decode(arg)?;
+        let changed = self.change_address_space(&call, operation)?;
+        trace::address_space(self.id, call.id, operation, changed.done, &changed.result);
+        call.reply(arg, changed.done)?;
+        changed.result
+    }
+
+    /// Takes an address space away that is bound nowhere. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// - [`ENOENT`] if there is none, [`EBUSY`] if it is bound.
+    /// - [`EINTR`] if a fatal signal came; nobody but AS_DESTROY finds it any more.
+    fn destroy_address_space(&self, id: u32) -> Result {
+        let work = &mut Work::of_call();
+        let space = self.ioas.lock().spaces.begin_destroy(id)?;
+        space.tables.lock_killable()?.drop_all();
+        self.take_entries(&space, &IovaRange::ALL, work)?;
+        self.ioas.lock().spaces.end_destroy(id);
+        Ok(())
+    }
+
+    /// Carries out the entries of a change one by one, up to the first bad one. Copies from the
+    /// user.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOENT`] if there is no such address space; what the IOMMU driver says if it has no tables
+    /// for a device.
+    fn change_address_space(
+        &self,
+        call: &uapi::AsChange,
+        operation: AsOperation,
+    ) -> Result<Changed> {
+        let work = &mut Work::of_call();
+        let space = self.ioas.lock().spaces.get(call.id)?;
+        self.prepare_tables(&space, work)?;
+        let mut done = 0;
+        let mut result = Ok(());
+        while result.is_ok() && done < call.count {
+            let step = STEP.min(call.count - done);
+            let changed = match operation {
+                AsOperation::Map => self.map_step(&space, call, done, step, work),
+                _ => self.unmap_step(&space, call, done, step, work),
+            }?;
+            done += changed.done;
+            result = changed.result.and_then(|()| match done < call.count {
+                true => work.look(),
+                false => Ok(()),
+            });
+        }
+        Ok(Changed { done, result })
+    }
+
+    fn map_step(
+        &self,
+        space: &Arc<AddressSpace>,
+        call: &uapi::AsChange,
+        first: u32,
+        step: u32,
+        work: &mut Work,
+    ) -> Result<Changed> {
+        let mut entries = KVec::with_capacity(step as usize, GFP_KERNEL_ACCOUNT)?;
+        let read = (first..first + step)
+            .try_for_each(|index| Ok(entries.push(call.entry(index)?, GFP_KERNEL_ACCOUNT)?));
+        let mut tables = space.tables.lock_killable()?;
+        let mut done = 0;
+        for entry in &entries {
+            let mapped = work
+                .step()
+                .and_then(|()| self.map_entry(space, &mut tables, entry, work));
+            if let Err(error) = mapped {
+                tables.flush();
+                return Ok(Changed {
+                    done,
+                    result: Err(error),
+                });
+            }
+            done += 1;
+        }
+        Ok(Changed { done, result: read })
+    }
+
+    /// Adds an entry to an address space.
+    ///
+    /// # Errors
+    ///
+    /// Those of an entry of `VFIO_IOASID_AS_MAP`.
+    fn map_entry(
+        &self,
+        space: &AddressSpace,
+        tables: &mut Guard<'_, Tables>,
+        entry: &uapi::AsEntry,
+        work: &mut Work,
+    ) -> Result {
+        if !tables.can_translate(&entry.range) {
+            return Err(EINVAL);
+        }
+        if ranges::first_in(tables.entries(), &entry.range).is_some() {
+            // What is wrong with the range itself is said first.
+            let fits = self.ioas.lock().windows().contains(&entry.range);
+            return Err(if fits { EEXIST } else { EINVAL });
+        }
+        let alias = self.ioas.lock().point(space.id(), entry)?;
+        let (iova, memory) = (entry.range.start(), entry.memory);
+        tables
+            .insert(alias, work)
+            .inspect_err(|_| self.ioas.lock().unpoint(space.id(), iova, &memory, None))
+    }
+
+    fn unmap_step(
+        &self,
+        space: &Arc<AddressSpace>,
+        call: &uapi::AsChange,
+        first: u32,
+        step: u32,
+        work: &mut Work,
+    ) -> Result<Changed> {
+        let mut ranges = KVec::with_capacity(step as usize, GFP_KERNEL_ACCOUNT)?;
+        let read = (first..first + step)
+            .try_for_each(|index| Ok(ranges.push(call.range(index)?, GFP_KERNEL_ACCOUNT)?));
+        let mut tables = space.tables.lock_killable()?;
+        let mut done = 0;
+        let mut taken = 0;
+        for range in &ranges {
+            if ranges::cuts(tables.entries(), range) {
+                tables.flush();
+                return Ok(Changed {
+                    done,
+                    result: Err(EINVAL),
+                });
+            }
+            while let Some(iova) = ranges::first_in(tables.entries(), range)
+                .filter(|entry| range.contains(entry.range()))
+                .map(|entry| entry.range().start())
+            {
+                self.take_entry(space, &mut tables, iova, None);
+                taken += 1;
+                if taken == STEP {
+                    // Others come between, and what is left is not flushed if the caller is killed.
+                    taken = 0;
+                    tables.flush();
+                    drop(tables);
+                    work.look()?;
+                    tables = space.tables.lock_killable()?;
+                }
+            }
+            done += 1;
+        }
+        tables.flush();
+        Ok(Changed { done, result: read })
+    }
+
+    /// Takes the entries out of an address space that lie in `range`.
+    fn take_entries(&self, space: &AddressSpace, range: &IovaRange, work: &mut Work) -> Result {
+        loop {
+            let mut tables = space.tables.lock_killable()?;
+            for _ in 0..STEP {
+                let first = ranges::first_in(tables.entries(), range);
+                let Some(iova) = first.map(|entry| entry.range().start()) else {
+                    tables.flush();
+                    return Ok(());
+                };
+                self.take_entry(space, &mut tables, iova, None);
+            }
+            tables.flush();
+            drop(tables);
+            work.look()?;
+        }
+    }
+
+    /// Takes one entry out, and its links; it is in force until the tables are flushed. `going` is
+    /// the first address of a mapping that goes with it.
+    fn take_entry(
+        &self,
+        space: &AddressSpace,
+        tables: &mut Guard<'_, Tables>,
+        iova: u64,
+        going: Option<u64>,
+    ) {
+        if let Some((memory, _)) = tables.take(iova) {
+            self.ioas.lock().unpoint(space.id(), iova, &memory, going);
+        }
+    }
+
+    /// Takes out every entry that points into the mapping at `start`, which is claimed: no other
+    /// comes. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// [`EINTR`] if a fatal signal came; some are left then.
+    pub(super) fn zap(&self, start: u64, work: &mut Work) -> Result {
+        loop {
+            let space = {
+                let ioas = self.ioas.lock();
+                let Some((id, _)) = ioas.spaces.pointing_at(start) else {
+                    return Ok(());
+                };
+                ioas.spaces.find(id).ok_or(EINVAL)?
+            };
+            let mut tables = space.tables.lock_killable()?;
+            for _ in 0..STEP {
+                let iova = self.ioas.lock().spaces.pointing_from(space.id(), start);
+                let Some(iova) = iova else {
+                    break;
+                };
+                self.take_entry(&space, &mut tables, iova, Some(start));
+                // Cannot loop: the link is gone even if the entry was not found.
+                self.ioas.lock().unlink_lost(start, space.id(), iova);
+            }
+            tables.flush();
+            drop(tables);
+            work.look()?;
+        }
+    }
+
+    /// The page table of an address space for a device, to be bound with or without page requests;
+    /// the address space is not destroyed while the first value lives. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// - [`ENOENT`] if there is no such address space; [`ENODEV`] if the device has left.
+    /// - What the IOMMU driver says; [`EINTR`] if a fatal signal came.
+    pub(super) fn table_of_space(
+        &self,
+        id: u32,
+        device: &AttachedDevice,
+        page_requests: bool,
+        work: &mut Work,
+    ) -> Result<(BoundSpace, Arc<PagingDomain>)> {
+        let bound = self.ioas.lock().spaces.get_bound(id)?;
+        self.prepare_tables(bound.space(), work)?;
+        loop {
+            let tables = bound.space().tables.lock_killable()?;
+            if let Some(table) = tables.table(&device.stage2, page_requests).cloned() {
+                drop(tables);
+                return Ok((bound, table));
+            }
+            drop(tables);
+            self.add_table(bound.space(), device, page_requests, work)?;
+        }
+    }
+
+    /// Adds a table to an address space for a device, if it has none.
+    fn add_table(
+        &self,
+        space: &AddressSpace,
+        device: &AttachedDevice,
+        page_requests: bool,
+        work: &mut Work,
+    ) -> Result {
+        // The device does not leave while the driver is asked for a domain for it.
+        let domain = {
+            let _attached = device.change()?;
+            if page_requests {
+                PagingDomain::separate_with_page_requests(&device.device)?
+            } else {
+                PagingDomain::separate(&device.device)?
+            }
+        };
+        let mut tables = space.tables.lock_killable()?;
+        if tables.table(&device.stage2, page_requests).is_some() {
+            return Ok(());
+        }
+        tables.add_table(device.stage2.clone(), page_requests, domain, work)
+    }
+
+    /// Makes sure that an address space has a table without page requests for each stage-2 domain,
+    /// and none for one that is gone. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// What the IOMMU driver says; [`EINTR`] if a fatal signal came.
+    fn prepare_tables(&self, space: &AddressSpace, work: &mut Work) -> Result {
+        loop {
+            let device = {
+                let mut tables = space.tables.lock_killable()?;
+                tables.drop_retired();
+                let ioas = self.ioas.lock();
+                let lacks = |device: &&Arc<AttachedDevice>| {
+                    !device.is_gone() && tables.table(&device.stage2, false).is_none()
+                };
+                let mut devices = ioas.groups.iter().flat_map(|group| group.devices.iter());
+                devices.find(lacks).cloned()
+            };
+            let Some(device) = device else {
+                return Ok(());
+            };
+            match self.add_table(space, &device, false, work) {
+                // It left meanwhile: another may have the same domain.
+                Err(ENODEV) if device.is_gone() => {}
+                added => added?,
+            }
+        }
+    }
+}

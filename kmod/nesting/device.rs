@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: GPL-2.0
+//! A device of a container, and what is attached at its RID and its PASIDs.
+
+use super::capability::Capability;
+use crate::ffi::attach::{Attachment, Detached, Site, Translation};
+use crate::ffi::device::Device;
+use crate::ffi::group::Group;
+use crate::ffi::lock::{new_lock, Guard, Lock};
+use crate::ffi::paging::PagingDomain;
+use kernel::prelude::*;
+use kernel::rbtree::RBTree;
+use kernel::sync::atomic::{Atomic, Relaxed};
+use kernel::sync::Arc;
+
+/// What is in force at a RID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum RidState {
+    /// The container's stage 2.
+    Stage2 = 0,
+    /// A binding.
+    Bound = 1,
+    /// Nothing: it was bound so, or a BIND or UNBIND there failed half-way.
+    Blocked = 2,
+}
+
+/// A device and the group it came with.
+#[pin_data]
+pub(crate) struct AttachedDevice {
+    /// The device.
+    pub(crate) device: Device,
+    /// Its group.
+    pub(crate) group: Group,
+    /// The stage-2 domain that the group is attached to.
+    pub(crate) stage2: Arc<PagingDomain>,
+    /// Others are in its group, as far as is known. Changed with `attached` locked, as the next
+    /// three.
+    shared: Atomic<bool>,
+    /// A [`RidState`].
+    rid: Atomic<u32>,
+    /// There is a keeper.
+    kept: Atomic<bool>,
+    /// It has left, or its group has.
+    gone: Atomic<bool>,
+    /// Held while something is attached or detached here, over what the IOMMU has to do.
+    #[pin]
+    attached: Lock<Attached>,
+}
+
+/// What is attached at a device.
+pub(crate) struct Attached {
+    /// Attached at the highest PASID from the first binding with a fault queue on, until the
+    /// device leaves. The driver's page requests are switched on with the first such domain of
+    /// a device and off with the last, and a request that comes meanwhile finds the core without
+    /// its parameters (a WARN): with this one the others never are first or last.
+    keeper: Option<Attachment>,
+    /// By PASID, 0 for the RID; `None` where a PASID is bound to nothing.
+    pub(crate) sites: RBTree<u32, Option<Attachment>>,
+}
+
+/// The number of a site in [`Attached::sites`].
+pub(crate) fn number_of(site: Site) -> u32 {
+    match site {
+        Site::Rid => 0,
+        Site::Pasid(pasid) => pasid,
+    }
+}
+
+fn site_of(number: u32) -> Site {
+    match number {
+        0 => Site::Rid,
+        pasid => Site::Pasid(pasid),
+    }
+}
+
+impl AttachedDevice {
+    /// A device of a group that is attached to `stage2`, `shared` with others.
+    pub(crate) fn new(
+        device: Device,
+        group: Group,
+        stage2: Arc<PagingDomain>,
+        shared: bool,
+    ) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                device,
+                group,
+                stage2,
+                shared: Atomic::new(shared),
+                rid: Atomic::new(RidState::Stage2 as u32),
+                kept: Atomic::new(false),
+                gone: Atomic::new(false),
+                attached <- new_lock!(
+                    Attached { keeper: None, sites: RBTree::new() },
+                    "AttachedDevice::attached"
+                ),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
+    }
+
+    /// Takes the lock for a call that attaches or detaches something.
+    ///
+    /// # Errors
+    ///
+    /// - [`EINTR`] if a fatal signal came.
+    /// - [`ENODEV`] if the device has left.
+    pub(crate) fn change(&self) -> Result<Guard<'_, Attached>> {
+        let attached = self.attached.lock_killable()?;
+        if self.is_gone() {
+            return Err(ENODEV);
+        }
+        Ok(attached)
+    }
+
+    /// Takes the lock for a teardown: from then on no call attaches anything here. Gives too
+    /// whether that was so before.
+    pub(crate) fn leave(&self) -> (Guard<'_, Attached>, bool) {
+        let attached = self.attached.lock();
+        let was_gone = self.is_gone();
+        self.gone.store(true, Relaxed);
+        (attached, was_gone)
+    }
+
+    /// Whether it has left.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Relaxed)
+    }
+
+    /// What it can do, as far as is known.
+    pub(crate) fn capability(&self) -> Capability {
+        Capability::of(&self.device, self.is_shared(), self.stage2.is_nest_parent())
+    }
+
+    /// Whether others are in its group, as far as is known.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared.load(Relaxed)
+    }
+
+    /// Counts its group. Sleeps; takes the group's mutex.
+    pub(crate) fn count_group(&self, _attached: &Attached) -> bool {
+        let shared = !self.group.has_only(&self.device);
+        self.shared.store(shared, Relaxed);
+        shared
+    }
+
+    /// What is in force at its RID.
+    pub(crate) fn rid(&self) -> RidState {
+        match self.rid.load(Relaxed) {
+            0 => RidState::Stage2,
+            1 => RidState::Bound,
+            _ => RidState::Blocked,
+        }
+    }
+
+    /// Says what is in force at its RID.
+    pub(crate) fn set_rid(&self, _attached: &mut Attached, state: RidState) {
+        self.rid.store(state as u32, Relaxed);
+    }
+
+    /// The PASID that is the host's, if the device has any.
+    pub(crate) fn keeper_pasid(&self) -> Option<u32> {
+        self.device
+            .max_pasids()
+            .checked_sub(1)
+            .filter(|&pasid| pasid != 0)
+    }
+
+    /// Whether the host's PASID is in use.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.kept.load(Relaxed)
+    }
+
+    /// Sees to it that the keeper is there. Sleeps.
+    pub(crate) fn keep_page_requests(&self, attached: &mut Attached) -> Result {
+        let Some(pasid) = self.keeper_pasid().filter(|_| attached.keeper.is_none()) else {
+            return Ok(());
+        };
+        let domain = PagingDomain::with_page_requests(&self.device)?;
+        let domain = Arc::new(domain, GFP_KERNEL_ACCOUNT)?;
+        let keeper = Detached::new(Translation::Paging(domain), None)?
+            .attach(&self.device, &self.group, Site::Pasid(pasid))
+            .map_err(|(error, _)| error)?;
+        attached.keeper = Some(keeper);
+        self.kept.store(true, Relaxed);
+        Ok(())
+    }
+
+    /// Detaches the keeper, after everything else. Sleeps.
+    pub(crate) fn drop_keeper(&self, attached: &mut Attached) {
+        drop(attached.keeper.take());
+        self.kept.store(false, Relaxed);
+    }
+
+    /// Attaches stage 2 at its RID, where nothing is in force. Sleeps.
+    ///
+    /// # Errors
+    ///
+    /// What the IOMMU driver says.
+    pub(crate) fn restore_stage2(&self, attached: &mut Attached) -> Result {
+        self.stage2
+            .attach_group(&self.group)
+            // Nothing else is there, so the core is busy with the device's recovery.
+            .map_err(|error| if error == EBUSY { EAGAIN } else { error })?;
+        self.set_rid(attached, RidState::Stage2);
+        Ok(())
+    }
+}
+
+impl Attached {
+    /// The first site that is bound.
+    pub(crate) fn first(&self) -> Option<Site> {
+        let cursor = self.sites.cursor_front()?;
+        Some(site_of(*cursor.current().0))
+    }
+}
