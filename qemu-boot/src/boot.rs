@@ -61,11 +61,12 @@ const ENDPOINTS: [&str; 14] = [
     "pasid-dma-testdev,id=endpoint0,addr=0x4",
     "-device",
     "pasid-dma-testdev,id=endpoint1,addr=0x5",
-    // Two functions of one device, which share an IOMMU group.
+    // Two functions of one device, which share an IOMMU group: Linux asks the function that it adds
+    // whether it is one of several.
     "-device",
     "pasid-dma-testdev,id=endpoint2,addr=0x6.0x0,multifunction=on",
     "-device",
-    "pasid-dma-testdev,id=endpoint3,addr=0x6.0x1",
+    "pasid-dma-testdev,id=endpoint3,addr=0x6.0x1,multifunction=on",
     // One that can be unplugged, by the slot itself and not by ACPI.
     "-global",
     "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",

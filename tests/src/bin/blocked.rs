@@ -7,7 +7,7 @@ use host_iommu_tests::rig::{
     expect_ok, expect_status, fail, invalidate_args, program, range, status, Errno, FaultBench,
     Order, Outcome, Rig, Space, PAGE,
 };
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 const GVA: u64 = 0x1618_0339_8000;
 /// Where the address space has the page.
@@ -91,13 +91,14 @@ impl Bench {
             let order = Order::fill(address, 8, 0x77).no_pri();
             let order = if pasid == 0 { order } else { order.at(pasid) };
             for order in [order.no_ats(), order] {
-                let want = if way == state {
-                    status::OK
-                } else {
-                    status::NO_ACCESS
-                };
+                let done = self.rig.dma().run(&order)?;
                 let what = format!("{what}: {state:?}, by the address of {way:?}");
-                expect_status(self.rig.dma().run(&order)?, want, &what);
+                if way == state {
+                    expect_status(done, status::OK, &what);
+                } else {
+                    // How a device is refused depends on what refuses it.
+                    assert_ne!(done.status, status::OK, "{what}");
+                }
             }
         }
         Ok(())
@@ -299,30 +300,30 @@ fn fields_that_blocked_rules_out_are_einval() -> Outcome {
     Ok(())
 }
 
-/// The address of stage 2 never reaches the page while table and blocked take turns.
+/// The address of stage 2 never reaches the page while table, address space and blocked take turns.
 fn stage_2_is_never_between() -> Outcome {
+    const PROBES: u32 = 40;
     let bench = Bench::open()?;
     bench.rig.container.bind(&bench.replace(0, State::Stage1))?;
-    let over = AtomicBool::new(false);
-    let seen = std::thread::scope(|scope| {
-        let prober = scope.spawn(|| -> Outcome<u32> {
-            let mut runs = 0;
+    let (probes, over) = (AtomicU32::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let prober = scope.spawn(|| -> Outcome {
             while !over.load(Ordering::Relaxed) {
                 let order = Order::fill(bench.page, 8, 0x99).no_pri();
                 for order in [order, order.no_ats()] {
                     let done = bench.rig.dma().run(&order)?;
                     assert_ne!(done.status, status::OK, "stage 2 let a DMA through");
                 }
-                runs += 1;
+                probes.fetch_add(1, Ordering::Relaxed);
             }
-            Ok(runs)
+            Ok(())
         });
         let states = [State::Blocked, State::Stage1, State::AddressSpace];
         let mut result = Ok(());
-        for round in 0..150 {
-            let state = states[round % states.len()];
-            result = bench.rig.container.bind(&bench.replace(0, state));
-            if result.is_err() {
+        for state in states.iter().cycle() {
+            result = bench.rig.container.bind(&bench.replace(0, *state));
+            let enough = probes.load(Ordering::Relaxed) >= PROBES;
+            if result.is_err() || enough || prober.is_finished() {
                 break;
             }
         }
@@ -332,9 +333,7 @@ fn stage_2_is_never_between() -> Outcome {
         };
         expect_ok(result, "REPLACE");
         probed
-    })?;
-    assert!(seen > 3, "only {seen} probes");
-    Ok(())
+    })
 }
 
 program![

@@ -363,6 +363,10 @@ impl With<'_> {
                 call.flags = VFIO_IOASID_BIND_STAGE2;
                 (call.data_type, call.data_len, call.data_uptr) = (0, 0, 0);
             }
+            6 => {
+                call.flags = VFIO_IOASID_BIND_BLOCKED;
+                (call.data_type, call.data_len, call.data_uptr) = (0, 0, 0);
+            }
             _ => {
                 call.flags = VFIO_IOASID_BIND_AS;
                 (call.data_type, call.data_len, call.data_uptr) = (0, 0, 0);

@@ -12,7 +12,7 @@ use host_iommu_bindings::ioctl::*;
 use host_iommu_bindings::uapi::*;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// A call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +166,11 @@ impl Container {
     /// A new container.
     pub fn open() -> Called<Self> {
         named("open /dev/vfio/vfio", vfio::Container::open()).map(Self)
+    }
+
+    /// Takes over a container that another process gave.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd.into())
     }
 
     /// The container that a child has as its stdin.

@@ -45,7 +45,7 @@ pub use process::{
     set_memlock_limit, type1_calls, unload_module, wait_for_module_references,
 };
 pub use space::Space;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 pub use thread::Asleep;
 
 pub use crate::ktap::{fail, skip, storm_time, Outcome, Stop};
@@ -256,6 +256,15 @@ impl Rig {
     pub fn dma(&self) -> &Dma {
         match &self.open {
             Some(open) => &open.dma,
+            None => panic!("the rig was opened without the device"),
+        }
+    }
+
+    /// The endpoint's device fd.
+    #[track_caller]
+    pub fn device_fd(&self) -> BorrowedFd<'_> {
+        match &self.open {
+            Some(open) => open.device.as_fd(),
             None => panic!("the rig was opened without the device"),
         }
     }
