@@ -31,10 +31,13 @@ const DEBUGFS: &str = "/sys/kernel/debug";
 const LEN: u64 = 16 * PAGE;
 const ELSEWHERE: u64 = 0x7_0000_0000;
 
+/// A call on memory at an address, which does not come.
+type Call = Box<dyn FnOnce(&Rig, u64) -> Called<()>>;
+
 /// A call, and the memory that it waits for.
 struct Prepared {
     memory: Waiting,
-    call: Box<dyn FnOnce(&Rig, u64) -> Called<()>>,
+    call: Call,
 }
 
 impl Prepared {
