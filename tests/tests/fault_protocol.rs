@@ -65,12 +65,15 @@ impl Chained for Group {
     }
 }
 
+/// The slots of a queue, in chunks.
+type Slots = Vec<Vec<Slot<Group, ()>>>;
+
 struct Source {
     variant: Variant,
     host: Arc<Host>,
     stopping: AtomicBool,
     responder: Mutex<()>,
-    state: Mutex<State<Vec<Vec<Slot<Group, ()>>>>>,
+    state: Mutex<State<Slots>>,
 }
 
 impl Source {
