@@ -29,6 +29,13 @@
  * - EDQUOT      a quota is reached
  * - ENOMEM      no memory, or RLIMIT_MEMLOCK is reached
  * - EFAULT      a pointer is not accessible
+ * - ENODEV      the device has left the machine, and its group stays
+ * - EIO         the IOMMU driver did less than it was asked, and does not say why
+ * - EINTR       the caller was killed; what was done by then stays done
+ *
+ * A container may be given to another process of the same user by its file
+ * descriptors: each call works there as in the one that made it. Memory stays
+ * pinned and charged to the user until it is unmapped, whoever ends.
  */
 #ifndef _UAPI_LINUX_VFIO_IOASID_H
 #define _UAPI_LINUX_VFIO_IOASID_H
@@ -328,8 +335,9 @@ struct vfio_ioasid_unbind {
  *
  * The entries are carried out in order for the binding, or for each binding in
  * scope that is a stage-1 table: the IOTLB and, where the device has ATS, its
- * device TLB. Good entries before a bad one are carried out. Address 0 with npages U64_MAX means
- * everything. @entry_num and @bad_index are written on success and on error, but
+ * device TLB. Good entries before a bad one are carried out. It succeeds only if
+ * each entry was carried out for each binding. Address 0 with npages U64_MAX
+ * means everything. @entry_num and @bad_index are written on success and on error, but
  * for an error of the call's own fields. What is cached of stage 2 and of address
  * spaces is invalidated by the calls that change them.
  *

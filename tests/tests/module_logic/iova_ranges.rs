@@ -35,6 +35,25 @@ fn windows_without_everything_are_empty() {
 }
 
 #[test]
+fn gaps_are_what_the_windows_are_not() {
+    let mut windows = Windows::all();
+    assert_eq!(windows.gaps().count(), 0);
+    for hole in [
+        range(0, 9),
+        range(100, 199),
+        range(150, 250),
+        range(u64::MAX, u64::MAX),
+    ] {
+        assert!(windows.exclude(&hole).is_some());
+    }
+    let gaps: Vec<_> = windows.gaps().collect();
+    let expected = [range(0, 9), range(100, 250), range(u64::MAX, u64::MAX)];
+    assert_eq!(gaps, expected);
+    assert!(windows.exclude(&IovaRange::ALL).is_some());
+    assert_eq!(windows.gaps().collect::<Vec<_>>(), [IovaRange::ALL]);
+}
+
+#[test]
 fn windows_past_their_room_refuse_and_stay() {
     let mut windows = Windows::all();
     for hole in 1..MAX_WINDOWS as u64 {
