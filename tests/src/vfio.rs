@@ -125,7 +125,7 @@ pub fn devices_of(vendor: u32, device: u32) -> Vec<Bdf> {
 }
 
 fn errno(error: &std::io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32))
+    Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO.raw()))
 }
 
 fn open(path: &str) -> Result<OwnedFd> {

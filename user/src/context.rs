@@ -2,7 +2,7 @@
 //! The context: what a backend implements, and what a VMM holds.
 
 use crate::capabilities::{Capabilities, DeviceInfo, Stats};
-use crate::error::{Error, Operation, Result};
+use crate::error::{is_gone, Error, Operation, Result};
 use crate::fault::{FaultChannel, FaultQueue, FaultQueueOptions};
 use crate::nesting::{Invalidation, InvalidationEntry, Stage1Binding, Stage1Table};
 use crate::ops::{PciIommuOps, Plugged};
@@ -177,6 +177,15 @@ pub trait HostIommuContext: fmt::Debug + Send + Sync {
     /// The devices attached now.
     fn devices(&self) -> Result<Vec<DeviceInfo>>;
 
+    /// Which stay of a device in the context this is: another number after it has left and come
+    /// back, `None` while it is not there. Optional: by the list of devices, without telling stays
+    /// apart, as is right where a device that left cannot come back unnoticed.
+    fn stay(&self, device: Bdf) -> Result<Option<u64>> {
+        let devices = self.devices()?;
+        let there = devices.iter().any(|info| info.device == device);
+        Ok(there.then_some(0))
+    }
+
     /// Gives devices memory. Pins it.
     fn map(&self, mapping: &Mapping<'_>) -> Result<()>;
 
@@ -307,8 +316,9 @@ impl HostIommu {
         }
     }
 
-    /// The backend's calls one by one. What is bound and unbound by them is not known to the
-    /// owned values and to the translation of PASIDs.
+    /// The backend's calls one by one, for tests of backends. What is allocated, bound, unbound and
+    /// freed by them is not known to the owned values and to the translation of PASIDs: a VMM uses
+    /// the calls of this type alone.
     pub fn context(&self) -> &dyn HostIommuContext {
         &*self.inner.context
     }
@@ -370,6 +380,21 @@ impl HostIommu {
         registry.unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Forgets what is noted of a device that has left, and of its former stays; gives its stay.
+    pub(crate) fn settle(&self, registry: &mut Registry, device: Bdf) -> Option<u64> {
+        // What cannot be asked about stays as it is noted.
+        let stay = self.context().stay(device).ok()?;
+        registry.settle(device, stay);
+        stay
+    }
+
+    /// The same for all devices.
+    fn settle_all(&self, registry: &mut Registry) {
+        for device in registry.devices() {
+            self.settle(registry, device);
+        }
+    }
+
     /// What the context can do with the devices attached now.
     ///
     /// # Errors
@@ -396,6 +421,20 @@ impl HostIommu {
     /// interrupt remapping, and what the host's driver says.
     pub fn attach(&self, fd: OwnedFd) -> Result<u64> {
         noted(self.context().attach(fd))
+    }
+
+    /// Detaches what [`HostIommu::attach`] gave this number; its fd comes back. What is bound at its
+    /// devices is unbound; with the last one go all mappings and PASIDs too, and the values that own
+    /// them have no say any more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] with EBUSY while a device is open, ENOENT for a number that names nothing.
+    pub fn detach(&self, attached: u64) -> Result<OwnedFd> {
+        let mut registry = self.registry();
+        let fd = noted(self.context().detach(attached))?;
+        self.settle_all(&mut registry);
+        Ok(fd)
     }
 
     /// Opens a device of the context: its regions, interrupts and reset.
@@ -440,7 +479,11 @@ impl HostIommu {
     ///
     /// As [`HostIommu::map`], and EINVAL for a part that is not in the memory.
     pub fn map_part(&self, mapping: &Mapping<'_>) -> Result<()> {
+        let mut registry = self.registry();
         noted(self.context().map(mapping))?;
+        let pages = mapping.range.size().unwrap_or(0) / 4096;
+        registry.mapped_pages = registry.mapped_pages.saturating_add(pages);
+        drop(registry);
         tell!(debug, range = %mapping.range, access = ?mapping.access, "mapped");
         Ok(())
     }
@@ -452,8 +495,22 @@ impl HostIommu {
     /// [`Error::Failed`] with EINVAL if a mapping lies in it in part only.
     pub fn unmap(&self, range: IovaRange) -> Result<u64> {
         let bytes = noted(self.context().unmap(range))?;
+        let mut registry = self.registry();
+        registry.mapped_pages = registry.mapped_pages.saturating_sub(bytes / 4096);
+        drop(registry);
         tell!(debug, %range, bytes, "unmapped");
         Ok(bytes)
+    }
+
+    /// Whether the host has dropped mappings that were made here, as it does with the last device of
+    /// a context; told once.
+    #[cfg(feature = "vm-memory")]
+    pub(crate) fn lost_mappings(&self) -> Result<bool> {
+        let mapped = self.stats()?.mapped_pages;
+        let mut registry = self.registry();
+        let lost = mapped < registry.mapped_pages;
+        registry.mapped_pages = registry.mapped_pages.min(mapped);
+        Ok(lost)
     }
 
     /// Allocates PASIDs, freed when the allocation is dropped and nothing is bound at them.
@@ -525,6 +582,10 @@ impl HostIommu {
         if !space.is_of(self) {
             return Err(Error::OtherContext("address space"));
         }
+        if !space.is_held(&self.registry()) {
+            let operation = Operation::BindStage1 { pasid, device };
+            return Err(Error::failed(operation, Errno::ENOENT));
+        }
         let translation = Translation::AddressSpace {
             id: space.id(),
             guest_pasid,
@@ -595,7 +656,12 @@ impl HostIommu {
     /// [`Error::Failed`] with ENOENT if nothing is bound there, or the device is not attached.
     pub fn unbind(&self, scope: Scope) -> Result<()> {
         let mut registry = self.registry();
-        noted(self.context().unbind(scope))?;
+        let unbound = noted(self.context().unbind(scope));
+        if is_gone(&unbound) {
+            // It went with its device.
+            self.settle_all(&mut registry);
+        }
+        unbound?;
         tell!(debug, %scope, "unbound");
         match scope {
             Scope::Binding(device, pasid) => registry.remove(device, pasid),
@@ -619,14 +685,17 @@ impl HostIommu {
     /// The tables, passthrough and blocked bindings in force, by device and PASID: with the tables in
     /// guest memory all that another host needs. Address spaces are the VMM's own, and made anew by it.
     pub fn export(&self) -> Vec<BoundTable> {
-        self.registry().export()
+        let mut registry = self.registry();
+        self.settle_all(&mut registry);
+        registry.export()
     }
 
     /// Binds what [`HostIommu::export`] gave, at the same PASIDs: all of it, or nothing.
     ///
     /// # Errors
     ///
-    /// As [`HostIommu::alloc_pasids`] for PASIDs that are taken, and [`HostIommu::bind`].
+    /// As [`HostIommu::alloc_pasids`] for PASIDs that are taken, and [`HostIommu::bind`]. EINVAL for
+    /// an address space, which a bare number does not own: [`HostIommu::bind_address_space`] does.
     pub fn import(
         &self,
         tables: &[BoundTable],
@@ -640,6 +709,10 @@ impl HostIommu {
                 pasid,
                 translation,
             } = *bound;
+            if matches!(translation, Translation::AddressSpace { .. }) {
+                let operation = Operation::BindStage1 { pasid, device };
+                return Err(Error::failed(operation, Errno::EINVAL));
+            }
             // Only tables have page requests.
             let faults = faults.filter(|_| matches!(translation, Translation::Stage1(_)));
             let host = self.clone();

@@ -33,6 +33,10 @@ impl HostIommuContext for Arc<dyn HostIommuContext> {
         (**self).devices()
     }
 
+    fn stay(&self, device: Bdf) -> Result<Option<u64>> {
+        (**self).stay(device)
+    }
+
     fn map(&self, mapping: &Mapping<'_>) -> Result<()> {
         (**self).map(mapping)
     }

@@ -136,6 +136,12 @@ impl Error {
     }
 }
 
+/// Whether a call failed since what it was about is not there.
+pub(crate) fn is_gone<T>(result: &Result<T>) -> bool {
+    let errno = result.as_ref().err().and_then(Error::errno);
+    errno == Some(libc::ENOENT)
+}
+
 /// What was to be done when a call failed, with the numbers it was to be done with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

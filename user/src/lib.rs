@@ -122,6 +122,8 @@ pub mod vtd;
 
 mod capabilities;
 mod context;
+#[cfg(all(test, feature = "soft"))]
+mod cost;
 mod delegate;
 mod error;
 mod fault;

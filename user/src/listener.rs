@@ -5,6 +5,7 @@ use crate::context::{HostIommu, Mapping};
 use crate::error::Result;
 use crate::sys::region::RegionMemory;
 use crate::types::{Iova, IovaRange, MapAccess};
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use vm_memory::bitmap::Bitmap;
@@ -43,12 +44,15 @@ pub struct Skipped {
 
 /// Gives the devices of a context the guest's memory, region by region. To be told of each change.
 ///
-/// What it mapped stays mapped when it is dropped: the context knows it.
+/// What it mapped stays mapped when it is dropped: the context knows it. It keeps the guest's memory
+/// of the last update, so that no other memory comes to its addresses in the process unnoticed.
 #[derive(Debug)]
 pub struct RegionListener {
     host: HostIommu,
     /// What is mapped: first address, last address, and where it is in the process.
     mapped: BTreeMap<u64, (u64, usize)>,
+    /// The memory that is mapped: while it is held, an address names a region.
+    held: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl RegionListener {
@@ -57,11 +61,15 @@ impl RegionListener {
         Self {
             host,
             mapped: BTreeMap::new(),
+            held: None,
         }
     }
 
     /// Makes stage 2 as `memory` is: takes back the regions that are gone or have changed their
     /// place, then maps those that are new. Gives the regions that devices do not have, and why.
+    ///
+    /// `memory` is cloned, which for vm-memory's own types shares the regions. Mappings that the host
+    /// has dropped, as with the last device of the context, are made anew.
     ///
     /// # Errors
     ///
@@ -69,9 +77,18 @@ impl RegionListener {
     /// next call goes on from there.
     pub fn update<M, B>(&mut self, memory: &M) -> Result<Vec<Skipped>>
     where
-        M: GuestMemoryBackend<R = GuestRegionMmap<B>>,
+        M: GuestMemoryBackend<R = GuestRegionMmap<B>> + Clone + Send + Sync + 'static,
         B: Bitmap + fmt::Debug,
     {
+        if self.host.lost_mappings()? {
+            for (start, (last, _)) in std::mem::take(&mut self.mapped) {
+                if let Some(range) = IovaRange::new(Iova(start), Iova(last)) {
+                    self.host.unmap(range)?;
+                }
+            }
+        }
+        // While the last memory is held, what is at another's address is another.
+        let before = self.held.replace(Box::new(memory.clone()));
         let mut skipped = Vec::new();
         let mut wanted = BTreeMap::new();
         for region in memory.iter() {
@@ -121,6 +138,7 @@ impl RegionListener {
             let place = (range.last().0, region.address());
             self.mapped.insert(start, place);
         }
+        drop(before);
         Ok(skipped)
     }
 }
@@ -209,5 +227,52 @@ mod tests {
             .expect("guest memory");
         assert_eq!(seen, [7; 8]);
         assert_eq!(host.stats().expect("counters").mapped_pages, 16);
+    }
+
+    /// A context with a device, and a listener.
+    fn listened() -> (HostIommu, crate::backend::soft::SoftDevice, RegionListener) {
+        let soft = Soft::new();
+        let device = soft
+            .bus()
+            .add(Bdf::new(0, 0, 8), &SoftDeviceOptions::default())
+            .expect("a device");
+        let host = HostIommu::new(soft);
+        let listener = RegionListener::new(host.clone());
+        (host, device, listener)
+    }
+
+    #[test]
+    fn memory_that_came_to_the_same_address_is_another() {
+        let (_host, device, mut listener) = listened();
+        let old = region(0, 0x10000, RW);
+        let memory = GuestMemoryMmap::from_arc_regions(vec![old]).expect("guest memory");
+        assert_eq!(listener.update(&memory).expect("an update"), []);
+        // It goes, and the next is most likely put where it was.
+        drop(memory);
+        let new = region(0, 0x10000, RW);
+        let memory = GuestMemoryMmap::from_arc_regions(vec![new]).expect("guest memory");
+        assert_eq!(listener.update(&memory).expect("an update"), []);
+        let end = device.run(Dma::write(Iova(0x100), &[7; 8]), Duration::ZERO);
+        assert_eq!(end.expect("a DMA"), Some(DmaEnd::Done(Vec::new())));
+        let mut seen = [0u8; 8];
+        memory
+            .read_slice(&mut seen, GuestAddress(0x100))
+            .expect("guest memory");
+        assert_eq!(seen, [7; 8]);
+    }
+
+    #[test]
+    fn mappings_that_the_host_dropped_are_made_anew() {
+        let (host, device, mut listener) = listened();
+        let all = vec![region(0, 0x10000, RW), region(1 << 32, 0x4000, RW)];
+        let memory = GuestMemoryMmap::from_arc_regions(all).expect("guest memory");
+        assert_eq!(listener.update(&memory).expect("an update"), []);
+        // As with the last device of a container.
+        host.context().unmap_all().expect("all is dropped");
+        assert_eq!(listener.update(&memory).expect("an update"), []);
+        let end = device.run(Dma::write(Iova(0), &[7; 8]), Duration::ZERO);
+        assert_eq!(end.expect("a DMA"), Some(DmaEnd::Done(Vec::new())));
+        assert_eq!(host.stats().expect("counters").mapped_pages, 20);
+        assert_eq!(listener.update(&memory).expect("an update"), []);
     }
 }

@@ -2,7 +2,7 @@
 //! Stage-1 tables that are bound, and the invalidation of what is cached of them.
 
 use crate::context::{Binding, HostIommu, Scope, Translation};
-use crate::error::{Error, Operation, Result};
+use crate::error::{is_gone, Error, Operation, Result};
 use crate::fault::FaultQueue;
 use crate::pasid::{PasidAllocation, Run};
 use crate::space::Held;
@@ -231,7 +231,8 @@ impl Stage1Binding {
         if !pasids.contains(pasid) {
             return Err(Error::PasidNotAllocated(pasid));
         }
-        let id = bind(&host, device, pasid, translation, faults, None)?;
+        let owner = Owner::Pasids(pasids);
+        let id = bind(&host, device, pasid, translation, faults, &owner)?;
         Ok(Self {
             host,
             device,
@@ -256,7 +257,8 @@ impl Stage1Binding {
         translation: Translation,
         faults: Option<&FaultQueue>,
     ) -> Result<Self> {
-        let id = bind(&host, device, Pasid::RID, translation, faults, None)?;
+        let owner = Owner::Rid;
+        let id = bind(&host, device, Pasid::RID, translation, faults, &owner)?;
         Ok(Self {
             host,
             device,
@@ -282,9 +284,11 @@ impl Stage1Binding {
         Scope::Binding(self.device, self.pasid)
     }
 
-    /// Whether it is in force: it was not unbound, by itself or by a wider [`HostIommu::unbind`].
+    /// Whether it is in force: it was not unbound, by itself or by a wider [`HostIommu::unbind`], and
+    /// its device has not left the context.
     pub fn is_bound(&self) -> bool {
-        let registry = self.host.registry();
+        let mut registry = self.host.registry();
+        self.host.settle(&mut registry, self.device);
         registry.holds(self.device, self.pasid, self.id)
     }
 
@@ -323,8 +327,8 @@ impl Stage1Binding {
         translation: Translation,
         faults: Option<&FaultQueue>,
     ) -> Result<()> {
-        let (host, old) = (&self.host, Some(self.id));
-        self.id = bind(host, self.device, self.pasid, translation, faults, old)?;
+        let (host, old) = (&self.host, Owner::Binding(self.id));
+        self.id = bind(host, self.device, self.pasid, translation, faults, &old)?;
         self.space = None;
         Ok(())
     }
@@ -347,11 +351,16 @@ impl Stage1Binding {
     ///
     /// # Errors
     ///
-    /// [`Error::Failed`]; dropping tries again. ENOENT if the device is gone from the context.
+    /// [`Error::Failed`]; dropping tries again. A binding that went with its device is unbound.
     pub fn unbind(&mut self) -> Result<()> {
         let mut registry = self.host.registry();
+        // The place may be another's by now.
+        self.host.settle(&mut registry, self.device);
         if registry.holds(self.device, self.pasid, self.id) {
-            noted(self.host.context().unbind(self.scope()))?;
+            let unbound = self.host.context().unbind(self.scope());
+            if !is_gone(&unbound) {
+                noted(unbound)?;
+            }
             tell!(debug, scope = %self.scope(), "unbound");
             registry.remove(self.device, self.pasid);
         }
@@ -366,30 +375,48 @@ impl Drop for Stage1Binding {
     }
 }
 
-/// Binds, in place of the binding `old` or where nothing is; gives the name in the registry.
+/// By what right something is bound.
+enum Owner<'a> {
+    /// The device is the context's, and nothing is bound there.
+    Rid,
+    /// One of these is the PASID, and nothing is bound there.
+    Pasids(&'a PasidAllocation),
+    /// The binding of that name is to be replaced.
+    Binding(u64),
+}
+
+/// Binds; gives the name in the registry.
 fn bind(
     host: &HostIommu,
     device: Bdf,
     pasid: Pasid,
     translation: Translation,
     faults: Option<&FaultQueue>,
-    old: Option<u64>,
+    owner: &Owner<'_>,
 ) -> Result<u64> {
+    let failed = |errno| Error::failed(Operation::BindStage1 { pasid, device }, errno);
     let mut registry = host.registry();
+    let stay = host.settle(&mut registry, device);
     let guest = translation.guest_pasid().unwrap_or(pasid.get());
     if registry.is_taken(device, pasid, guest) {
         return Err(Error::GuestPasidBound { device, guest });
     }
-    if old.is_some_and(|id| !registry.holds(device, pasid, id)) {
-        let operation = Operation::BindStage1 { pasid, device };
-        return Err(Error::failed(operation, Errno::ENOENT));
+    match owner {
+        Owner::Pasids(pasids) if !pasids.is_allocated(&registry) => {
+            return Err(Error::PasidNotAllocated(pasid));
+        }
+        Owner::Binding(old) if !registry.holds(device, pasid, *old) => {
+            return Err(failed(Errno::ENOENT));
+        }
+        _ => {}
     }
+    let replace = matches!(owner, Owner::Binding(_));
     let bound = host.context().bind(&Binding {
         device,
         pasid,
         translation,
         fault_queue: faults.map(FaultQueue::channel),
-        replace: old.is_some(),
+        replace,
     });
     if let Err(error) = noted(bound) {
         // Requests without PASID that were blocked before are so still.
@@ -399,8 +426,8 @@ fn bind(
         }
         return Err(error);
     }
-    tell!(debug, %device, %pasid, guest_pasid = guest, replaced = old.is_some(), "bound");
-    Ok(registry.insert(device, pasid, translation))
+    tell!(debug, %device, %pasid, guest_pasid = guest, replaced = replace, "bound");
+    Ok(registry.insert(device, pasid, stay.unwrap_or(0), translation))
 }
 
 #[cfg(test)]

@@ -2,10 +2,10 @@
 //! PASIDs that free themselves.
 
 use crate::context::HostIommu;
-use crate::error::Result;
+use crate::error::{is_gone, Result};
+use crate::registry::Registry;
 use crate::trace::noted;
 use crate::types::Pasid;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 /// Which PASIDs to allocate: `count` consecutive ones in `min..=max`.
@@ -45,18 +45,24 @@ pub(crate) struct Run {
     host: HostIommu,
     first: Pasid,
     count: u32,
-    freed: AtomicBool,
+    /// The name in the registry: another one there is another's.
+    epoch: u64,
 }
 
 impl Run {
     fn free(&self) -> Result<()> {
-        if self.freed.swap(true, Ordering::AcqRel) {
+        // Held over the call: the outcome is known before anybody else is told of it.
+        let mut registry = self.host.registry();
+        if !registry.has_allocated(self.first, self.epoch) {
             return Ok(());
         }
-        self.host
-            .context()
-            .free_pasids(self.first, self.count)
-            .inspect_err(|_| self.freed.store(false, Ordering::Release))
+        let freed = self.host.context().free_pasids(self.first, self.count);
+        // Those that the host has forgotten are free.
+        if freed.is_ok() || is_gone(&freed) {
+            registry.free(self.first);
+            return Ok(());
+        }
+        freed
     }
 }
 
@@ -75,12 +81,15 @@ pub struct PasidAllocation {
 
 impl PasidAllocation {
     pub(crate) fn new(host: HostIommu, request: &PasidRequest) -> Result<Self> {
+        let mut registry = host.registry();
         let first = noted(host.context().alloc_pasids(request))?;
+        let epoch = registry.allocate(first, request.count);
+        drop(registry);
         let run = Run {
             host,
             first,
             count: request.count,
-            freed: AtomicBool::new(false),
+            epoch,
         };
         Ok(Self { run: Arc::new(run) })
     }
@@ -88,6 +97,12 @@ impl PasidAllocation {
     #[cfg(feature = "vtd")]
     pub(crate) fn of_run(run: Arc<Run>) -> Self {
         Self { run }
+    }
+
+    /// Whether they are still those that were allocated: not freed, nor forgotten by the host and
+    /// given to somebody else.
+    pub(crate) fn is_allocated(&self, registry: &Registry) -> bool {
+        registry.has_allocated(self.run.first, self.run.epoch)
     }
 
     pub(crate) fn run(&self) -> &Arc<Run> {
@@ -114,7 +129,8 @@ impl PasidAllocation {
         offset.is_some_and(|offset| offset < self.count())
     }
 
-    /// Frees them now, and says whether it worked. Done once, it does nothing.
+    /// Frees them now, and says whether it worked. Where they are free already, also because the
+    /// host has forgotten them with its last device, it does nothing.
     ///
     /// # Errors
     ///

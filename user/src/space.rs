@@ -2,13 +2,13 @@
 //! Address spaces of the host's: what a VMM maps entry by entry, instead of a guest's table.
 
 use crate::context::HostIommu;
-use crate::error::{Error, Operation, Result};
+use crate::error::{is_gone, Error, Operation, Result};
+use crate::registry::Registry;
 use crate::types::{Gpa, IovaRange, MapAccess};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
-/// Names an address space of a context; never used again.
+/// Names an address space of a context; not used again while the context has a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct AddressSpaceId(u32);
@@ -46,18 +46,23 @@ pub struct AddressSpaceEntry {
 pub(crate) struct Held {
     host: HostIommu,
     id: AddressSpaceId,
-    destroyed: AtomicBool,
+    /// The name in the registry: another one there is another's.
+    name: u64,
 }
 
 impl Held {
     fn destroy(&self) -> Result<()> {
-        if self.destroyed.swap(true, Ordering::AcqRel) {
+        // Held over the call: the outcome is known before anybody else is told of it.
+        let mut registry = self.host.registry();
+        if !registry.has_space(self.id.get(), self.name) {
             return Ok(());
         }
-        self.host
-            .context()
-            .destroy_address_space(self.id)
-            .inspect_err(|_| self.destroyed.store(false, Ordering::Release))
+        let destroyed = self.host.context().destroy_address_space(self.id);
+        if destroyed.is_ok() || is_gone(&destroyed) {
+            registry.destroy_space(self.id.get());
+            return Ok(());
+        }
+        destroyed
     }
 }
 
@@ -78,19 +83,22 @@ pub struct AddressSpace {
 
 impl AddressSpace {
     pub(crate) fn new(host: HostIommu) -> Result<Self> {
+        let mut registry = host.registry();
         let id = host.context().create_address_space()?;
-        let destroyed = AtomicBool::new(false);
+        let name = registry.create_space(id.get());
+        drop(registry);
         Ok(Self {
-            held: Arc::new(Held {
-                host,
-                id,
-                destroyed,
-            }),
+            held: Arc::new(Held { host, id, name }),
         })
     }
 
     pub(crate) fn held(&self) -> &Arc<Held> {
         &self.held
+    }
+
+    /// Whether it is still there.
+    pub(crate) fn is_held(&self, registry: &Registry) -> bool {
+        registry.has_space(self.id().get(), self.held.name)
     }
 
     pub(crate) fn is_of(&self, host: &HostIommu) -> bool {
@@ -125,7 +133,7 @@ impl AddressSpace {
         context.unmap_address_space(self.id(), ranges)
     }
 
-    /// Destroys it now, and says whether it worked. Done once, it does nothing.
+    /// Destroys it now, and says whether it worked. Where it is gone already it does nothing.
     ///
     /// # Errors
     ///

@@ -115,7 +115,7 @@ fn expect_error<T>(result: Result<T, Error>, errno: Errno, text: &str) {
         Ok(_) => panic!("it worked, instead of: {text}"),
         Err(error) => {
             assert_eq!(error.to_string(), text);
-            assert_eq!(error.errno(), Some(errno as i32), "{text}");
+            assert_eq!(error.errno(), Some(errno.raw()), "{text}");
         }
     }
 }
@@ -217,17 +217,26 @@ fn detach_and_attach_again_starts_from_nothing() -> Outcome {
         Container::open()?.into_fd(),
         Group::open(endpoints()[0])?.as_fd().try_clone_to_owned()?,
     )?);
-    let pasids = host.alloc_pasids(&PasidRequest::any())?;
-    let group: OwnedFd = host.context().detach(0)?;
+    let old = host.alloc_pasids(&PasidRequest::any())?;
+    let pasid = old.first();
+    let table = Stage1Table::four_level(Gpa(0x1000));
+    let bound = host.bind_stage2(device, &old, pasid, Some(5))?;
+    let group: OwnedFd = host.detach(0)?;
     assert!(host.stats().is_err());
+    assert!(!bound.is_bound());
+    assert_eq!(host.export(), []);
     host.attach(group)?;
     assert_eq!(host.stats()?.pasids, 0);
     assert_eq!(host.devices()?[0].device, device);
-    // What was allocated before is gone, and its owner is told.
-    assert_eq!(
-        pasids.free().map_err(|error| error.errno()),
-        Err(Some(Errno::ENOENT as i32))
-    );
+    // What was allocated before is gone, and its owner has no say in who has it now.
+    let new = host.alloc_pasids(&PasidRequest::exactly(pasid))?;
+    let refused = host.bind(device, &old, pasid, &table, None);
+    assert!(matches!(refused, Err(Error::PasidNotAllocated(_))));
+    drop(bound);
+    old.free()?;
+    drop(old);
+    assert_eq!(host.stats()?.pasids, 1);
+    host.bind_stage2(device, &new, pasid, Some(5))?;
     Ok(())
 }
 
@@ -236,14 +245,14 @@ fn detach_of_an_open_device_is_busy() -> Outcome {
     let open = kmod.open_device_fd(endpoint(0)?)?;
     let host = HostIommu::new(kmod);
     expect_error(
-        host.context().detach(0),
+        host.detach(0),
         Errno::EBUSY,
         "Failed to detach a group from the container",
     );
     drop(open);
-    host.context().detach(0)?;
+    host.detach(0)?;
     expect_error(
-        host.context().detach(0),
+        host.detach(0),
         Errno::ENOENT,
         "Failed to detach a group from the container",
     );

@@ -18,11 +18,11 @@ pub mod viommu;
 use crate::ktap::{fail, Outcome, Stop};
 use crate::memory::{GuestMemory, PAGE};
 use crate::stage1::{entry, Table};
+use host_iommu::sys::Errno;
 use host_iommu::{
     Bdf, Error, FaultEvent, FaultGroup, FaultQueue, FaultQueueOptions, FaultRead, Gpa, HostIommu,
     Iova, IovaRange, MapAccess, Pasid, PasidAllocation, PasidRequest, Stage1Binding, Stage1Table,
 };
-use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use std::fmt::Debug;
 use std::os::fd::AsFd;
@@ -497,7 +497,8 @@ pub fn expect<T: PartialEq + Debug>(seen: T, wanted: T, what: &str) -> Outcome {
 /// # Errors
 ///
 /// If it is another one, or there is none.
-pub fn expect_errno<T>(result: Result<T, Error>, wanted: Errno) -> Outcome {
+pub fn expect_errno<T>(result: Result<T, Error>, wanted: impl Into<Errno>) -> Outcome {
+    let wanted = wanted.into();
     match result {
         Ok(_) => fail(format!("it worked, instead of {wanted:?}")),
         Err(error) => {

@@ -157,7 +157,7 @@ impl Run<'_> {
             }
             let start = Instant::now();
             let result = act(scene, call);
-            let errno = result.err().map_or(0, |errno| errno as i32);
+            let errno = result.err().map_or(0, Errno::raw);
             let end = ends.entry((call.0[0], errno)).or_default();
             *end = (end.0 + 1, end.1 + start.elapsed());
             self.fuzz.calls[thread].fetch_add(1, Ordering::Relaxed);

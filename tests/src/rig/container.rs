@@ -35,8 +35,11 @@ impl std::error::Error for CallError {}
 pub type Called<T> = Result<T, CallError>;
 
 /// Names the call in an error.
-pub(super) fn named<T>(call: &'static str, result: Result<T, Errno>) -> Called<T> {
-    result.map_err(|errno| CallError { call, errno })
+pub(super) fn named<T, E: Into<Errno>>(call: &'static str, result: Result<T, E>) -> Called<T> {
+    result.map_err(|error| {
+        let errno = error.into();
+        CallError { call, errno }
+    })
 }
 
 /// An endpoint bound to vfio-pci.

@@ -38,7 +38,7 @@ pub fn response(cookie: u64, code: u32) -> vfio_ioasid_fault_response {
 }
 
 fn errno(error: &io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32))
+    Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO.raw()))
 }
 
 fn done<T>(call: &'static str, result: io::Result<T>) -> Called<T> {

@@ -169,8 +169,12 @@ impl HostIommuContext for Kmod {
             .map_err(|errno| Error::failed(Operation::AttachGroup, errno))?;
         // A container has a driver from the first group to the last: this may be the first.
         if ioasid::stats(self.as_fd()).is_err() {
-            vfio::set_iommu(self.as_fd(), abi::VFIO_IOASID_IOMMU)
-                .map_err(|errno| Error::failed(Operation::SelectBackend, errno))?;
+            if let Err(errno) = vfio::set_iommu(self.as_fd(), abi::VFIO_IOASID_IOMMU) {
+                // As before the call, whoever else has the group open. It cannot fail: no device of
+                // a group without a driver is open.
+                let _ = vfio::group_unset_container(fd.as_fd());
+                return Err(Error::failed(Operation::SelectBackend, errno));
+            }
         }
         let mut groups = self.groups();
         let number = groups.next;

@@ -6,7 +6,7 @@ use crate::sys::Errno;
 use crate::types::{Bdf, Pasid};
 use host_iommu_bindings::uapi as abi;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,6 +39,8 @@ struct Group<A> {
     records: Vec<FaultRecord>,
     asker: A,
     since: Instant,
+    /// Its turn to be read; `None` once that has come.
+    turn: Option<u64>,
 }
 
 impl<A> Group<A> {
@@ -79,9 +81,13 @@ pub(super) struct Queue<A> {
     depth: usize,
     deadline: Option<Duration>,
     next: u64,
+    /// By cookie, and so in the order of their deadlines.
     groups: BTreeMap<u64, Group<A>>,
-    /// What is to be read, in order.
-    ready: VecDeque<Ready>,
+    /// Those that wait for an answer, by who asked.
+    askers: BTreeMap<(Bdf, Pasid), BTreeSet<u64>>,
+    /// What is to be read, by turn.
+    ready: BTreeMap<u64, Ready>,
+    next_turn: u64,
     /// Notes of DMA faults among it.
     notes: usize,
     /// Records of all groups: at most `depth`.
@@ -152,7 +158,9 @@ impl<A: Asks> Queue<A> {
             deadline: options.deadline,
             next: 1,
             groups: BTreeMap::new(),
-            ready: VecDeque::new(),
+            askers: BTreeMap::new(),
+            ready: BTreeMap::new(),
+            next_turn: 0,
             notes: 0,
             waiting: 0,
             lost: 0,
@@ -179,15 +187,34 @@ impl<A: Asks> Queue<A> {
             record.cookie = cookie;
         }
         self.waiting = self.waiting.saturating_add(weight);
-        self.ready.push_back(Ready::Group(cookie));
         let group = Group {
             phase: Phase::Unread,
             records,
             asker,
             since: Instant::now(),
+            turn: Some(self.enqueue(Ready::Group(cookie))),
         };
         self.groups.insert(cookie, group);
+        self.askers.entry(asker.at()).or_default().insert(cookie);
         Ok(())
+    }
+
+    /// Puts something behind all that is to be read; gives its turn.
+    fn enqueue(&mut self, what: Ready) -> u64 {
+        let turn = self.next_turn;
+        self.next_turn = turn.wrapping_add(1);
+        self.ready.insert(turn, what);
+        turn
+    }
+
+    /// A group waits for no answer any more.
+    fn settle(&mut self, cookie: u64, at: (Bdf, Pasid)) {
+        if let Some(cookies) = self.askers.get_mut(&at) {
+            cookies.remove(&cookie);
+            if cookies.is_empty() {
+                self.askers.remove(&at);
+            }
+        }
     }
 
     /// Takes in what needs no answer; over half of the depth it is counted as lost, so that it does
@@ -199,12 +226,16 @@ impl<A: Asks> Queue<A> {
             return;
         }
         self.notes += 1;
-        self.ready.push_back(Ready::Note(record));
+        self.enqueue(Ready::Note(record));
     }
 
     fn remove(&mut self, cookie: u64) {
         if let Some(group) = self.groups.remove(&cookie) {
             self.waiting = self.waiting.saturating_sub(group.weight());
+            self.settle(cookie, group.asker.at());
+            if let Some(turn) = group.turn {
+                self.ready.remove(&turn);
+            }
         }
     }
 
@@ -228,7 +259,7 @@ impl<A: Asks> Queue<A> {
             };
             used = 1;
         }
-        while let Some(&next) = self.ready.front() {
+        while let Some((&turn, &next)) = self.ready.first_key_value() {
             let cookie = match next {
                 Ready::Group(cookie) => cookie,
                 Ready::Note(record) => {
@@ -238,12 +269,12 @@ impl<A: Asks> Queue<A> {
                     *to = record;
                     used += 1;
                     self.notes = self.notes.saturating_sub(1);
-                    self.ready.pop_front();
+                    self.ready.remove(&turn);
                     continue;
                 }
             };
             let Some(group) = self.groups.get_mut(&cookie) else {
-                self.ready.pop_front();
+                self.ready.remove(&turn);
                 continue;
             };
             let note;
@@ -269,7 +300,8 @@ impl<A: Asks> Queue<A> {
             };
             to.copy_from_slice(records);
             used = end;
-            self.ready.pop_front();
+            self.ready.remove(&turn);
+            group.turn = None;
             match group.phase {
                 Phase::Unread => group.phase = Phase::Read,
                 _ => self.remove(cookie),
@@ -307,42 +339,55 @@ impl<A: Asks> Queue<A> {
         }
     }
 
-    /// The host answers the groups that `which` names; gives who asked.
-    fn cancel(&mut self, expired: bool, which: impl Fn(&Group<A>) -> bool) -> Vec<A> {
-        let chosen: Vec<(u64, Phase, A)> = self
-            .groups
-            .iter()
-            .filter(|(_, group)| matches!(group.phase, Phase::Unread | Phase::Read))
-            .filter(|(_, group)| which(group))
-            .map(|(&cookie, group)| (cookie, group.phase, group.asker))
-            .collect();
-        for &(cookie, phase, _) in &chosen {
-            if phase == Phase::Unread {
-                self.remove(cookie);
-                self.ready
-                    .retain(|ready| !matches!(ready, Ready::Group(found) if *found == cookie));
-            } else if let Some(group) = self.groups.get_mut(&cookie) {
-                group.phase = Phase::Cancelled { expired };
-                self.ready.push_back(Ready::Group(cookie));
+    /// The host answers groups; gives who asked, of those that waited.
+    fn cancel(&mut self, expired: bool, cookies: Vec<u64>) -> Vec<A> {
+        let mut askers = Vec::new();
+        for cookie in cookies {
+            let Some(group) = self.groups.get(&cookie) else {
+                continue;
+            };
+            let asker = group.asker;
+            match group.phase {
+                Phase::Unread => self.remove(cookie),
+                Phase::Read => {
+                    let turn = self.enqueue(Ready::Group(cookie));
+                    if let Some(group) = self.groups.get_mut(&cookie) {
+                        group.phase = Phase::Cancelled { expired };
+                        group.turn = Some(turn);
+                    }
+                    self.settle(cookie, asker.at());
+                }
+                Phase::Cancelled { .. } => continue,
             }
+            askers.push(asker);
         }
-        chosen.into_iter().map(|(_, _, asker)| asker).collect()
+        askers
     }
 
     /// Cancels what a binding asked for.
     pub(super) fn cancel_binding(&mut self, device: Bdf, pasid: Pasid) -> Vec<A> {
-        self.cancel(false, |group| group.asker.at() == (device, pasid))
+        let asked = self.askers.get(&(device, pasid));
+        let cookies = asked.map(|cookies| cookies.iter().copied().collect());
+        self.cancel(false, cookies.unwrap_or_default())
     }
 
     /// Cancels everything: nobody reads any more.
     pub(super) fn cancel_all(&mut self) -> Vec<A> {
-        self.cancel(false, |_| true)
+        self.cancel(false, self.groups.keys().copied().collect())
     }
 
-    /// Drops what an asker waits for that is no more.
+    /// Drops what askers of a device wait for that are no more.
     #[cfg(feature = "soft")]
-    pub(super) fn drop_asker(&mut self, gone: impl Fn(&A) -> bool) {
-        self.cancel(false, |group| gone(&group.asker));
+    pub(super) fn drop_askers(&mut self, device: Bdf, gone: impl Fn(&A) -> bool) {
+        let of_device = (device, Pasid::RID)..=(device, Pasid::MAX);
+        let asked = self.askers.range(of_device);
+        let cookies = asked.flat_map(|(_, cookies)| cookies.iter().copied());
+        let is_gone = |cookie: &u64| {
+            let group = self.groups.get(cookie);
+            group.is_some_and(|group| gone(&group.asker))
+        };
+        let cookies = cookies.filter(is_gone).collect();
+        self.cancel(false, cookies);
     }
 
     /// Cancels what is due; gives who asked, and when the next is due.
@@ -350,13 +395,22 @@ impl<A: Asks> Queue<A> {
         let Some(deadline) = self.deadline else {
             return (Vec::new(), None);
         };
-        let due = |group: &Group<A>| group.since.checked_add(deadline);
-        let askers = self.cancel(true, |group| due(group).is_some_and(|due| due <= now));
-        let alive = self
-            .groups
-            .values()
-            .filter(|group| matches!(group.phase, Phase::Unread | Phase::Read));
-        (askers, alive.filter_map(due).min())
+        // Those that came first are due first.
+        let mut due = Vec::new();
+        let mut next = None;
+        for (&cookie, group) in &self.groups {
+            if matches!(group.phase, Phase::Cancelled { .. }) {
+                continue;
+            }
+            match group.since.checked_add(deadline) {
+                Some(end) if end <= now => due.push(cookie),
+                end => {
+                    next = end;
+                    break;
+                }
+            }
+        }
+        (self.cancel(true, due), next)
     }
 
     /// The context is gone: what is there can be read, then comes the end.
@@ -376,5 +430,107 @@ impl<A: Asks> Queue<A> {
             self.event.write(1).map(|_| 0)
         };
         self.signalled = !self.signalled;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEVICE: Bdf = Bdf::new(0, 0, 8);
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct Asker(u32);
+
+    impl Asks for Asker {
+        fn at(&self) -> (Bdf, Pasid) {
+            let pasid = Pasid::try_from(self.0);
+            (DEVICE, pasid.unwrap_or(Pasid::RID))
+        }
+    }
+
+    fn queue(deadline: Option<Duration>) -> Queue<Asker> {
+        let options = FaultQueueOptions {
+            depth: Some(abi::VFIO_IOASID_FAULT_DEPTH_MAX),
+            deadline,
+            ..FaultQueueOptions::nonblocking()
+        };
+        let event = event().expect("an eventfd");
+        Queue::new(1, &options, 1, event).expect("a queue")
+    }
+
+    fn ask(queue: &mut Queue<Asker>, pasid: u32) {
+        let record = FaultRecord::default();
+        queue.push(Asker(pasid), vec![record]).expect("room");
+    }
+
+    fn read(queue: &mut Queue<Asker>, count: usize) -> Vec<FaultRecord> {
+        let mut room = vec![FaultRecord::default(); count];
+        let read = queue.read(&mut room).expect("a read").unwrap_or(0);
+        room.truncate(read);
+        room
+    }
+
+    #[test]
+    fn cancelled_groups_are_told_in_their_turn_and_leave_nothing() {
+        let mut queue = queue(None);
+        for pasid in [5, 6, 5, 7] {
+            ask(&mut queue, pasid);
+        }
+        // The first is read, and the third waits to be.
+        let first = read(&mut queue, 1);
+        let at = |number: u32| Asker(number).at();
+        let gone = queue.cancel_binding(at(5).0, at(5).1);
+        assert_eq!(gone, [Asker(5), Asker(5)]);
+        assert_eq!(queue.cancel_binding(at(5).0, at(5).1), []);
+        let rest = read(&mut queue, 8);
+        let kinds: Vec<u32> = rest.iter().map(|record| record.kind).collect();
+        let cancelled = abi::VFIO_IOASID_FAULT_CANCELLED;
+        assert_eq!(kinds, [0, 0, cancelled]);
+        assert_eq!(rest[2].cookie, first[0].cookie);
+        assert_eq!(queue.answer(first[0].cookie), Ok(Answered::Late));
+        assert_eq!(
+            queue.answer(rest[0].cookie),
+            Ok(Answered::Pending(Asker(6)))
+        );
+        assert_eq!(queue.cancel_all(), [Asker(7)]);
+        assert_eq!(read(&mut queue, 8).len(), 1, "that it was cancelled");
+        assert!(!queue.readable());
+        assert!(queue.groups.is_empty() && queue.askers.is_empty());
+        assert_eq!(queue.waiting, 0);
+    }
+
+    #[test]
+    fn expire_takes_what_is_due_and_tells_the_next() {
+        let mut queue = queue(Some(Duration::from_secs(1)));
+        ask(&mut queue, 5);
+        let start = Instant::now();
+        let (none, next) = queue.expire(start);
+        assert!(none.is_empty());
+        let next = next.expect("a deadline");
+        ask(&mut queue, 6);
+        let (due, later) = queue.expire(next);
+        assert_eq!(due, [Asker(5)]);
+        assert!(later.is_some_and(|later| later >= next));
+        assert_eq!(queue.expire(start + Duration::from_secs(60)).0, [Asker(6)]);
+        assert_eq!(
+            queue.expire(start + Duration::from_secs(60)),
+            (vec![], None)
+        );
+    }
+
+    #[cfg(feature = "soft")]
+    #[test]
+    fn cancel_is_linear_in_the_groups() {
+        let asked = |count| {
+            let mut queue = queue(None);
+            for _ in 0..count {
+                ask(&mut queue, 5);
+            }
+            queue
+        };
+        crate::cost::expect_linear(asked, |queue| {
+            assert!(!queue.cancel_all().is_empty());
+        });
     }
 }

@@ -63,7 +63,7 @@ pub(super) fn add(counter: &mut u64, more: usize) {
 }
 
 fn source(error: &Error) -> io::Error {
-    io::Error::from_raw_os_error(error.errno().unwrap_or(Errno::EIO as i32))
+    io::Error::from_raw_os_error(error.errno().unwrap_or(Errno::EIO.raw()))
 }
 
 impl<C, A> Inner<C, A>

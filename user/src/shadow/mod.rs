@@ -219,6 +219,10 @@ where
         Ok(devices)
     }
 
+    fn stay(&self, device: Bdf) -> Result<Option<u64>> {
+        self.0.context.stay(device)
+    }
+
     fn map(&self, mapping: &Mapping<'_>) -> Result<()> {
         let mut state = self.0.lock();
         self.0.context.map(mapping)?;
@@ -288,7 +292,7 @@ where
         let mut state = self.0.lock();
         let done = self.0.context.unbind(scope);
         // ENOENT: it went with its device.
-        let gone = |error: &Error| error.errno() == Some(Errno::ENOENT as i32);
+        let gone = |error: &Error| error.errno() == Some(Errno::ENOENT.raw());
         if done.as_ref().err().is_none_or(gone) {
             self.0.unbound(&mut state, scope);
         }

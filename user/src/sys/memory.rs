@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
 
 /// Memory that devices may be given.
 ///
@@ -138,8 +138,8 @@ impl Drop for Mapping {
 
 /// A guest's memory: a memfd, mapped shared, so that it survives a fork as the same memory.
 ///
-/// Bytes are read and written one by one or eight by eight without tearing, in no order that
-/// others could rely on; [`SharedMemory::load`] and [`SharedMemory::store`] are ordered.
+/// Threads may use it at the same time: bytes are read and written one by one, each atomically, in
+/// no order that others could rely on; [`SharedMemory::load`] and [`SharedMemory::store`] are ordered.
 ///
 /// # Panics
 ///
@@ -220,8 +220,9 @@ impl SharedMemory {
     pub fn read(&self, offset: u64, to: &mut [u8]) {
         let from = self.bytes(offset, to.len());
         for (index, byte) in to.iter_mut().enumerate() {
-            // SAFETY: `bytes` checked that `to.len()` bytes from `from` are mapped.
-            *byte = unsafe { from.wrapping_add(index).read_volatile() };
+            // SAFETY: `bytes` checked that `to.len()` bytes from `from` are mapped, as long as `self`.
+            let place = unsafe { AtomicU8::from_ptr(from.wrapping_add(index)) };
+            *byte = place.load(Ordering::Relaxed);
         }
     }
 
@@ -230,8 +231,9 @@ impl SharedMemory {
     pub fn write(&self, offset: u64, from: &[u8]) {
         let to = self.bytes(offset, from.len());
         for (index, byte) in from.iter().enumerate() {
-            // SAFETY: `bytes` checked that `from.len()` bytes from `to` are mapped.
-            unsafe { to.wrapping_add(index).write_volatile(*byte) };
+            // SAFETY: `bytes` checked that `from.len()` bytes from `to` are mapped, as long as `self`.
+            let place = unsafe { AtomicU8::from_ptr(to.wrapping_add(index)) };
+            place.store(*byte, Ordering::Relaxed);
         }
     }
 
@@ -240,8 +242,9 @@ impl SharedMemory {
     pub fn fill(&self, offset: u64, len: usize, value: u8) {
         let to = self.bytes(offset, len);
         for index in 0..len {
-            // SAFETY: `bytes` checked that `len` bytes from `to` are mapped.
-            unsafe { to.wrapping_add(index).write_volatile(value) };
+            // SAFETY: `bytes` checked that `len` bytes from `to` are mapped, as long as `self`.
+            let place = unsafe { AtomicU8::from_ptr(to.wrapping_add(index)) };
+            place.store(value, Ordering::Relaxed);
         }
     }
 

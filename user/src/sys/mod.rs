@@ -7,6 +7,7 @@
 #[cfg(feature = "capi")]
 mod c;
 pub mod device;
+mod errno;
 pub mod ioasid;
 pub mod iommufd;
 #[cfg(feature = "raw")]
@@ -24,7 +25,7 @@ pub mod vfio;
 use plain::Plain;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-pub use nix::errno::Errno;
+pub use errno::Errno;
 
 /// What a system call gives: its value, or the error number.
 pub type Result<T> = std::result::Result<T, Errno>;

@@ -61,7 +61,8 @@ pub struct Iommufd {
     fd: Arc<OwnedFd>,
     /// Stage 2.
     ioas: u32,
-    /// Taken before the lock of `inner`.
+    /// Taken before the lock of `inner`, and held over each call that maps, unmaps, or changes which
+    /// devices there are to map for.
     maps: Mutex<Maps>,
     inner: Arc<Inner>,
 }
@@ -122,6 +123,8 @@ impl Iommufd {
     /// As [`Iommufd::add_device`], ENOTTY for what is no VFIO device, and EBUSY for a name that is
     /// taken.
     pub fn attach_device(&self, file: OwnedFd, device: Bdf) -> Result<u64> {
+        // No map is half-way.
+        let _maps = self.maps();
         self.inner
             .with(|state| state.attach(self.ioas, device, file))
             .map_err(|errno| Error::failed(Operation::AttachDevice(device), errno))
@@ -307,13 +310,17 @@ impl HostIommuContext for Iommufd {
     /// Lets a device go, with what is bound at it. With the last one go all mappings and PASIDs. The
     /// fd still belongs to the iommufd until it is closed.
     fn detach(&self, attached: u64) -> Result<OwnedFd> {
+        // Held until what goes with the last device is gone: no map comes in between, which would be
+        // of memory that nobody pins.
+        let mut maps = self.maps();
         let (fd, last) = self
             .inner
             .with(|state| Ok((state.detach(attached)?, state.devices.is_empty())))
             .map_err(|errno: Errno| Error::failed(Operation::DetachDevice, errno))?;
         if last {
-            self.unmap_all()?;
             self.inner.with(|state| state.pasids.clear());
+            maps.unmap(self.as_fd(), self.ioas, IovaRange::ALL)
+                .map_err(|errno| Error::failed(Operation::UnmapAll, errno))?;
         }
         Ok(fd)
     }
@@ -343,8 +350,17 @@ impl HostIommuContext for Iommufd {
         }))
     }
 
+    fn stay(&self, device: Bdf) -> Result<Option<u64>> {
+        Ok(self.inner.with(|state| {
+            let found = state.devices.get(&device);
+            found.map(|device| device.number)
+        }))
+    }
+
     fn map(&self, mapping: &Mapping<'_>) -> Result<()> {
         let failed = |errno| Error::failed(Operation::Map(mapping.range), errno);
+        // Held until it is mapped: the page tables that it is for stay.
+        let mut maps = self.maps();
         let parents = self.inner.with(|state| state.parents());
         // Memory is pinned for a page table: without one it would be looked up later.
         if parents.is_empty() {
@@ -353,9 +369,7 @@ impl HostIommuContext for Iommufd {
         if mapping.access != MapAccess::ReadWrite && parents.iter().any(|parent| parent.nests) {
             return Err(failed(Errno::EOPNOTSUPP));
         }
-        self.maps()
-            .map(self.as_fd(), self.ioas, mapping)
-            .map_err(failed)
+        maps.map(self.as_fd(), self.ioas, mapping).map_err(failed)
     }
 
     fn unmap(&self, range: IovaRange) -> Result<u64> {

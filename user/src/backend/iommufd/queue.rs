@@ -37,6 +37,8 @@ use std::time::{Duration, Instant};
 
 /// Most requests of a group that is read; on a kernel with our patches they are fewer.
 const MAX_READ: usize = 1 << 16;
+/// Reads of the kernel's queue with the lock held, of 256 records each.
+const READS_OF_A_TURN: usize = 8;
 /// How long the thread waits after an error before it tries again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -140,6 +142,8 @@ impl FaultState {
 enum Next {
     /// Waits for the kernel, or for this long.
     Wait(Option<Duration>),
+    /// Looks again at once: there may be more.
+    Again,
     /// Does not look at the kernel's fd, which has something that cannot be read.
     Retry,
     /// Ends.
@@ -188,24 +192,26 @@ impl Kept for State {
 }
 
 impl State {
-    /// Takes in what the kernel has.
+    /// Takes in what the kernel has, for a bounded time: a device can ask faster than this reads,
+    /// and others wait for the lock. Gives whether there may be more.
     ///
     /// # Errors
     ///
     /// What reading it says.
-    pub(super) fn pump(&mut self, id: u64) -> Result<(), Errno> {
-        loop {
+    pub(super) fn pump(&mut self, id: u64) -> Result<bool, Errno> {
+        for _ in 0..READS_OF_A_TURN {
             let Some(kernel) = self.queues.get(&id).and_then(|found| found.kernel.clone()) else {
-                return Ok(());
+                return Ok(false);
             };
             let faults = kernel.read()?;
             if faults.is_empty() {
-                return Ok(());
+                return Ok(false);
             }
             for group in faults.chunk_by(|one, next| one.cookie == next.cookie) {
                 self.take_group(id, &kernel, group);
             }
         }
+        Ok(true)
     }
 
     fn take_group(&mut self, id: u64, kernel: &KernelQueue, group: &[abi::iommu_hwpt_pgfault]) {
@@ -290,7 +296,9 @@ impl State {
         match (unused, pumped) {
             (true, _) => Next::End,
             (false, Err(_)) => Next::Retry,
-            (false, Ok(())) => Next::Wait(due.map(|due| due.saturating_duration_since(now))),
+            // The lock is let go in between.
+            (false, Ok(true)) => Next::Again,
+            (false, Ok(false)) => Next::Wait(due.map(|due| due.saturating_duration_since(now))),
         }
     }
 }
@@ -347,6 +355,10 @@ impl Pump {
         loop {
             let (fds, limit) = match self.inner.with(|state| state.turn(self.id)) {
                 Next::End => break,
+                Next::Again => {
+                    thread::yield_now();
+                    continue;
+                }
                 Next::Wait(limit) => (
                     [Some(self.kernel.file.as_fd()), Some(self.wake.as_fd())],
                     limit,

@@ -61,7 +61,9 @@ impl SoftBus {
             if state.devices.len() >= MAX_DEVICES {
                 return Err(Errno::ENOSPC);
             }
-            state.devices.insert(device, Device::new(options));
+            state.stays = state.stays.wrapping_add(1);
+            let stay = state.stays;
+            state.devices.insert(device, Device::new(options, stay));
             Ok(())
         });
         added.map_err(|errno| Error::failed(Operation::PlugDevice(device), errno))?;

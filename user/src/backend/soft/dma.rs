@@ -96,6 +96,8 @@ type Tag = (Pasid, bool, u64);
 #[derive(Debug)]
 pub(super) struct Device {
     pub(super) options: SoftDeviceOptions,
+    /// Tells it from others that were at its address.
+    pub(super) stay: u64,
     pub(super) counters: SoftDeviceCounters,
     pub(super) group_size: usize,
     tlb: BTreeMap<Tag, Page>,
@@ -104,9 +106,10 @@ pub(super) struct Device {
 }
 
 impl Device {
-    pub(super) fn new(options: &SoftDeviceOptions) -> Self {
+    pub(super) fn new(options: &SoftDeviceOptions, stay: u64) -> Self {
         Self {
             options: *options,
+            stay,
             counters: SoftDeviceCounters::default(),
             group_size: 1,
             tlb: BTreeMap::new(),
@@ -231,10 +234,10 @@ impl State {
             return;
         };
         found.invalidate_all();
-        for number in found.abort() {
-            for queue in self.queues.values_mut() {
-                queue.drop_asker(|asker| (asker.device, asker.dma) == (device, number));
-            }
+        let gone = found.abort();
+        for queue in self.queues.values_mut() {
+            // Their numbers are in order.
+            queue.drop_askers(device, |asker| gone.binary_search(&asker.dma).is_ok());
         }
     }
 

@@ -6,7 +6,7 @@ use crate::context::Mapping;
 use crate::sys::Errno;
 use crate::types::{Iova, IovaRange, MapAccess};
 use crate::walk::{reason, Access, TableMemory};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -99,7 +99,12 @@ struct Map {
     last: u64,
     memory: Arc<Memory>,
     access: MapAccess,
+    /// Entries of address spaces that lead here.
+    users: BTreeSet<User>,
 }
+
+/// An entry of an address space: the number of the space and the entry's first address.
+pub(super) type User = (u32, u64);
 
 #[derive(Debug, Default)]
 pub(super) struct Stage2 {
@@ -157,14 +162,16 @@ impl Stage2 {
             last,
             memory,
             access: mapping.access,
+            users: BTreeSet::new(),
         };
         self.maps.insert(start, map);
         self.pages = self.pages.saturating_add(size as u64 / PAGE);
         Ok(())
     }
 
-    /// Takes out the mappings in a range, none of which may reach beyond it; gives the bytes.
-    pub(super) fn unmap(&mut self, range: IovaRange) -> Result<u64, Errno> {
+    /// Takes out the mappings in a range, none of which may reach beyond it; gives the bytes, and the
+    /// entries that lead there.
+    pub(super) fn unmap(&mut self, range: IovaRange) -> Result<(u64, BTreeSet<User>), Errno> {
         let (start, last) = (range.start().0, range.last().0);
         if start % PAGE != 0 || last % PAGE != PAGE - 1 {
             return Err(Errno::EINVAL);
@@ -176,17 +183,38 @@ impl Stage2 {
         if cut {
             return Err(Errno::EINVAL);
         }
-        let mut bytes = 0u64;
-        self.maps.retain(|&found, map| {
-            let gone = found >= start && map.last <= last;
-            if gone {
+        let gone: Vec<u64> = self.maps.range(start..=last).map(|(&at, _)| at).collect();
+        let (mut bytes, mut users) = (0u64, BTreeSet::new());
+        for at in gone {
+            if let Some(mut map) = self.maps.remove(&at) {
                 // Cannot overflow: mappings are disjoint and below 2^48.
-                bytes += map.last - found + 1;
+                bytes += map.last - at + 1;
+                users.append(&mut map.users);
             }
-            !gone
-        });
+        }
         self.pages = self.pages.saturating_sub(bytes / PAGE);
-        Ok(bytes)
+        Ok((bytes, users))
+    }
+
+    /// The first address of each mapping that a range lies in; those that it does not are left out.
+    fn mappings_of(&self, start: u64, last: u64) -> Vec<u64> {
+        let first = self.at_or_after(start).map_or(start, |(found, _)| found);
+        let inside = self.maps.range(first..=last.max(first));
+        let inside = inside.filter(|(&found, _)| found <= last);
+        inside.map(|(&found, _)| found).collect()
+    }
+
+    /// Notes an entry that leads to a range, or forgets it.
+    pub(super) fn note(&mut self, start: u64, last: u64, user: User, leads_there: bool) {
+        for at in self.mappings_of(start, last) {
+            if let Some(map) = self.maps.get_mut(&at) {
+                if leads_there {
+                    map.users.insert(user);
+                } else {
+                    map.users.remove(&user);
+                }
+            }
+        }
     }
 
     /// Whether all of a range is mapped with this access.
@@ -288,7 +316,27 @@ mod tests {
     }
 
     fn unmap(stage2: &mut Stage2, start: u64, last: u64) -> Result<u64, Errno> {
-        stage2.unmap(IovaRange::new(Iova(start), Iova(last)).ok_or(Errno::EINVAL)?)
+        let range = IovaRange::new(Iova(start), Iova(last)).ok_or(Errno::EINVAL)?;
+        Ok(stage2.unmap(range)?.0)
+    }
+
+    #[test]
+    fn unmap_tells_the_entries_that_lead_there() -> Result<(), Errno> {
+        let memory = SharedMemory::new(c"stage 2", 4 * PAGE as usize)?;
+        let mut stage2 = Stage2::default();
+        for at in [0x4000, 0x5000, 0x8000] {
+            map(&mut stage2, &memory, at, PAGE)?;
+        }
+        // One entry over two mappings, one in the third.
+        stage2.note(0x4000, 0x5fff, (1, 0), true);
+        stage2.note(0x8000, 0x8fff, (2, 0x1000), true);
+        let range = |start, last| IovaRange::new(Iova(start), Iova(last)).ok_or(Errno::EINVAL);
+        let (bytes, users) = stage2.unmap(range(0x5000, 0x5fff)?)?;
+        assert_eq!((bytes, users), (PAGE, BTreeSet::from([(1, 0)])));
+        stage2.note(0x4000, 0x5fff, (1, 0), false);
+        let (bytes, users) = stage2.unmap(range(0, 0xffff)?)?;
+        assert_eq!((bytes, users), (2 * PAGE, BTreeSet::from([(2, 0x1000)])));
+        Ok(())
     }
 
     #[test]

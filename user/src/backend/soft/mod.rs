@@ -61,7 +61,7 @@ use crate::nesting::InvalidationEntry;
 use crate::pasid::PasidRequest;
 use crate::space::{AddressSpaceEntry, AddressSpaceId};
 use crate::sys::Errno;
-use crate::types::{AddressWidth, IovaRange, Pasid};
+use crate::types::{AddressWidth, Bdf, IovaRange, Pasid};
 use queue::SoftChannel;
 use state::{Bound, Inner};
 use std::sync::Arc;
@@ -198,6 +198,13 @@ impl HostIommuContext for Soft {
         })
     }
 
+    fn stay(&self, device: Bdf) -> Result<Option<u64>> {
+        Ok(self.inner.with(|state| {
+            let found = state.devices.get(&device);
+            found.map(|device| device.stay)
+        }))
+    }
+
     fn map(&self, mapping: &Mapping<'_>) -> Result<()> {
         let failed = |errno| Error::failed(Operation::Map(mapping.range), errno);
         self.inner
@@ -286,7 +293,7 @@ impl HostIommuContext for Soft {
     fn map_address_space(&self, id: AddressSpaceId, entries: &[AddressSpaceEntry]) -> Result<()> {
         each("map into", entries, |entry| {
             self.inner
-                .with(|state| state.spaces.map(id.get(), entry, &state.stage2))
+                .with(|state| state.spaces.map(id.get(), entry, &mut state.stage2))
         })
     }
 

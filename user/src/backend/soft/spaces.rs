@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Address spaces: entries that lead into stage 2.
 
-use super::memory::{Page, Stage2, PAGE};
+use super::memory::{Page, Stage2, User, PAGE};
 use super::{MAX_ADDRESS_SPACES, MAX_ADDRESS_SPACE_ENTRIES};
 use crate::space::AddressSpaceEntry;
 use crate::sys::Errno;
@@ -65,9 +65,21 @@ impl Spaces {
         Ok(self.next)
     }
 
-    pub(super) fn remove(&mut self, id: u32) {
+    pub(super) fn remove(&mut self, id: u32, stage2: &mut Stage2) {
         if let Some(space) = self.spaces.remove(&id) {
             self.entries = self.entries.saturating_sub(space.len());
+            for (start, entry) in space {
+                stage2.note(entry.gpa, entry.gpa_last(start), (id, start), false);
+            }
+        }
+    }
+
+    /// Takes one entry out.
+    pub(super) fn take_out(&mut self, (id, start): User, stage2: &mut Stage2) {
+        let space = self.spaces.get_mut(&id);
+        if let Some(entry) = space.and_then(|space| space.remove(&start)) {
+            self.entries = self.entries.saturating_sub(1);
+            stage2.note(entry.gpa, entry.gpa_last(start), (id, start), false);
         }
     }
 
@@ -75,7 +87,7 @@ impl Spaces {
         &mut self,
         id: u32,
         entry: &AddressSpaceEntry,
-        stage2: &Stage2,
+        stage2: &mut Stage2,
     ) -> Result<(), Errno> {
         let space = self.spaces.get_mut(&id).ok_or(Errno::ENOENT)?;
         let (start, last) = whole_pages(entry.range)?;
@@ -95,13 +107,18 @@ impl Spaces {
         let access = entry.access;
         space.insert(start, Entry { last, gpa, access });
         self.entries = self.entries.saturating_add(1);
+        stage2.note(gpa, gpa_last, (id, start), true);
         Ok(())
     }
 
-    pub(super) fn unmap(&mut self, id: u32, range: IovaRange) -> Result<(), Errno> {
+    pub(super) fn unmap(
+        &mut self,
+        id: u32,
+        range: IovaRange,
+        stage2: &mut Stage2,
+    ) -> Result<(), Errno> {
         let space = self.spaces.get_mut(&id).ok_or(Errno::ENOENT)?;
         let (start, last) = whole_pages(range)?;
-        let inside = |found: u64, entry: &Entry| found >= start && entry.last <= last;
         // Those at the ends are the only ones that the range can cut.
         let before = space.range(..start).next_back();
         let end = space.range(start..=last).next_back();
@@ -110,23 +127,11 @@ impl Spaces {
         if cut {
             return Err(Errno::EINVAL);
         }
-        let count = space.len();
-        space.retain(|&found, entry| !inside(found, entry));
-        self.entries = self.entries.saturating_sub(count - space.len());
-        Ok(())
-    }
-
-    /// Takes out what leads to memory that is no longer mapped.
-    pub(super) fn zap(&mut self, stage2: &Stage2) {
-        let mut left = 0usize;
-        for space in self.spaces.values_mut() {
-            space.retain(|&start, entry| {
-                let covered = stage2.covers(entry.gpa, entry.gpa_last(start), entry.access);
-                covered.is_ok()
-            });
-            left = left.saturating_add(space.len());
+        let inside: Vec<u64> = space.range(start..=last).map(|(&at, _)| at).collect();
+        for at in inside {
+            self.take_out((id, at), stage2);
         }
-        self.entries = left;
+        Ok(())
     }
 
     /// The page of an address.
@@ -142,5 +147,84 @@ impl Spaces {
             write: page.write && entry.access != MapAccess::Read,
             ..page
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::Mapping;
+    use crate::cost::expect_linear;
+    use crate::sys::memory::SharedMemory;
+    use crate::types::Iova;
+
+    fn page(number: u64) -> IovaRange {
+        IovaRange::sized(Iova(number * PAGE), PAGE).expect("a range")
+    }
+
+    #[test]
+    fn map_and_unmap_are_linear_in_the_entries() {
+        let memory = SharedMemory::new(c"spaces", 1 << 20).expect("memory");
+        let made = |count| {
+            let mut stage2 = Stage2::default();
+            let mapped = stage2.map(&Mapping {
+                memory: &memory,
+                offset: 0,
+                range: IovaRange::sized(Iova(0), 1 << 20).expect("a range"),
+                access: MapAccess::ReadWrite,
+            });
+            mapped.expect("mapped");
+            let mut spaces = Spaces::default();
+            let id = spaces.create().expect("a space");
+            (stage2, spaces, id, count as u64)
+        };
+        expect_linear(made, |(stage2, spaces, id, count)| {
+            for number in 0..*count {
+                let entry = AddressSpaceEntry {
+                    range: page(number),
+                    gpa: Gpa(number % 256 * PAGE),
+                    access: MapAccess::ReadWrite,
+                };
+                spaces.map(*id, &entry, stage2).expect("mapped");
+            }
+            for number in 0..*count {
+                spaces.unmap(*id, page(number), stage2).expect("unmapped");
+            }
+            assert_eq!(spaces.entries(), 0);
+        });
+    }
+
+    #[test]
+    fn unmap_of_memory_is_linear_in_the_mappings() {
+        let memory = SharedMemory::new(c"spaces", PAGE as usize).expect("memory");
+        let made = |count| {
+            let (mut stage2, mut spaces) = (Stage2::default(), Spaces::default());
+            let id = spaces.create().expect("a space");
+            for number in 0..count as u64 {
+                let mapped = stage2.map(&Mapping {
+                    memory: &memory,
+                    offset: 0,
+                    range: page(number),
+                    access: MapAccess::ReadWrite,
+                });
+                mapped.expect("mapped");
+                let entry = AddressSpaceEntry {
+                    range: page(number),
+                    gpa: Gpa(number * PAGE),
+                    access: MapAccess::ReadWrite,
+                };
+                spaces.map(id, &entry, &mut stage2).expect("mapped");
+            }
+            (stage2, spaces, count as u64)
+        };
+        expect_linear(made, |(stage2, spaces, count)| {
+            for number in 0..*count {
+                let (_, users) = stage2.unmap(page(number)).expect("unmapped");
+                for user in users {
+                    spaces.take_out(user, stage2);
+                }
+            }
+            assert_eq!(spaces.entries(), 0);
+        });
     }
 }

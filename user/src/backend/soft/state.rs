@@ -38,6 +38,8 @@ impl bindings::Bound for Bound {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) ended: bool,
+    /// Devices that were plugged in so far.
+    pub(super) stays: u64,
     /// Whether dirty pages may be asked for.
     pub(super) tracking: bool,
     pub(super) stage2: Stage2,
@@ -135,12 +137,12 @@ impl State {
         if self.bindings.of_space(id).next().is_some() {
             return Err(Errno::EBUSY);
         }
-        self.spaces.remove(id);
+        self.spaces.remove(id, &mut self.stage2);
         Ok(())
     }
 
     pub(super) fn unmap_space(&mut self, id: u32, range: IovaRange) -> Result<(), Errno> {
-        self.spaces.unmap(id, range)?;
+        self.spaces.unmap(id, range, &mut self.stage2)?;
         for (device, pasid) in self.bindings.of_space(id) {
             if let Some(device) = self.devices.get_mut(&device) {
                 device.invalidate(pasid, range);
@@ -209,9 +211,11 @@ impl State {
 
     /// Whatever devices have cached goes with a mapping.
     pub(super) fn unmap(&mut self, range: IovaRange) -> Result<u64, Errno> {
-        let bytes = self.stage2.unmap(range)?;
+        let (bytes, users) = self.stage2.unmap(range)?;
+        for user in users {
+            self.spaces.take_out(user, &mut self.stage2);
+        }
         if bytes != 0 {
-            self.spaces.zap(&self.stage2);
             self.devices.values_mut().for_each(Device::invalidate_all);
         }
         Ok(bytes)

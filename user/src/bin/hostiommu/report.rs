@@ -4,6 +4,7 @@
 use serde_json::{json, Map, Value};
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What can fail, and what to do about it.
@@ -15,6 +16,9 @@ pub enum Error {
     /// There is no module.
     #[error("the module vfio_iommu_ioasid is not loaded; as root: insmod vfio_iommu_ioasid.ko")]
     NotLoaded,
+    /// Root, and the kernel does not let it.
+    #[error("the kernel's lockdown keeps root from {0}; cat /sys/kernel/security/lockdown shows it, and only a boot without it ends it")]
+    LockedDown(PathBuf),
     /// Not root.
     #[error("only root may read {0}; try sudo hostiommu")]
     NotRoot(PathBuf),
@@ -51,7 +55,7 @@ impl Line {
             .split(' ')
             .map(|pair| match pair.split_once('=') {
                 Some((key, value)) if !key.is_empty() && !value.is_empty() => {
-                    Ok((key.to_owned(), value.to_owned()))
+                    Ok((printable(key), printable(value)))
                 }
                 _ => Err(format()),
             })
@@ -78,18 +82,33 @@ impl Line {
 
     /// Number of the container it belongs to.
     pub fn container(&self) -> Option<u64> {
-        self.get("container").parse().ok()
+        number(self.get("container"))
     }
 
     /// Numbers become JSON's, everything else a string.
     fn json(&self) -> Map<String, Value> {
         self.pairs()
             .map(|(key, value)| {
-                let number = value.parse::<u64>().ok().map(Value::from);
+                let number = number(value).map(Value::from);
                 (key.to_owned(), number.unwrap_or_else(|| value.into()))
             })
             .collect()
     }
+}
+
+/// A number as the module writes one: without signs and leading zeroes, which others may have.
+fn number(text: &str) -> Option<u64> {
+    let number: u64 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
+}
+
+/// Text for a terminal: what steers one is written as an escape sequence of Rust's.
+fn printable(text: &str) -> String {
+    let steers = |character: char| character.is_control() || !character.is_ascii();
+    if text.contains(steers) {
+        return text.escape_default().to_string();
+    }
+    text.to_owned()
 }
 
 /// Everything that the module shows.
@@ -193,6 +212,11 @@ impl Report {
     }
 }
 
+/// Whether this process is root's: its own folder belongs to its effective user.
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
 fn read(debugfs: &Path, file: &str) -> Result<String, Error> {
     let path = debugfs.join("vfio_ioasid").join(file);
     fs::read_to_string(&path).map_err(|error| match error.kind() {
@@ -204,6 +228,7 @@ fn read(debugfs: &Path, file: &str) -> Result<String, Error> {
                 Error::NotMounted(debugfs.to_owned())
             }
         }
+        ErrorKind::PermissionDenied if is_root() => Error::LockedDown(path),
         ErrorKind::PermissionDenied => Error::NotRoot(path),
         _ => Error::Read(path, error),
     })
@@ -291,5 +316,24 @@ mod tests {
         }
         let new = Line::parse("devices", "container=1 added=later").expect("a new key");
         assert_eq!((new.get("added"), new.get("absent")), ("later", ""));
+    }
+
+    #[test]
+    fn line_that_would_steer_a_terminal_is_escaped() {
+        let line = Line::parse("devices", "container=1 device=\x1b[31mred name=\u{9b}2J");
+        let line = line.expect("a line");
+        assert_eq!(line.get("device"), "\\u{1b}[31mred");
+        assert_eq!(line.get("name"), "\\u{9b}2J");
+    }
+
+    #[test]
+    fn number_is_exact() {
+        let line = Line::parse("module", "a=7 b=007 c=+7 d=18446744073709551616");
+        let json = line.expect("a line").json();
+        assert_eq!(json["a"], 7);
+        for (key, text) in [("b", "007"), ("c", "+7"), ("d", "18446744073709551616")] {
+            assert_eq!(json[key], text);
+        }
+        assert!(Line::parse("devices", "container=01").is_err());
     }
 }

@@ -263,7 +263,7 @@ extern "C" fn host_iommu_attach(
 extern "C" fn host_iommu_detach(context: Option<&Context>, id: u64) -> c_int {
     done(|| {
         // The fd that attach() duplicated is closed.
-        drop(given(context, "context")?.host.context().detach(id)?);
+        drop(given(context, "context")?.host.detach(id)?);
         Ok(())
     })
 }

@@ -33,7 +33,7 @@ impl Failure {
 
 impl From<Errno> for Failure {
     fn from(errno: Errno) -> Self {
-        Self::new(errno, errno.desc())
+        Self::new(errno, &errno.desc())
     }
 }
 
@@ -80,8 +80,8 @@ pub(super) fn guard(act: impl FnOnce() -> Result<c_int>) -> c_int {
         }
     };
     remember(&failure.text);
-    // CAST: C knows the number by the same name.
-    (failure.errno as c_int).checked_neg().unwrap_or(-libc::EIO)
+    // Between 1 and 4095, whatever its name: never zero.
+    -failure.errno.raw()
 }
 
 /// Runs a call that gives nothing but success.
@@ -120,6 +120,22 @@ mod tests {
         let value = guard(|| panic!("as a bug would"));
         assert_eq!(value, -libc::ENOTRECOVERABLE);
         assert!(last().contains("panicked"));
+    }
+
+    #[test]
+    fn guard_is_never_zero_on_failure() {
+        for number in 1..=4095 {
+            let source = std::io::Error::from_raw_os_error(number);
+            let error = Error::failed(crate::Operation::ReadStats, source);
+            assert_eq!(done(|| Err(error.into())), -number);
+        }
+        for error in [
+            std::io::Error::from_raw_os_error(0),
+            std::io::Error::from(std::io::ErrorKind::WriteZero),
+        ] {
+            let error = Error::failed(crate::Operation::ReadStats, error);
+            assert_eq!(done(|| Err(error.into())), -libc::EIO);
+        }
     }
 
     #[test]

@@ -183,7 +183,8 @@ extern "C" fn host_iommu_vtd_new(
         let memory = guest_memory(slice(regions, count, "regions")?)?;
         let told = Arc::new(Told {
             interrupts: Mutex::default(),
-            event: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            event: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+                .map_err(Errno::from)?,
         });
         let unit = Vtd::new(config, Arc::new(memory.clone()), told.clone())?;
         place.write(Box::new(Unit { unit, memory, told }));
