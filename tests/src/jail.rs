@@ -4,6 +4,7 @@
 
 use crate::conformance::{self, Machine, Opened};
 use crate::ktap::{fail, skip, Outcome};
+use host_iommu::seccomp::THREAD_SYSCALLS;
 use seccompiler::{
     apply_filter, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
     SeccompFilter, SeccompRule, TargetArch,
@@ -13,35 +14,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::thread;
 
-/// What the test's own memory, thread, clock and output need.
-const OWN: [i64; 26] = [
+/// What the test's own memory, clock and polling need; threads are in the crate's list.
+const OWN: [i64; 8] = [
     libc::SYS_memfd_create,
     libc::SYS_ftruncate,
-    libc::SYS_fcntl,
-    libc::SYS_mmap,
-    libc::SYS_munmap,
     libc::SYS_mremap,
-    libc::SYS_mprotect,
-    libc::SYS_madvise,
     libc::SYS_brk,
-    libc::SYS_futex,
-    libc::SYS_sched_yield,
     libc::SYS_clock_gettime,
     libc::SYS_clock_nanosleep,
     libc::SYS_poll,
     libc::SYS_ppoll,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sigaltstack,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-    libc::SYS_gettid,
-    libc::SYS_rseq,
-    // A thread begins.
-    libc::SYS_clone3,
-    libc::SYS_set_robust_list,
-    libc::SYS_prctl,
-    libc::SYS_sched_getaffinity,
 ];
 
 /// Skips where the kernel has no filters.
@@ -67,7 +49,7 @@ pub fn need_filters() -> Outcome {
 /// If it cannot be made.
 pub fn filter(otherwise: SeccompAction, syscalls: &[i64], ioctls: &[u32]) -> Outcome<BpfProgram> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for call in syscalls.iter().chain(&OWN) {
+    for call in syscalls.iter().chain(&THREAD_SYSCALLS).chain(&OWN) {
         rules.insert(*call, Vec::new());
     }
     let mut requests = Vec::new();

@@ -188,6 +188,7 @@ pub enum Operation {
     ReadStats,
     Map(IovaRange),
     MapNothing(Iova),
+    MapWithoutFile(IovaRange),
     Unmap(IovaRange),
     UnmapAll,
     AllocPasids {
@@ -271,6 +272,11 @@ impl fmt::Display for Operation {
             Self::ReadStats => f.write_str("read the counters"),
             Self::Map(range) => write!(f, "map {range}"),
             Self::MapNothing(start) => write!(f, "map no or too much memory at {start}"),
+            Self::MapWithoutFile(range) => write!(
+                f,
+                "map {range}: its memory is no shared mapping of a file, which this backend needs to \
+                 map it once more"
+            ),
             Self::Unmap(range) => write!(f, "unmap {range}"),
             Self::UnmapAll => f.write_str("unmap everything"),
             Self::AllocPasids { min, max, count } => {

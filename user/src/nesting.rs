@@ -398,9 +398,6 @@ fn bind(
     let mut registry = host.registry();
     let stay = host.settle(&mut registry, device);
     let guest = translation.guest_pasid().unwrap_or(pasid.get());
-    if registry.is_taken(device, pasid, guest) {
-        return Err(Error::GuestPasidBound { device, guest });
-    }
     match owner {
         Owner::Pasids(pasids) if !pasids.is_allocated(&registry) => {
             return Err(Error::PasidNotAllocated(pasid));
@@ -409,6 +406,9 @@ fn bind(
             return Err(failed(Errno::ENOENT));
         }
         _ => {}
+    }
+    if registry.is_taken(device, pasid, guest) {
+        return Err(Error::GuestPasidBound { device, guest });
     }
     let replace = matches!(owner, Owner::Binding(_));
     let bound = host.context().bind(&Binding {

@@ -11,11 +11,35 @@ use libc::c_long;
 /// System calls of a context, its fault queues and what is bound, once they are built. Nothing is
 /// opened: sysfs and /dev are read by [`Kmod::open_device`](crate::backend::kmod::Kmod::open_device)
 /// alone. `poll` or its siblings are the VMM's own choice.
-pub const SYSCALLS: [c_long; 4] = [
+pub const SYSCALLS: [c_long; 5] = [
     libc::SYS_ioctl,
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_close,
+    // Descriptors are duplicated.
+    libc::SYS_fcntl,
+];
+
+/// System calls by which a thread of Rust's begins, waits for others and ends: those of a deadline's
+/// watcher and of iommufd's fault queues, beside the VMM's own. glibc makes them.
+pub const THREAD_SYSCALLS: [c_long; 17] = [
+    libc::SYS_clone3,
+    libc::SYS_mmap,
+    libc::SYS_mprotect,
+    libc::SYS_munmap,
+    libc::SYS_madvise,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_prctl,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sigaltstack,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_gettid,
+    libc::SYS_sched_yield,
+    libc::SYS_futex,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
 ];
 
 /// Requests of `ioctl`, the second argument, of a context that is built.
@@ -56,10 +80,11 @@ pub const DEVICE_SYSCALLS: [c_long; 4] = [
 pub const DEVICE_IOCTLS: [u32; 5] = crate::sys::device::REQUESTS;
 
 /// System calls of a context on [`iommufd`](crate::backend::iommufd), once it is built. Each fault
-/// queue has a thread, so those by which a thread begins are needed too, unless the queues are made
-/// before the filter.
-pub const IOMMUFD_SYSCALLS: [c_long; 6] = [
+/// queue has a thread, so [`THREAD_SYSCALLS`] are needed too: those by which one begins not where
+/// the queues are made before the filter, those by which it ends in any case.
+pub const IOMMUFD_SYSCALLS: [c_long; 7] = [
     libc::SYS_eventfd2,
+    libc::SYS_fcntl,
     libc::SYS_ioctl,
     libc::SYS_read,
     libc::SYS_write,
@@ -83,6 +108,15 @@ pub const IOMMUFD_IOCTLS: [u32; 13] = [
     ioctl::VFIO_DEVICE_ATTACH_IOMMUFD_PT,
     ioctl::VFIO_DEVICE_DETACH_IOMMUFD_PT,
 ];
+
+/// Further system calls of attaching a device to an iommufd, which reads its configuration space;
+/// the last two where its name is read from sysfs ([`HostIommuContext::attach`], and not
+/// [`Iommufd::attach_device`]).
+///
+/// [`HostIommuContext::attach`]: crate::HostIommuContext::attach
+/// [`Iommufd::attach_device`]: crate::backend::iommufd::Iommufd::attach_device
+pub const IOMMUFD_ATTACH_SYSCALLS: [c_long; 3] =
+    [libc::SYS_pread64, libc::SYS_statx, libc::SYS_readlink];
 
 /// Further requests of [`Iommufd::from_fds`](crate::backend::iommufd::Iommufd::from_fds) and of
 /// attaching a device, which reads its configuration space by `pread64`: VFIO_DEVICE_BIND_IOMMUFD,

@@ -224,6 +224,18 @@ impl HostIommuContext for Kmod {
         Err(failed(Errno::EAGAIN))
     }
 
+    fn stay(&self, device: Bdf) -> Result<Option<u64>> {
+        match self.devices() {
+            Ok(devices) => {
+                let there = devices.iter().any(|info| info.device == device);
+                Ok(there.then_some(0))
+            }
+            // A container has a driver from the first group to the last: there is none.
+            Err(error) if error.errno() == Some(libc::EINVAL) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn map(&self, mapping: &Mapping<'_>) -> Result<()> {
         let range = mapping.range;
         let failed = |errno| Error::failed(Operation::Map(range), errno);

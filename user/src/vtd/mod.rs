@@ -543,7 +543,7 @@ impl Vtd {
         }
         let queue = match context.fault_queue(&options) {
             // Another unit's has them, and passes them on.
-            Err(error) if dma_faults && error.errno() == Some(Errno::EBUSY as i32) => {
+            Err(error) if dma_faults && error.errno() == Some(Errno::EBUSY.raw()) => {
                 context.fault_queue(&FaultQueueOptions::nonblocking())?
             }
             made => made?,

@@ -206,7 +206,13 @@ impl HostIommuContext for Soft {
     }
 
     fn map(&self, mapping: &Mapping<'_>) -> Result<()> {
-        let failed = |errno| Error::failed(Operation::Map(mapping.range), errno);
+        let failed = |errno| {
+            let operation = match errno {
+                Errno::EOPNOTSUPP => Operation::MapWithoutFile(mapping.range),
+                _ => Operation::Map(mapping.range),
+            };
+            Error::failed(operation, errno)
+        };
         self.inner
             .with(|state| state.stage2.map(mapping))
             .map_err(failed)
