@@ -231,6 +231,7 @@ impl Ready {
         mut line: impl FnMut(&str),
     ) -> Result<ktap::Report> {
         const NAME: &str = "l2";
+        programs::make_vmm(setup)?;
         let run = setup.cache.run_folder()?;
         let driver = self
             .modules
@@ -238,7 +239,7 @@ impl Ready {
             .find(|module| module.ends_with("pasid_dma_sva.ko"));
         let driver = driver.context("there is no driver for the guest's guest")?;
         let agent = self.programs.guest_agent();
-        let initrd = l2_image::make(setup, &self.root, run.path(), driver, &agent)?;
+        let initrd = l2_image::make(setup, &self.root, run.path(), &self.kernel, driver, &agent)?;
         let contents = image::Contents {
             l2: Some([(self.kernel.image.clone(), "vmlinuz"), (initrd, "initrd")]),
             ..self.contents(&[], &[])

@@ -32,6 +32,7 @@
 
 pub mod conformance;
 pub mod dice;
+pub mod disk;
 pub mod hosts;
 pub mod iommufd;
 pub mod jail;

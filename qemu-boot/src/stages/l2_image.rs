@@ -6,7 +6,8 @@ use crate::command::output;
 use crate::root::Root;
 use crate::setup::Setup;
 use crate::stages::build_root::BUILD;
-use anyhow::{Context, Result};
+use crate::stages::kernel::Bootable;
+use anyhow::{bail, Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,16 +16,21 @@ cd /build/l2
 mkdir -p bin dev proc sys tmp
 cp /bin/busybox bin/
 chmod 755 init
+for module in modules/*.xz; do [ -e "$module" ] && xz -d "$module"; done
 strip --strip-debug modules/*.ko
 find . | cpio -o -H newc --quiet | gzip -1 > ../initrd
 rm -r /build/l2
 "#;
 
-/// Makes the image in `dir`, of the driver for the guest's kernel and the agent. Gives its path.
+/// The modules of the guest's kernel that it loads, below `kernel`.
+const MODULES: [&str; 1] = ["drivers/block/virtio_blk"];
+
+/// Makes the image in `dir`, for a kernel, of the driver built for that and the agent. Gives its path.
 pub fn make(
     setup: &Setup,
     root: &Root,
     dir: &Path,
+    kernel: &Bootable,
     driver: &Path,
     agent: &Path,
 ) -> Result<PathBuf> {
@@ -41,6 +47,14 @@ pub fn make(
     ] {
         let to = tree.join(to);
         fs::copy(from, &to).with_context(|| format!("cannot write {}", to.display()))?;
+    }
+    for module in MODULES {
+        let Some(from) = kernel.module(module) else {
+            bail!("{} lacks the module {module}", kernel.name);
+        };
+        let name = from.file_name().context("a file without a name")?;
+        fs::copy(&from, tree.join("modules").join(name))
+            .with_context(|| format!("cannot copy {}", from.display()))?;
     }
     let mut pack = root.script(&[(dir, BUILD)], PACK, &[]);
     output("packing the image of the guest's guest", &mut pack)?;

@@ -91,34 +91,46 @@ fn c_example(setup: &Setup, release: &Path, log: &Log, progress: &Progress) -> R
     )
 }
 
+/// Has cargo build something for the machine.
+fn build(setup: &Setup, what: &str, log: &Log, progress: &Progress) -> Result<()> {
+    log.run(
+        "building the programs",
+        Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+            .current_dir(&setup.repo)
+            .args(what.split(' '))
+            .args(["--release", "--locked", "--target", TARGET])
+            .arg("--target-dir")
+            .arg(target_folder(setup))
+            .env("RUSTFLAGS", "-C target-feature=+crt-static")
+            // The image is loaded at every boot, and nothing in the guest reads it.
+            .env("CARGO_PROFILE_RELEASE_DEBUG", "none")
+            .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo"),
+        progress,
+    )
+}
+
+/// Builds the VMM, which only its guest needs.
+pub fn make_vmm(setup: &Setup) -> Result<()> {
+    let progress = Progress::start("vmm", "the VMM, static");
+    let log = Log::create(setup.cache.log("vmm"))?;
+    build(setup, "build -p host-iommu-vmm", &log, &progress)?;
+    progress.done();
+    Ok(())
+}
+
 /// Builds the programs; cargo knows what is up to date.
 pub fn make(setup: &Setup) -> Result<Programs> {
     let progress = Progress::start("programs", "the tests and the demo, static");
     let log = Log::create(setup.cache.log("programs"))?;
-    let target = target_folder(setup);
     for what in [
         "build -p host-iommu-tests --bins",
         "build -p host-iommu --examples --features vm-memory",
         "build -p host-iommu --bins --features cli",
-        "build -p host-iommu-vmm",
         "rustc -p host-iommu --lib --features capi --crate-type staticlib",
     ] {
-        log.run(
-            "building the programs",
-            Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
-                .current_dir(&setup.repo)
-                .args(what.split(' '))
-                .args(["--release", "--locked", "--target", TARGET])
-                .arg("--target-dir")
-                .arg(&target)
-                .env("RUSTFLAGS", "-C target-feature=+crt-static")
-                // The image is loaded at every boot, and nothing in the guest reads it.
-                .env("CARGO_PROFILE_RELEASE_DEBUG", "none")
-                .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo"),
-            &progress,
-        )?;
+        build(setup, what, &log, &progress)?;
     }
-    let release = target.join(TARGET).join("release");
+    let release = target_folder(setup).join(TARGET).join("release");
     c_example(setup, &release, &log, &progress)?;
     progress.done();
     Ok(Programs { release })

@@ -5,6 +5,7 @@
 //! The device is driven through the test driver pasid_dma_sva (`qemu-boot/sva`), which shares the
 //! memory of whoever opens it.
 
+mod disk;
 mod log;
 mod process;
 mod share;
@@ -113,6 +114,7 @@ fn command(line: &str) -> Outcome<String> {
     match words.next().unwrap_or_default() {
         "unit" => unit(),
         "rid" => rid(),
+        "disk" => disk::read_and_write(),
         "share" => share::untouched_memory(number(words.next())?),
         "two" => process::two_processes(),
         "killed" => process::killed_with_faults_in_flight(),

@@ -98,9 +98,9 @@ pub fn two_processes() -> Outcome<String> {
     }
 }
 
-/// A process is killed while its faults wait; the device goes on for another, which has it open: a
-/// driver must stop a device before the last of its users goes, and this one has no way to stop it for
-/// one user alone.
+/// A process is killed while its faults wait; the device goes on for another, which has it open.
+/// Drivers are to stop a device before they unbind it from the last of its users, and this one has no
+/// way to stop it for one user alone.
 pub fn killed_with_faults_in_flight() -> Outcome<String> {
     let shared = Shared::open()?;
     let mut victim = Process::start(3)?;

@@ -5,13 +5,14 @@ use crate::agent::Agent;
 use crate::counts;
 use crate::vmm::{self, Vmm};
 use host_iommu_tests::ktap::{fail, skip, Outcome};
-use host_iommu_tests::{kvm, vfio};
+use host_iommu_tests::{disk, kvm, vfio};
+use std::fs;
 use std::time::{Duration, Instant};
 
 type Step = fn(&mut World) -> Outcome<String>;
 
 /// Number, title and what is done.
-pub const STEPS: [(u32, &str, Step); 7] = [
+pub const STEPS: [(u32, &str, Step); 9] = [
     (
         1,
         "boot an unmodified kernel behind the crate's VT-d unit",
@@ -22,6 +23,7 @@ pub const STEPS: [(u32, &str, Step); 7] = [
         "DMA API without PASID, by the guest's first-stage table",
         rid,
     ),
+    (3, "a virtio disk behind the same unit", disk),
     (
         4,
         "the device on memory that a process never touched",
@@ -35,6 +37,7 @@ pub const STEPS: [(u32, &str, Step); 7] = [
         "the device is reset, unplugged and plugged",
         reset_and_plug,
     ),
+    (11, "the VMM is killed", kill),
 ];
 
 /// Pages of step 4.
@@ -80,6 +83,8 @@ fn boot(world: &mut World) -> Outcome<String> {
         return fail("no endpoint is bound to vfio-pci");
     };
     let cpus = std::thread::available_parallelism()?.get() as u32;
+    let empty = vec![0; disk::PART];
+    fs::write(vmm::DISK, [disk::pattern(disk::READ), empty].concat())?;
     let begun = Instant::now();
     let vmm = Vmm::start(std::slice::from_ref(&device), cpus)?;
     (world.device, world.vmm) = (device, Some(vmm));
@@ -109,6 +114,16 @@ fn rid(world: &mut World) -> Outcome<String> {
     match rid_state(&world.device)?.as_str() {
         "bound" => Ok(format!("{seen}; the table is bound on the host")),
         other => fail(format!("{seen}, but the host has {other} at the RID")),
+    }
+}
+
+fn disk(world: &mut World) -> Outcome<String> {
+    let seen = world.agent()?.ask("disk")?;
+    let bytes = fs::read(vmm::DISK)?;
+    let written = bytes.get(disk::PART..).unwrap_or_default();
+    match written == disk::pattern(disk::WRITTEN) {
+        true => Ok(format!("{seen}, and the host has what it wrote")),
+        false => fail("the disk's file does not have what the guest wrote"),
     }
 }
 
@@ -169,4 +184,25 @@ fn reset_and_plug(world: &mut World) -> Outcome<String> {
     world.agent()?.ask("rid")?;
     world.agent()?.ask("share 4")?;
     Ok("it works after each".into())
+}
+
+fn kill(world: &mut World) -> Outcome<String> {
+    world.agent()?.ask("log")?;
+    world.agent()?.ask("start")?;
+    world.vmm()?.kill()?;
+    world.vmm = None;
+    let left = counts::lines("containers")?;
+    if !left.is_empty() {
+        return fail(format!("the module has containers left: {left:?}"));
+    }
+    let module = counts::lines("module")?;
+    let module = module.first().map(String::as_str).unwrap_or_default();
+    for key in ["pasids", "domains"] {
+        if counts::value(module, key) != Some("0") {
+            return fail(format!("{key} are left: {module}"));
+        }
+    }
+    let name = c"vfio_iommu_ioasid";
+    nix::kmod::delete_module(name, nix::kmod::DeleteModuleFlags::O_NONBLOCK)?;
+    Ok("nothing is bound or pinned, and the module unloads".into())
 }

@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 /// The control socket.
 pub const CONTROL: &str = "/tmp/vmm";
+/// The file that is the guest's disk.
+pub const DISK: &str = "/tmp/guest-disk";
 const CONSOLE: &str = "/tmp/guest-console";
 const MESSAGES: &str = "/tmp/vmm-messages";
 const MEMORY: &str = "256";
@@ -31,7 +33,7 @@ impl Vmm {
             .args(["--memory", MEMORY, "--cpus", &cpus.to_string()])
             .args(["--cmdline", LINE])
             .args(["--serial", &format!("file:{CONSOLE}"), "--serial", "stdio"])
-            .args(["--control", CONTROL, "--log", "info"])
+            .args(["--control", CONTROL, "--disk", DISK, "--log", "info"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(MESSAGES)?);
