@@ -458,7 +458,9 @@ impl Ready {
         );
         let dir = setup.cache.run_folder()?;
         let binds = [(self.qemu.as_path(), "/build"), (dir.path(), "/src")];
-        let command = self.root.command(&binds, [qemu::PROGRAM]);
+        // Memory that was freed is not what it was.
+        let program = ["env", "MALLOC_PERTURB_=165", qemu::PROGRAM];
+        let command = self.root.command(&binds, program);
         let program = hw::Program {
             command: std::iter::once(command.get_program())
                 .chain(command.get_args())

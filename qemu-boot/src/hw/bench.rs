@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure, Context, Result};
 
 use super::endpoint::{self as ep, cfg, Done, Op};
+use super::hardware::{Hardware, Place};
 use super::machine::Machine;
 use super::qtest::Qtest;
 use super::vtd::{self, desc::Desc, Fault, PageRequest};
@@ -27,7 +28,7 @@ const IQ_ORDER: u64 = 2;
 const PDTS: u64 = 7;
 
 /// How long a slot may take.
-const SLOT_TIMEOUT: Duration = Duration::from_secs(20);
+pub const SLOT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The machine, and what the tests know of it.
 pub struct Bench {
@@ -52,33 +53,43 @@ pub struct Bench {
     pri: u64,
     stamps: u64,
     notes: Vec<String>,
+    /// The endpoint's bus, device and function.
+    sid: u16,
 }
 
 impl Bench {
-    /// Starts QEMU and, with `iommu`, brings up scalable mode with an empty PASID table, and
+    /// Starts QEMU and brings up the IOMMU in scalable mode with an empty PASID table, and
     /// the endpoint with PASID; ATS and PRI stay off.
     ///
     /// # Errors
     /// If QEMU fails, or lacks a capability that the tests are about.
-    pub fn start(program: &Program, iommu: bool) -> Result<Self> {
-        let ram = format!("{}M", RAM >> 20);
-        let endpoint = format!("pasid-dma-testdev,addr={:02x}.0", ep::SLOT);
-        let mut args = vec!["-machine", "q35,accel=qtest", "-display", "none"];
-        args.extend(["-nodefaults", "-qtest-log", "none", "-m", &ram]);
-        if iommu {
-            args.extend(["-device", "intel-iommu,nesting=on"]);
-        }
-        args.extend(["-device", &endpoint]);
-        let mut b = Self::of(Box::new(Qtest::start(program, &args)?));
-        if iommu {
+    pub fn start(program: &Program, hardware: &Hardware) -> Result<Self> {
+        let mut b = Self::bare(program, hardware)?;
+        if hardware.iommu.is_some() {
             let ecap = b.vtd64(vtd::reg::ECAP)?;
             for (name, bit) in vtd::ECAP_NEEDED {
                 ensure!(ecap & bit != 0, "ECAP {ecap:#x} lacks {name}");
             }
             b.start_iommu()?;
         }
-        b.start_endpoint()?;
+        match hardware.place {
+            Place::Root => b.start_endpoint()?,
+            Place::Port => {
+                b.start_port()?;
+                b.start_endpoint()?;
+            }
+            Place::Absent => {}
+        }
         Ok(b)
+    }
+
+    /// Starts QEMU and touches nothing in its machine.
+    ///
+    /// # Errors
+    /// If QEMU fails.
+    pub fn bare(program: &Program, hardware: &Hardware) -> Result<Self> {
+        let qtest = Qtest::start(program, &hardware.args())?;
+        Ok(Self::of(Box::new(qtest)))
     }
 
     /// A machine as it is after power-on.
@@ -101,6 +112,7 @@ impl Bench {
             pri: 0,
             stamps: 0,
             notes: Vec::new(),
+            sid: ep::SID,
         }
     }
 
@@ -139,13 +151,18 @@ impl Bench {
 
     /// Sets the root table anew, in the mode of `flags`.
     pub fn set_root(&mut self, flags: u64) -> Result<()> {
-        self.set_vtd64(vtd::reg::RTADDR, self.root | flags)?;
-        self.global_command(vtd::G_ROOT_TABLE)?;
+        self.set_root_alone(flags)?;
         self.invalidate(&[
             vtd::desc::context_all(),
             vtd::desc::pasid_all(),
             vtd::desc::iotlb_all(),
         ])
+    }
+
+    /// Sets the root table anew and invalidates nothing.
+    pub fn set_root_alone(&mut self, flags: u64) -> Result<()> {
+        self.set_vtd64(vtd::reg::RTADDR, self.root | flags)?;
+        self.global_command(vtd::G_ROOT_TABLE)
     }
 
     fn global_command(&mut self, bit: u32) -> Result<()> {
@@ -160,12 +177,34 @@ impl Bench {
         Ok(())
     }
 
+    /// Turns on memory-mapped configuration, by PCIEXBAR of the host bridge.
+    fn start_ecam(&mut self) -> Result<()> {
+        self.q.out32(0xcf8, 0x8000_0060)?;
+        self.q.out32(0xcfc, u32::try_from(ECAM | 1)?)
+    }
+
+    /// Gives the root port a bus, the one of the endpoint from then on, and the endpoint's
+    /// memory.
+    fn start_port(&mut self) -> Result<()> {
+        self.start_ecam()?;
+        self.set_cfg32(cfg::PORT_BUSES, 1 << 16 | 1 << 8)?;
+        let window = u32::try_from(ep::BAR2 & 0xfff0_0000 | ep::BAR0 >> 16)?;
+        self.set_cfg32(cfg::PORT_MEMORY, window)?;
+        self.set_cfg16(cfg::COMMAND, cfg::COMMAND_MEMORY | cfg::COMMAND_MASTER)?;
+        self.sid = 1 << 8;
+        Ok(())
+    }
+
+    /// Gives the endpoint's BAR 0 an address of its own and lets it answer there.
+    pub fn start_endpoint_at(&mut self, bar: u64) -> Result<()> {
+        self.start_ecam()?;
+        self.set_cfg32(cfg::BAR0, u32::try_from(bar)?)?;
+        self.set_cfg16(cfg::COMMAND, cfg::COMMAND_MEMORY | cfg::COMMAND_MASTER)
+    }
+
     /// Brings up the endpoint with PASID; ATS and PRI stay off.
     pub fn start_endpoint(&mut self) -> Result<()> {
-        // PCIEXBAR of the host bridge turns on memory-mapped configuration.
-        self.q.out32(0xcf8, 0x8000_0060)?;
-        self.q.out32(0xcfc, u32::try_from(ECAM | 1)?)?;
-
+        self.start_ecam()?;
         self.set_cfg32(cfg::BAR0, u32::try_from(ep::BAR0)?)?;
         self.set_cfg32(cfg::BAR2, u32::try_from(ep::BAR2)?)?;
         self.set_cfg16(cfg::COMMAND, cfg::COMMAND_MEMORY | cfg::COMMAND_MASTER)?;
@@ -173,10 +212,22 @@ impl Bench {
             self.reg32(ep::reg::ID)? == ep::ID,
             "The endpoint does not answer"
         );
+        self.find_capabilities()?;
+        self.enable_pasid(cfg::PASID_ENABLE | cfg::PASID_EXEC | cfg::PASID_PRIV)
+    }
+
+    /// From now on this is about the configuration space of `sid`.
+    pub fn drive(&mut self, sid: u16) -> Result<()> {
+        self.sid = sid;
+        self.start_ecam()
+    }
+
+    /// Finds ATS, PASID and PRI.
+    pub fn find_capabilities(&mut self) -> Result<()> {
         self.ats = self.extended_capability(cfg::EXT_ATS)?;
         self.pasid = self.extended_capability(cfg::EXT_PASID)?;
         self.pri = self.extended_capability(cfg::EXT_PRI)?;
-        self.enable_pasid(cfg::PASID_ENABLE | cfg::PASID_EXEC | cfg::PASID_PRIV)
+        Ok(())
     }
 
     /// Sets PASID Control.
@@ -247,28 +298,32 @@ impl Bench {
 
     // Configuration space of the endpoint
 
-    fn cfg_addr(offset: u64) -> u64 {
-        ECAM + (u64::from(ep::SID) << 12) + offset
+    fn cfg_addr(&self, offset: u64) -> u64 {
+        ECAM + (u64::from(self.sid) << 12) + offset
     }
 
     /// Reads 2 bytes of configuration space.
     pub fn cfg16(&mut self, offset: u64) -> Result<u16> {
-        self.q.read16(Self::cfg_addr(offset))
+        let at = self.cfg_addr(offset);
+        self.q.read16(at)
     }
 
     /// Reads 4 bytes of configuration space.
     pub fn cfg32(&mut self, offset: u64) -> Result<u32> {
-        self.q.read32(Self::cfg_addr(offset))
+        let at = self.cfg_addr(offset);
+        self.q.read32(at)
     }
 
     /// Writes 2 bytes of configuration space.
     pub fn set_cfg16(&mut self, offset: u64, value: u16) -> Result<()> {
-        self.q.write16(Self::cfg_addr(offset), value)
+        let at = self.cfg_addr(offset);
+        self.q.write16(at, value)
     }
 
     /// Writes 4 bytes of configuration space.
     pub fn set_cfg32(&mut self, offset: u64, value: u32) -> Result<()> {
-        self.q.write32(Self::cfg_addr(offset), value)
+        let at = self.cfg_addr(offset);
+        self.q.write32(at, value)
     }
 
     /// Finds a capability of the first 256 bytes.
@@ -363,13 +418,18 @@ impl Bench {
         self.global_command(vtd::G_QUEUED_INVALIDATION)
     }
 
-    /// Drops everything that the IOMMU and the endpoint have cached.
-    pub fn flush_all(&mut self) -> Result<()> {
+    /// Drops everything that the IOMMU has cached.
+    pub fn flush_iommu(&mut self) -> Result<()> {
         self.invalidate(&[
             vtd::desc::context_all(),
             vtd::desc::pasid_all(),
             vtd::desc::iotlb_all(),
-        ])?;
+        ])
+    }
+
+    /// Drops everything that the IOMMU and the endpoint have cached.
+    pub fn flush_all(&mut self) -> Result<()> {
+        self.flush_iommu()?;
         self.set_reg32(ep::reg::COMMAND, ep::COMMAND_FLUSH_DTLB)
     }
 

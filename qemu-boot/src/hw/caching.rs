@@ -11,7 +11,7 @@ use super::endpoint::{self as ep, Op};
 use super::layout::{RW, URW};
 use super::tables::{PasidEntry, Table, SIZE_2M, SIZE_4K};
 use super::vtd::{self, desc};
-use super::Case;
+use super::{Case, Hardware};
 
 pub(super) const V: u64 = 0x7f12_3440_0000;
 pub(super) const G: u64 = 0x20_0000_0000;
@@ -93,6 +93,57 @@ fn expect(b: &mut Bench, pasid: u32, iova: u64, want: Option<u64>, when: &str) -
     Ok(())
 }
 
+/// Which pages a PASID of second stage alone has in the IOTLB is a matter of its domain.
+fn second_stage_is_shared(b: &mut Bench) -> Result<()> {
+    let pair = Pair::new(b, DID_A)?;
+    b.set_pasid(A, &PasidEntry::second(DID_A, &pair.s2))?;
+    b.set_pasid(B, &PasidEntry::second(DID_A, &pair.s2))?;
+    expect(b, A, G, Some(OLD), "at first")?;
+    pair.s2.map(b, G, DATA + page(NEW), SIZE_4K, RW)?;
+    expect(b, B, G, Some(OLD), "the other PASID of the domain")?;
+    b.invalidate(&[desc::iotlb_pages(DID_A, G, 0)])?;
+    expect(b, A, G, Some(NEW), "after the invalidation")?;
+    expect(b, B, G, Some(NEW), "the other PASID after it")
+}
+
+/// The root table is set anew: nothing goes (CAP.ESRTPS is clear, 11.4.4.1).
+fn root_table_alone(b: &mut Bench) -> Result<()> {
+    let pair = Pair::new(b, DID_A)?;
+    expect(b, A, V, Some(OLD), "at first")?;
+    pair.change(b, &pair.a, 0)?;
+    b.set_root_alone(vtd::RTADDR_SCALABLE)?;
+    expect(b, A, V, Some(OLD), "after the root table was set")?;
+    b.flush_all()?;
+    expect(b, A, V, Some(NEW), "after the invalidations")
+}
+
+/// A first-stage entry is none of a page descriptor of the second stage (6.5.2.3).
+fn first_stage_stays(b: &mut Bench) -> Result<()> {
+    let s1 = Table::stage1(b, 4, false)?;
+    b.q.write64(DATA + page(OLD), VALUE + OLD)?;
+    b.q.write64(DATA + page(NEW), VALUE + NEW)?;
+    s1.map(b, V, DATA + page(OLD), SIZE_4K, URW)?;
+    b.set_pasid(A, &PasidEntry::first(DID_A, &s1))?;
+    expect(b, A, V, Some(OLD), "at first")?;
+    s1.map(b, V, DATA + page(NEW), SIZE_4K, URW)?;
+    b.invalidate(&[desc::iotlb_pages(DID_A, V, 0)])?;
+    expect(b, A, V, Some(OLD), "after a page of the second stage")?;
+    b.invalidate(&[desc::iotlb_domain(DID_A)])?;
+    expect(b, A, V, Some(NEW), "after the domain")
+}
+
+/// Four entries and sixteen pages of two PASIDs: right is right without a cache, too.
+fn pressure(b: &mut Bench) -> Result<()> {
+    Pair::new(b, DID_B)?;
+    for round in 0..4 {
+        for n in 0..PAGES {
+            let pasid = if (n + round) % 2 == 0 { A } else { B };
+            expect(b, pasid, V + page(n), Some(n), "under pressure")?;
+        }
+    }
+    Ok(())
+}
+
 /// Changes V of PASID A; the old page must stay until `descriptors`.
 fn stale_until(b: &mut Bench, descriptors: &[desc::Desc]) -> Result<()> {
     let pair = Pair::new(b, DID_A)?;
@@ -114,6 +165,14 @@ fn iotlb_cases() -> Vec<Case> {
         Case::new("iotlb_drops_range_over_mamv_by_type_6", |b| {
             stale_until(b, &[desc::piotlb_pages(DID_A, A, V & !((1 << 32) - 1), 20)])
         }),
+        Case::new("iotlb_second_stage_is_the_domains", second_stage_is_shared),
+        Case::new("iotlb_type_2_page_leaves_first_stage", first_stage_stays),
+        Case::new("iotlb_root_table_alone_drops_nothing", root_table_alone),
+        Case::on(
+            Hardware::with("nesting=on,iotlb-entries=4"),
+            "iotlb_of_four_entries_is_right",
+            pressure,
+        ),
         Case::new("iotlb_drops_domain_by_type_2", |b| {
             stale_until(b, &[desc::iotlb_domain(DID_A)])
         }),
@@ -372,8 +431,17 @@ fn device_tlb_cases() -> Vec<Case> {
         Case::new("device_tlb_drops_pasid_by_type_8", move |b| {
             dtlb_stale_until(b, desc::pasid_dev_tlb(A, everything, true, false))
         }),
-        Case::new("device_tlb_drops_every_pasid_by_global_type_8", |b| {
-            dtlb_stale_until(b, desc::pasid_dev_tlb(B, V, false, true))
+        Case::on(
+            Hardware {
+                endpoint: ",global-invalidate=on",
+                ..Hardware::usual()
+            },
+            "device_tlb_drops_every_pasid_by_global_type_8",
+            |b| dtlb_stale_until(b, desc::pasid_dev_tlb(B, V, false, true)),
+        ),
+        // Without the capability the bit has no meaning (PCIe 6.0, 10.5.1.2).
+        Case::new("device_tlb_global_type_8_needs_the_capability", |b| {
+            dtlb_stale_despite(b, desc::pasid_dev_tlb(B, V, false, true))
         }),
         Case::new("device_tlb_type_8_leaves_other_pasid", move |b| {
             dtlb_stale_despite(b, desc::pasid_dev_tlb(B, everything, true, false))
@@ -494,6 +562,14 @@ fn queue_cases() -> Vec<Case> {
             let at = b.pages(1)?;
             b.invalidate(&[desc::wait(at, 0x1234, desc::WAIT_FENCE | desc::WAIT_DRAIN)])?;
             ensure!(b.q.read32(at)? == 0x1234, "no status was written");
+            Ok(())
+        }),
+        Case::new("queue_type_2_over_mamv_is_an_error", |b| {
+            let at = b.vtd64(vtd::reg::IQT)?;
+            b.queue(&[desc::iotlb_pages(DID_A, 0, 19)])?;
+            let fsts = b.vtd32(vtd::reg::FSTS)?;
+            ensure!(fsts & vtd::FSTS_QUEUE_ERROR != 0, "FSTS {fsts:#x}");
+            ensure!(b.vtd64(vtd::reg::IQH)? == at, "the head has passed it");
             Ok(())
         }),
         Case::new("queue_unknown_descriptor_is_an_error", |b| {

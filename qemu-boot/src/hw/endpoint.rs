@@ -18,11 +18,17 @@ pub mod cfg {
     pub const COMMAND_MASTER: u16 = 1 << 2;
     pub const BAR0: u64 = 0x10;
     pub const BAR2: u64 = 0x18;
+    /// Of a bridge: primary, secondary and subordinate bus, then memory base and limit.
+    pub const PORT_BUSES: u64 = 0x18;
+    pub const PORT_MEMORY: u64 = 0x20;
     pub const CAP_POINTER: u64 = 0x34;
     pub const CAP_MSIX: u8 = 0x11;
     pub const CAP_EXPRESS: u8 = 0x10;
     pub const EXPRESS_CONTROL: u64 = 0x08;
     pub const EXPRESS_FLR: u16 = 1 << 15;
+    pub const EXPRESS_SLOT_CONTROL: u64 = 0x18;
+    /// Power off, power indicator off.
+    pub const SLOT_OFF: u16 = 1 << 10 | 3 << 8;
     pub const MSIX_CONTROL: u64 = 0x02;
     pub const MSIX_ENABLE: u16 = 1 << 15;
 
@@ -66,6 +72,7 @@ pub mod reg {
     pub const CNT_DTLB_HIT: u64 = 0x110;
     pub const CNT_PAGE_REQ: u64 = 0x128;
     pub const CNT_GROUPS: u64 = 0x130;
+    pub const CNT_RSP_FAILURE: u64 = 0x148;
     pub const CNT_RSP_STRAY: u64 = 0x150;
     pub const CNT_DONE: u64 = 0x158;
     pub const CNT_ERROR: u64 = 0x160;

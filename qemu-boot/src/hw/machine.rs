@@ -2,6 +2,7 @@
 //! What a case drives: a machine without CPUs, by its physical addresses.
 
 use anyhow::{bail, Result};
+use serde_json::Value;
 
 /// The memory, registers and I/O ports of a machine. An access is one of that size.
 pub trait Machine {
@@ -25,6 +26,11 @@ pub trait Machine {
     /// Lets nanoseconds pass on the machine's clock.
     fn clock_step(&mut self, _ns: u64) -> Result<()> {
         bail!("This machine has no clock")
+    }
+
+    /// Runs a command of QEMU's monitor.
+    fn monitor(&mut self, _command: &str, _arguments: &Value) -> Result<Value> {
+        bail!("This machine has no monitor")
     }
 
     /// Whether its endpoint makes requests with these flags, translated by ATS or not.

@@ -8,9 +8,12 @@ mod bench;
 mod caching;
 mod device;
 mod endpoint;
+mod hardware;
 mod layout;
 mod layouts;
 mod machine;
+mod machinery;
+mod monitor;
 mod nonsense;
 mod qtest;
 mod requests;
@@ -32,6 +35,7 @@ use std::thread;
 use anyhow::{bail, ensure, Context, Result};
 
 use bench::Bench;
+use hardware::{Hardware, Place};
 
 /// How to start the QEMU under test.
 #[derive(Debug, Clone)]
@@ -60,6 +64,15 @@ pub struct Summary {
 }
 
 type Run = Box<dyn Fn(&mut Bench) -> Result<()> + Send + Sync>;
+type RunAll = Box<dyn Fn(&Program) -> Result<()> + Send + Sync>;
+
+/// What a case does.
+enum Body {
+    /// Something with one machine.
+    One(Hardware, Run),
+    /// Something with machines that it starts itself.
+    Several(RunAll),
+}
 
 impl Summary {
     fn count(&mut self, report: &Report) {
@@ -75,20 +88,35 @@ struct Case {
     name: String,
     /// Its place in the report, from 1.
     number: usize,
-    run: Run,
-    /// Whether the machine has the IOMMU.
-    iommu: bool,
+    body: Body,
     /// Whether it measures time, and nothing else may run beside it.
     alone: bool,
 }
 
 impl Case {
     fn new(name: &str, run: impl Fn(&mut Bench) -> Result<()> + Send + Sync + 'static) -> Self {
+        Self::on(Hardware::usual(), name, run)
+    }
+
+    /// A case on this machine.
+    fn on(
+        hardware: Hardware,
+        name: &str,
+        run: impl Fn(&mut Bench) -> Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        Self::of(name, Body::One(hardware, Box::new(run)))
+    }
+
+    /// A case that starts its machines itself.
+    fn several(name: &str, run: impl Fn(&Program) -> Result<()> + Send + Sync + 'static) -> Self {
+        Self::of(name, Body::Several(Box::new(run)))
+    }
+
+    fn of(name: &str, body: Body) -> Self {
         Self {
             name: name.to_owned(),
             number: 0,
-            run: Box::new(run),
-            iommu: true,
+            body,
             alone: false,
         }
     }
@@ -103,10 +131,7 @@ impl Case {
 
     /// A case on a machine without an IOMMU.
     fn plain(name: &str, run: impl Fn(&mut Bench) -> Result<()> + Send + Sync + 'static) -> Self {
-        Self {
-            iommu: false,
-            ..Self::new(name, run)
-        }
+        Self::on(Hardware::plain(), name, run)
     }
 }
 
@@ -120,11 +145,14 @@ struct Report {
 
 fn run_case(program: &Program, case: &Case) -> Report {
     let mut notes = Vec::new();
-    let result = Bench::start(program, case.iommu).and_then(|mut b| {
-        let result = (case.run)(&mut b);
-        notes = b.take_notes();
-        result
-    });
+    let result = match &case.body {
+        Body::One(hardware, run) => Bench::start(program, hardware).and_then(|mut b| {
+            let result = run(&mut b);
+            notes = b.take_notes();
+            result
+        }),
+        Body::Several(run) => run(program),
+    };
     let log = qtest::tail(&program.log());
     Report { notes, result, log }
 }
@@ -181,6 +209,7 @@ fn cases() -> Vec<Case> {
         .chain(accessed::cases())
         .chain(requests::cases())
         .chain(device::cases())
+        .chain(machinery::cases())
         .chain(scale::cases())
         .chain(nonsense::cases())
         .collect()

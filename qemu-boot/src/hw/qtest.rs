@@ -9,14 +9,17 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
+use serde_json::Value;
 
 use super::machine::Machine;
+use super::monitor::Monitor;
 use super::Program;
 
 /// How long QEMU may take to connect or to answer one command.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 const SOCKET: &str = "qtest.sock";
+const MONITOR: &str = "monitor.sock";
 
 /// A running QEMU with `accel=qtest`. It is killed when this is dropped.
 pub struct Qtest {
@@ -24,6 +27,45 @@ pub struct Qtest {
     reader: BufReader<UnixStream>,
     writer: UnixStream,
     line: String,
+    monitor: Monitor,
+}
+
+/// Makes the socket `name` in the program's folder, for QEMU to connect to.
+fn listen(program: &Program, name: &str) -> Result<UnixListener> {
+    let socket = program.dir.join(name);
+    // The socket of the case before.
+    match std::fs::remove_file(&socket) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(e).context("Failed to remove an old socket");
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(&socket).context("Failed to make a socket for QEMU")?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Waits until `child` connects.
+fn accept(listener: &UnixListener, child: &mut Child, log: &Path) -> Result<UnixStream> {
+    let begun = Instant::now();
+    let stream = loop {
+        match listener.accept() {
+            Ok((stream, _)) => break stream,
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(e) => return Err(e).context("Failed to accept QEMU's connection"),
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("QEMU ended at its start ({status}): {}", tail(log));
+        }
+        if begun.elapsed() > ANSWER_TIMEOUT {
+            bail!("QEMU did not connect: {}", tail(log));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    Ok(stream)
 }
 
 impl Qtest {
@@ -32,18 +74,11 @@ impl Qtest {
     ///
     /// # Errors
     /// If QEMU does not start, or ends before it has connected.
-    pub fn start(program: &Program, args: &[&str]) -> Result<Self> {
-        let socket = program.dir.join(SOCKET);
+    pub fn start(program: &Program, args: &[String]) -> Result<Self> {
         let log = program.log();
-        // The socket of the case before.
-        match std::fs::remove_file(&socket) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(e).context("Failed to remove the old qtest socket");
-            }
-            _ => {}
-        }
-        let listener = UnixListener::bind(&socket).context("Failed to make the qtest socket")?;
-        listener.set_nonblocking(true)?;
+        let qtest = listen(program, SOCKET)?;
+        let monitor = listen(program, MONITOR)?;
+        let seen = |name| program.dir_seen.join(name).display().to_string();
         let stderr = std::fs::File::create(&log).context("Failed to make QEMU's log")?;
         let (first, rest) = program
             .command
@@ -53,40 +88,24 @@ impl Qtest {
             .args(rest)
             .args(args)
             .arg("-qtest")
-            .arg(format!("unix:{}", program.dir_seen.join(SOCKET).display()))
+            .arg(format!("unix:{}", seen(SOCKET)))
+            .arg("-qmp")
+            .arg(format!("unix:{}", seen(MONITOR)))
             .stdin(Stdio::null())
             .stdout(stderr.try_clone()?)
             .stderr(stderr)
             .spawn()
             .with_context(|| format!("Failed to start {first:?}"))?;
 
-        let begun = Instant::now();
-        let stream = loop {
-            match listener.accept() {
-                Ok((stream, _)) => break stream,
-                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(e) => {
-                    stop(&mut child);
-                    return Err(e).context("Failed to accept QEMU's connection");
-                }
-            }
-            if let Some(status) = child.try_wait()? {
-                bail!("QEMU ended at its start ({status}): {}", tail(&log));
-            }
-            if begun.elapsed() > ANSWER_TIMEOUT {
-                stop(&mut child);
-                bail!("QEMU did not connect: {}", tail(&log));
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        };
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        let connected = accept(&qtest, &mut child, &log)
+            .and_then(|stream| Ok((stream, Monitor::new(accept(&monitor, &mut child, &log)?)?)));
+        let (stream, monitor) = connected.inspect_err(|_| stop(&mut child))?;
         Ok(Self {
             child,
             reader: BufReader::new(stream.try_clone()?),
             writer: stream,
             line: String::new(),
+            monitor,
         })
     }
 
@@ -167,6 +186,10 @@ impl Machine for Qtest {
 
     fn clock_step(&mut self, ns: u64) -> Result<()> {
         self.command(&format!("clock_step {ns}")).map(drop)
+    }
+
+    fn monitor(&mut self, command: &str, arguments: &Value) -> Result<Value> {
+        self.monitor.run(command, arguments)
     }
 }
 

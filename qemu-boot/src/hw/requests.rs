@@ -427,6 +427,13 @@ fn account_cases() -> Vec<Case> {
                 faults.len() == 1 && faults[0].reason == 0x47,
                 "faults {faults:x?}"
             );
+            // The request was a message: it has its end by another one.
+            let answers = b.reg64(ep::reg::CNT_RSP_FAILURE)?;
+            ensure!(answers == 1, "{answers} responses");
+            ensure!(
+                b.reg32(ep::reg::PRI_STATE)? & ep::PRI_FAILED != 0,
+                "page requests are on after a failure"
+            );
             Ok(())
         }),
     ]

@@ -142,10 +142,77 @@ fn reaches(b: &mut Bench) -> Result<()> {
     Ok(())
 }
 
+/// PASIDs of one domain; the bound of the caches is above it.
+const MANY: u32 = 16384;
+const FEW: u32 = 16;
+/// Descriptors with one write of the tail; the queue has 512.
+const DESCRIPTORS: usize = 500;
+/// One walk over MANY is some hundred times one over FEW.
+const TAIL_MAX: f64 = 8.0;
+
+/// The time of one write of the queue's tail, with `pasids` PASIDs of the domain in the
+/// caches that the descriptors name nothing of.
+fn tail_write(b: &mut Bench, first: u32, pasids: u32, descriptor: desc::Desc) -> Result<Duration> {
+    let ops: Vec<Op> = (0..pasids).map(|n| add_by(first + n)).collect();
+    for batch in ops.chunks(usize::try_from(BATCH)?) {
+        let slots = b.order(batch)?;
+        let done = b.finish(*slots.last().context("No slots")?)?;
+        ensure!(done.status == ep::OK, "{done:x?}");
+    }
+    // The first one may drop what it names.
+    b.queue(&[descriptor])?;
+    let begun = Instant::now();
+    b.queue(&vec![descriptor; DESCRIPTORS])?;
+    Ok(begun.elapsed())
+}
+
+/// What a queue of invalidations costs goes by what they drop, not by what is cached.
+fn tail_costs(b: &mut Bench) -> Result<()> {
+    let s1 = Table::stage1(b, 4, false)?;
+    s1.map(b, V, DATA, SIZE_4K, URW)?;
+    // Whole tables at once: MANY entries by single writes take a while.
+    let mut table = Vec::new();
+    for _ in 0..64 {
+        for quad in PasidEntry::first(DID, &s1).0 {
+            table.extend(quad.to_le_bytes());
+        }
+    }
+    let first = 1 << 16;
+    for n in (0..MANY).step_by(64) {
+        let at = b.pasid_entry(first + n)?;
+        b.q.write_bytes(at, &table)?;
+    }
+    let few = 1 << 18;
+    let at = b.pasid_entry(few)?;
+    b.q.write_bytes(at, &table)?;
+
+    for (what, descriptor) in [
+        ("pages of a domain", desc::iotlb_pages(DID, V, 0)),
+        ("the PASID cache of a domain", desc::pasid_domain(DID)),
+        ("a domain", desc::iotlb_domain(DID)),
+    ] {
+        let small = tail_write(b, few, FEW, descriptor)?;
+        b.flush_all()?;
+        let large = tail_write(b, first, MANY, descriptor)?;
+        b.flush_all()?;
+        let ratio = large.as_secs_f64() / small.as_secs_f64();
+        b.note(format!(
+            "{DESCRIPTORS} descriptors, {what}: {FEW} PASIDs {small:?}, {MANY} PASIDs {large:?}, \
+             ratio {ratio:.2}"
+        ));
+        ensure!(
+            ratio < TAIL_MAX,
+            "{what}: {MANY} PASIDs cost {ratio:.2} times what {FEW} cost"
+        );
+    }
+    Ok(())
+}
+
 /// All cases of this module.
 pub fn cases() -> Vec<Case> {
     vec![
         Case::new("scale_4096_pasids_keep_apart", reaches),
         Case::new("scale_4096_pasids_cost_no_more_than_one", costs).alone(),
+        Case::new("scale_queue_costs_what_it_drops", tail_costs).alone(),
     ]
 }

@@ -101,8 +101,12 @@ static int vtd_nst_check_pe(IntelIOMMUState *s, const VTDPASIDEntry *pe)
         return VTD_FR_PASID_TABLE_ENTRY_INV;
     }
 
-    /* Second-stage execute (bit 5) is not offered, 11:10 are reserved. */
-    if ((pe->val[0] & 0xc20) || (pe->val[1] & 0x7f0000) ||
+    /*
+     * Second-stage execute (bit 5) is not offered, 11:10 are reserved. Nor are
+     * memory types (ECAP.MTS) offered: CD, EMTE, EMT, PWT, PCD and PAT.
+     */
+    if ((pe->val[0] & 0xc20) || (pe->val[1] & 0xfffffffffe7f0000ULL) ||
+        ((pe->val[1] & VTD_PE_PGSNP) && !(s->ecap & VTD_ECAP_SC)) ||
         (pe->val[3] | pe->val[4] | pe->val[5] | pe->val[6] | pe->val[7])) {
         return VTD_FR_SPT_RSVD;
     }
@@ -357,7 +361,7 @@ bool vtd_nested_translate(IntelIOMMUState *s, PCIBus *bus, uint8_t devfn,
 /* Calls from endpoints (PCIATSIOMMUOps) */
 
 static int vtd_ats_set_client(PCIBus *bus, void *opaque, int devfn,
-                              PCIDevice *dev, const PCIATSClientOps *ops)
+                              void *client, const PCIATSClientOps *ops)
 {
     IntelIOMMUState *s = opaque;
     VTDNstClient *c;
@@ -376,7 +380,7 @@ static int vtd_ats_set_client(PCIBus *bus, void *opaque, int devfn,
         c = g_new0(VTDNstClient, 1);
         c->bus = bus;
         c->devfn = devfn;
-        c->dev = dev;
+        c->client = client;
         c->ops = ops;
         QLIST_INSERT_HEAD(&s->nested->clients, c, next);
     }
@@ -588,7 +592,7 @@ void vtd_nested_dev_tlb_inv(IntelIOMMUState *s, uint16_t sid, uint32_t pasid,
     }
     c = vtd_nested_find_client(s, sid);
     if (c) {
-        c->ops->invalidate(c->dev, pasid, global, bytes ? addr : 0, bytes);
+        c->ops->invalidate(c->client, pasid, global, bytes ? addr : 0, bytes);
     }
 }
 
@@ -631,6 +635,11 @@ bool vtd_nested_check_config(IntelIOMMUState *s, Error **errp)
         error_setg(errp, "nesting=on needs caching-mode=off");
         return false;
     }
+    if (!s->iotlb_entries || s->iotlb_entries > VTD_NST_ENTRIES_MAX) {
+        error_setg(errp, "iotlb-entries must be between 1 and %u",
+                   VTD_NST_ENTRIES_MAX);
+        return false;
+    }
     s->scalable_mode = true;
     s->flts = true;
     s->pasid = true;
@@ -638,10 +647,31 @@ bool vtd_nested_check_config(IntelIOMMUState *s, Error **errp)
     return true;
 }
 
+/*
+ * After migration: the guest must find the unit that it knows. 0, or -EINVAL.
+ */
+int vtd_nested_post_load(IntelIOMMUState *s)
+{
+    uint64_t cap = ldq_le_p(&s->csr[DMAR_CAP_REG]);
+    uint64_t ecap = ldq_le_p(&s->csr[DMAR_ECAP_REG]);
+
+    if (!s->nested && !(ecap & VTD_ECAP_NEST)) {
+        return 0;
+    }
+    if (cap != s->cap || ecap != s->ecap) {
+        error_report("intel-iommu: the guest knows CAP 0x%" PRIx64 ", ECAP 0x%"
+                     PRIx64 "; this unit has 0x%" PRIx64 ", 0x%" PRIx64
+                     ": start it with the same nesting, fs5lp and so on",
+                     cap, ecap, s->cap, s->ecap);
+        return -EINVAL;
+    }
+    return 0;
+}
+
 void vtd_nested_realize(IntelIOMMUState *s)
 {
     if (s->nesting) {
-        s->nested = vtd_nst_cache_new();
+        s->nested = vtd_nst_cache_new(s->iotlb_entries);
     }
 }
 

@@ -18,6 +18,12 @@
 #include "qemu/queue.h"
 #include "intel_iommu_internal.h"
 
+/*
+ * Bound of what a guest can make each cache hold. The oldest entry makes room,
+ * so more pages in use than entries cost walks, not the whole cache.
+ */
+#define VTD_NST_ENTRIES_MAX         65536u
+
 /* Capability register */
 #define VTD_CAP_FS5LP               (1ULL << 60)
 
@@ -43,6 +49,7 @@
 #define VTD_PE_PGTT(pe)             ((pe)->val[0] & VTD_SM_PASID_ENTRY_PGTT)
 #define VTD_PE_AW(pe)               (((pe)->val[0] >> 2) & 7)
 #define VTD_PE_SSADE                (1ULL << 9)
+#define VTD_PE_PGSNP                (1ULL << 24)    /* val[1]; ECAP.SC */
 #define VTD_PE_SRE                  (1ULL << 0)
 #define VTD_PE_FSPM(pe)             (((pe)->val[2] >> 2) & 3)
 #define VTD_PE_WPE                  (1ULL << 4)
@@ -112,8 +119,8 @@ typedef struct VTDNstXlat {
 } VTDNstXlat;
 
 /*
- * Everything cached under one (domain id, PASID): it is what PASID-selective
- * invalidations name, so each of them is one look-up.
+ * What is cached of one kind under one tag: it is what an invalidation names,
+ * so each of them is a few look-ups.
  */
 typedef struct VTDNstSpace VTDNstSpace;
 
@@ -122,6 +129,8 @@ typedef struct VTDNstPasid {
     uint64_t key;
     VTDPASIDEntry pe;
     bool fpd;
+    uint16_t did;
+    uint32_t pasid;
     VTDNstSpace *space;
     QLIST_ENTRY(VTDNstPasid) in_space;
     QTAILQ_ENTRY(VTDNstPasid) in_fifo;
@@ -133,7 +142,7 @@ typedef struct VTDNstDomain VTDNstDomain;
 typedef struct VTDNstClient {
     PCIBus *bus;
     int devfn;
-    PCIDevice *dev;
+    void *client;
     const PCIATSClientOps *ops;
     QLIST_ENTRY(VTDNstClient) next;
 } VTDNstClient;
@@ -144,11 +153,12 @@ typedef struct VTDNstClient {
 typedef struct VTDNested {
     GHashTable *contexts;       /* source id -> VTDContextEntry */
     GHashTable *pasids;         /* source id, PASID -> VTDNstPasid */
-    GHashTable *spaces;         /* domain id, PASID -> VTDNstSpace */
-    GHashTable *domains;        /* domain id -> VTDNstDomain */
+    GHashTable *spaces;         /* kind, domain id, PASID -> VTDNstSpace */
+    GHashTable *domains;        /* kind, domain id -> VTDNstDomain */
     QTAILQ_HEAD(, VTDNstPasid) pasid_fifo;
     QTAILQ_HEAD(, VTDNstTlb) tlb_fifo;
     unsigned tlb_count;
+    unsigned entries_max;       /* of PASID cache and IOTLB; the oldest goes */
     QLIST_HEAD(, VTDNstClient) clients;     /* under the BQL */
 } VTDNested;
 
@@ -173,6 +183,7 @@ void vtd_report_frcd_fault(IntelIOMMUState *s, uint64_t source_id,
 extern const PCIATSIOMMUOps vtd_nested_ats_ops;
 
 bool vtd_nested_check_config(IntelIOMMUState *s, Error **errp);
+int vtd_nested_post_load(IntelIOMMUState *s);
 void vtd_nested_realize(IntelIOMMUState *s);
 void vtd_nested_cap_init(IntelIOMMUState *s);
 bool vtd_nested_translate(IntelIOMMUState *s, PCIBus *bus, uint8_t devfn,
@@ -193,7 +204,7 @@ int vtd_nst_walk(IntelIOMMUState *s, const VTDNstReq *req,
                  const VTDPASIDEntry *pe, VTDNstXlat *out);
 
 /* intel_iommu_nested_cache.c: the caller holds iommu_lock unless stated */
-VTDNested *vtd_nst_cache_new(void);
+VTDNested *vtd_nst_cache_new(unsigned entries);
 void vtd_nst_cache_reset(VTDNested *n);
 
 const VTDContextEntry *vtd_nst_context_find(VTDNested *n, uint16_t sid);

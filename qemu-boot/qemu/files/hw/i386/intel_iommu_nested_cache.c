@@ -4,60 +4,57 @@
  * (VT-d 4.1, 6.2), and what the invalidation descriptors drop from them
  * (6.5.2).
  *
- * The PASID cache and the IOTLB are tagged with (domain id, PASID). A "space"
- * holds what carries one such tag; the spaces of a domain id are chained. So a
- * look-up, and an invalidation of one PASID, cost the same with one PASID in
- * use as with thousands. Nothing that is not present is cached (CAP.CM is
- * clear).
+ * PASID cache entries, first-stage and nested IOTLB entries are tagged with
+ * (domain id, PASID), second-stage IOTLB entries with the domain id alone. A
+ * "space" holds the entries of one kind with one tag; the spaces of one kind
+ * and domain id are chained. So a look-up costs the same with one PASID in use
+ * as with thousands, and an invalidation costs what it drops: one write of the
+ * queue's tail asks for thousands of them while the BQL is held. Nothing that
+ * is not present is cached (CAP.CM is clear).
  */
 #include "qemu/osdep.h"
+#include "qemu/interval-tree.h"
 #include "qemu/lockable.h"
 #include "intel_iommu_nested.h"
-
-/*
- * Bounds of what a guest can make us hold. The oldest entry makes room, so
- * more pages in use than entries cost walks, not the whole cache.
- */
-#define VTD_NST_TLB_MAX         65536
-#define VTD_NST_PASIDS_MAX      65536
 
 /* Page sizes 4 KiB, 2 MiB and 1 GiB. */
 #define VTD_NST_LEVELS          3
 
+/* What a space holds; those of the IOTLB are numbered as PGTT is. */
+typedef enum VTDNstKind {
+    VTD_NST_PASIDS = 0,
+    VTD_NST_FS = 1,
+    VTD_NST_SS = 2,
+    VTD_NST_NESTED = 3,
+} VTDNstKind;
+
 struct VTDNstTlb {
     uint64_t key;               /* page number, level, privilege */
     VTDNstXlat xlat;
-    uint64_t pgtt;              /* as in the PASID entry */
     unsigned level;
     VTDNstSpace *space;
+    /*
+     * In VTDNstSpace::ranges: the stage-1 page, since an invalidation that
+     * meets it drops all parts of it.
+     */
+    IntervalTreeNode range;
     QTAILQ_ENTRY(VTDNstTlb) in_fifo;
 };
 
 struct VTDNstSpace {
-    uint64_t key;
-    uint16_t did;
-    GHashTable *tlb;            /* key -> VTDNstTlb */
+    uint64_t key;               /* kind, domain id, PASID */
+    GHashTable *tlb;            /* key -> VTDNstTlb; NULL in VTD_NST_PASIDS */
+    IntervalTreeRoot ranges;    /* the same entries */
     unsigned of_level[VTD_NST_LEVELS];
-    /* Entries smaller than the stage-1 page that they are part of. */
-    unsigned fractured;
-    QLIST_HEAD(, VTDNstPasid) pasids;
+    QLIST_HEAD(, VTDNstPasid) pasids;       /* of VTD_NST_PASIDS */
     VTDNstDomain *domain;
     QLIST_ENTRY(VTDNstSpace) in_domain;
 };
 
 struct VTDNstDomain {
-    uint64_t key;
+    uint64_t key;               /* kind, domain id */
     QLIST_HEAD(, VTDNstSpace) spaces;
 };
-
-/* What an invalidation takes out of one space. */
-typedef struct VTDNstFilter {
-    bool ss, fs, nested;        /* by PGTT */
-    hwaddr first, last;
-} VTDNstFilter;
-
-#define VTD_NST_EVERYTHING      ((VTDNstFilter) { \
-    .ss = true, .fs = true, .nested = true, .first = 0, .last = HWADDR_MAX })
 
 static guint vtd_nst_hash(gconstpointer key)
 {
@@ -75,6 +72,17 @@ static uint64_t vtd_nst_key(uint16_t id, uint32_t pasid)
     return ((uint64_t)id << VTD_PASID_ID_SHIFT) | (pasid & VTD_PASID_ID_MASK);
 }
 
+static uint64_t vtd_nst_space_key(VTDNstKind kind, uint16_t did, uint32_t pasid)
+{
+    return (uint64_t)kind << 62 |
+           vtd_nst_key(did, kind == VTD_NST_SS ? 0 : pasid);
+}
+
+static uint64_t vtd_nst_domain_key(VTDNstKind kind, uint16_t did)
+{
+    return (uint64_t)kind << 62 | did;
+}
+
 static unsigned vtd_nst_level_shift(unsigned level)
 {
     return VTD_PAGE_SHIFT_4K + level * VTD_LEVEL_BITS;
@@ -88,10 +96,11 @@ static uint64_t vtd_nst_tlb_key(hwaddr iova, unsigned level, bool priv)
     return (page << 3) | (level << 1) | priv;
 }
 
-VTDNested *vtd_nst_cache_new(void)
+VTDNested *vtd_nst_cache_new(unsigned entries)
 {
     VTDNested *n = g_new0(VTDNested, 1);
 
+    n->entries_max = entries;
     n->contexts = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     n->pasids = g_hash_table_new(vtd_nst_hash, vtd_nst_equal);
     n->spaces = g_hash_table_new(vtd_nst_hash, vtd_nst_equal);
@@ -104,33 +113,41 @@ VTDNested *vtd_nst_cache_new(void)
 
 /* Spaces */
 
-static VTDNstSpace *vtd_nst_space_find(VTDNested *n, uint16_t did,
-                                       uint32_t pasid)
+static VTDNstSpace *vtd_nst_space_find(VTDNested *n, VTDNstKind kind,
+                                       uint16_t did, uint32_t pasid)
 {
-    uint64_t key = vtd_nst_key(did, pasid);
+    uint64_t key = vtd_nst_space_key(kind, did, pasid);
 
     return g_hash_table_lookup(n->spaces, &key);
 }
 
-static VTDNstSpace *vtd_nst_space_get(VTDNested *n, uint16_t did,
-                                      uint32_t pasid)
+static VTDNstDomain *vtd_nst_domain_find(VTDNested *n, VTDNstKind kind,
+                                         uint16_t did)
 {
-    VTDNstSpace *space = vtd_nst_space_find(n, did, pasid);
-    uint64_t key = did;
+    uint64_t key = vtd_nst_domain_key(kind, did);
+
+    return g_hash_table_lookup(n->domains, &key);
+}
+
+static VTDNstSpace *vtd_nst_space_get(VTDNested *n, VTDNstKind kind,
+                                      uint16_t did, uint32_t pasid)
+{
+    VTDNstSpace *space = vtd_nst_space_find(n, kind, did, pasid);
 
     if (space) {
         return space;
     }
     space = g_new0(VTDNstSpace, 1);
-    space->key = vtd_nst_key(did, pasid);
-    space->did = did;
-    space->tlb = g_hash_table_new(vtd_nst_hash, vtd_nst_equal);
+    space->key = vtd_nst_space_key(kind, did, pasid);
+    if (kind != VTD_NST_PASIDS) {
+        space->tlb = g_hash_table_new(vtd_nst_hash, vtd_nst_equal);
+    }
     QLIST_INIT(&space->pasids);
 
-    space->domain = g_hash_table_lookup(n->domains, &key);
+    space->domain = vtd_nst_domain_find(n, kind, did);
     if (!space->domain) {
         space->domain = g_new0(VTDNstDomain, 1);
-        space->domain->key = did;
+        space->domain->key = vtd_nst_domain_key(kind, did);
         QLIST_INIT(&space->domain->spaces);
         g_hash_table_add(n->domains, space->domain);
     }
@@ -139,12 +156,13 @@ static VTDNstSpace *vtd_nst_space_get(VTDNested *n, uint16_t did,
     return space;
 }
 
-/* Frees @space if nothing carries its tag any more. */
+/* Frees @space if nothing is in it any more. */
 static void vtd_nst_space_put(VTDNested *n, VTDNstSpace *space)
 {
     VTDNstDomain *domain = space->domain;
 
-    if (!QLIST_EMPTY(&space->pasids) || g_hash_table_size(space->tlb)) {
+    if (!QLIST_EMPTY(&space->pasids) ||
+        (space->tlb && g_hash_table_size(space->tlb))) {
         return;
     }
     g_hash_table_remove(n->spaces, space);
@@ -153,7 +171,9 @@ static void vtd_nst_space_put(VTDNested *n, VTDNstSpace *space)
         g_hash_table_remove(n->domains, domain);
         g_free(domain);
     }
-    g_hash_table_destroy(space->tlb);
+    if (space->tlb) {
+        g_hash_table_destroy(space->tlb);
+    }
     g_free(space);
 }
 
@@ -172,13 +192,15 @@ void vtd_nst_context_add(VTDNested *n, uint16_t sid, const VTDContextEntry *ce)
 
 /* PASID cache */
 
-/* Leaves the space alone: the caller puts it. */
-static void vtd_nst_pasid_unlink(VTDNested *n, VTDNstPasid *p)
+static void vtd_nst_pasid_drop(VTDNested *n, VTDNstPasid *p)
 {
+    VTDNstSpace *space = p->space;
+
     g_hash_table_remove(n->pasids, p);
     QTAILQ_REMOVE(&n->pasid_fifo, p, in_fifo);
     QLIST_REMOVE(p, in_space);
     g_free(p);
+    vtd_nst_space_put(n, space);
 }
 
 VTDNstPasid *vtd_nst_pasid_find(VTDNested *n, uint16_t sid, uint32_t pasid)
@@ -193,64 +215,70 @@ VTDNstPasid *vtd_nst_pasid_add(VTDNested *n, uint16_t sid, uint32_t pasid,
 {
     VTDNstPasid *p;
 
-    while (g_hash_table_size(n->pasids) >= VTD_NST_PASIDS_MAX) {
-        VTDNstPasid *oldest = QTAILQ_FIRST(&n->pasid_fifo);
-        VTDNstSpace *space = oldest->space;
-
-        vtd_nst_pasid_unlink(n, oldest);
-        vtd_nst_space_put(n, space);
+    while (g_hash_table_size(n->pasids) >= n->entries_max) {
+        vtd_nst_pasid_drop(n, QTAILQ_FIRST(&n->pasid_fifo));
     }
 
     p = g_new0(VTDNstPasid, 1);
     p->key = vtd_nst_key(sid, pasid);
     p->pe = *pe;
     p->fpd = fpd;
-    p->space = vtd_nst_space_get(n, VTD_SM_PASID_ENTRY_DID(pe->val[1]), pasid);
+    p->did = VTD_SM_PASID_ENTRY_DID(pe->val[1]);
+    p->pasid = pasid;
+    p->space = vtd_nst_space_get(n, VTD_NST_PASIDS, p->did, pasid);
     QLIST_INSERT_HEAD(&p->space->pasids, p, in_space);
     QTAILQ_INSERT_TAIL(&n->pasid_fifo, p, in_fifo);
     g_hash_table_add(n->pasids, p);
     return p;
 }
 
+/* Drops all of @space, which is freed. */
 static void vtd_nst_pasid_drop_space(VTDNested *n, VTDNstSpace *space)
 {
     VTDNstPasid *p, *next;
 
-    QLIST_FOREACH_SAFE(p, &space->pasids, in_space, next) {
-        vtd_nst_pasid_unlink(n, p);
+    for (p = QLIST_FIRST(&space->pasids); p; p = next) {
+        next = QLIST_NEXT(p, in_space);
+        vtd_nst_pasid_drop(n, p);
     }
-    vtd_nst_space_put(n, space);
 }
 
 /* IOTLB */
 
-/* Forgets @e; its space's hash table has it no more, or is told to drop it. */
-static void vtd_nst_tlb_free(VTDNested *n, VTDNstTlb *e)
+static VTDNstKind vtd_nst_tlb_kind(const VTDNstPasid *p)
+{
+    switch (VTD_PE_PGTT(&p->pe)) {
+    case VTD_SM_PASID_ENTRY_FLT:
+        return VTD_NST_FS;
+    case VTD_SM_PASID_ENTRY_SLT:
+        return VTD_NST_SS;
+    default:
+        return VTD_NST_NESTED;
+    }
+}
+
+/* Drops @e, and its space if it was the last there. */
+static void vtd_nst_tlb_drop(VTDNested *n, VTDNstTlb *e)
 {
     VTDNstSpace *space = e->space;
 
+    g_hash_table_remove(space->tlb, e);
+    interval_tree_remove(&e->range, &space->ranges);
     space->of_level[e->level]--;
-    if (e->xlat.s1_mask > e->xlat.mask) {
-        space->fractured--;
-    }
     QTAILQ_REMOVE(&n->tlb_fifo, e, in_fifo);
     n->tlb_count--;
     g_free(e);
-}
-
-static void vtd_nst_tlb_remove(VTDNested *n, VTDNstTlb *e)
-{
-    g_hash_table_remove(e->space->tlb, e);
-    vtd_nst_tlb_free(n, e);
+    vtd_nst_space_put(n, space);
 }
 
 bool vtd_nst_tlb_find(VTDNested *n, const VTDNstPasid *p, hwaddr iova,
                       bool priv, bool write, VTDNstXlat *out)
 {
-    VTDNstSpace *space = p->space;
+    VTDNstSpace *space = vtd_nst_space_find(n, vtd_nst_tlb_kind(p), p->did,
+                                            p->pasid);
     unsigned level;
 
-    for (level = 0; level < VTD_NST_LEVELS; level++) {
+    for (level = 0; space && level < VTD_NST_LEVELS; level++) {
         uint64_t key = vtd_nst_tlb_key(iova, level, priv);
         VTDNstTlb *e;
 
@@ -273,136 +301,79 @@ bool vtd_nst_tlb_find(VTDNested *n, const VTDNstPasid *p, hwaddr iova,
 void vtd_nst_tlb_add(VTDNested *n, const VTDNstPasid *p, bool priv,
                      const VTDNstXlat *xlat)
 {
-    VTDNstSpace *space = p->space;
+    VTDNstKind kind = vtd_nst_tlb_kind(p);
+    VTDNstSpace *space;
     VTDNstTlb *e, *old;
     unsigned level = 0;
+    uint64_t key;
 
     while (level + 1 < VTD_NST_LEVELS &&
            (xlat->mask + 1) >> vtd_nst_level_shift(level + 1)) {
         level++;
     }
 
+    /* What goes may take its space along: first drop, then find the space. */
+    key = vtd_nst_tlb_key(xlat->iova, level, priv);
+    space = vtd_nst_space_find(n, kind, p->did, p->pasid);
+    old = space ? g_hash_table_lookup(space->tlb, &key) : NULL;
+    if (!old && n->tlb_count >= n->entries_max) {
+        old = QTAILQ_FIRST(&n->tlb_fifo);
+    }
+    if (old) {
+        vtd_nst_tlb_drop(n, old);
+    }
+    space = vtd_nst_space_get(n, kind, p->did, p->pasid);
+
     e = g_new0(VTDNstTlb, 1);
-    e->key = vtd_nst_tlb_key(xlat->iova, level, priv);
+    e->key = key;
     e->xlat = *xlat;
-    e->pgtt = VTD_PE_PGTT(&p->pe);
     e->level = level;
     e->space = space;
-
-    old = g_hash_table_lookup(space->tlb, &e->key);
-    if (old) {
-        vtd_nst_tlb_remove(n, old);
-    } else if (n->tlb_count >= VTD_NST_TLB_MAX) {
-        VTDNstTlb *oldest = QTAILQ_FIRST(&n->tlb_fifo);
-        VTDNstSpace *of = oldest->space;
-
-        vtd_nst_tlb_remove(n, oldest);
-        vtd_nst_space_put(n, of);   /* @space stays: @p is in it */
-    }
+    e->range.start = xlat->iova & ~xlat->s1_mask;
+    e->range.last = xlat->iova | xlat->s1_mask;
 
     g_hash_table_add(space->tlb, e);
+    interval_tree_insert(&e->range, &space->ranges);
     QTAILQ_INSERT_TAIL(&n->tlb_fifo, e, in_fifo);
     n->tlb_count++;
     space->of_level[level]++;
-    if (xlat->s1_mask > xlat->mask) {
-        space->fractured++;
+}
+
+/* Drops what meets [@first, @last] in @space, which may be freed. */
+static void vtd_nst_tlb_drop_range(VTDNested *n, VTDNstSpace *space,
+                                   hwaddr first, hwaddr last)
+{
+    IntervalTreeNode *node, *next;
+
+    node = interval_tree_iter_first(&space->ranges, first, last);
+    while (node) {
+        next = interval_tree_iter_next(node, first, last);
+        vtd_nst_tlb_drop(n, container_of(node, VTDNstTlb, range));
+        node = next;
     }
 }
 
-static bool vtd_nst_tlb_matches(const VTDNstTlb *e, const VTDNstFilter *f)
+static void vtd_nst_tlb_drop_domain(VTDNested *n, VTDNstKind kind, uint16_t did)
 {
-    /* An invalidation that meets a stage-1 page drops all parts of it. */
-    hwaddr first = e->xlat.iova & ~e->xlat.s1_mask;
-    hwaddr last = e->xlat.iova | e->xlat.s1_mask;
-    bool kind;
+    VTDNstDomain *domain;
 
-    switch (e->pgtt) {
-    case VTD_SM_PASID_ENTRY_SLT:
-        kind = f->ss;
-        break;
-    case VTD_SM_PASID_ENTRY_FLT:
-        kind = f->fs;
-        break;
-    default:
-        kind = f->nested;
-        break;
-    }
-    return kind && first <= f->last && last >= f->first;
-}
-
-/* Drops what @f names from @space, which may be freed. */
-static void vtd_nst_tlb_drop(VTDNested *n, VTDNstSpace *space,
-                             const VTDNstFilter *f)
-{
-    hwaddr pages = ((f->last - f->first) >> VTD_PAGE_SHIFT_4K) + 1;
-    unsigned level, priv;
-
-    if (!space->fractured && pages < g_hash_table_size(space->tlb)) {
-        /* Few pages, many entries: look them up. */
-        for (level = 0; level < VTD_NST_LEVELS; level++) {
-            hwaddr first = f->first >> vtd_nst_level_shift(level);
-            hwaddr last = f->last >> vtd_nst_level_shift(level);
-            hwaddr page;
-
-            for (page = first; page <= last && space->of_level[level]; page++) {
-                for (priv = 0; priv <= 1; priv++) {
-                    uint64_t key = vtd_nst_tlb_key(
-                        page << vtd_nst_level_shift(level), level, priv);
-                    VTDNstTlb *e = g_hash_table_lookup(space->tlb, &key);
-
-                    if (e && vtd_nst_tlb_matches(e, f)) {
-                        vtd_nst_tlb_remove(n, e);
-                    }
-                }
-            }
-        }
-    } else {
-        GHashTableIter iter;
-        gpointer value;
-
-        g_hash_table_iter_init(&iter, space->tlb);
-        while (g_hash_table_iter_next(&iter, NULL, &value)) {
-            if (vtd_nst_tlb_matches(value, f)) {
-                g_hash_table_iter_remove(&iter);
-                vtd_nst_tlb_free(n, value);
-            }
-        }
-    }
-    vtd_nst_space_put(n, space);
-}
-
-static void vtd_nst_tlb_drop_domain(VTDNested *n, uint16_t did,
-                                    const VTDNstFilter *f)
-{
-    uint64_t key = did;
-    VTDNstDomain *domain = g_hash_table_lookup(n->domains, &key);
-    VTDNstSpace *space, *next;
-
-    if (!domain) {
-        return;
-    }
     /* The last space that goes takes the domain along. */
-    for (space = QLIST_FIRST(&domain->spaces); space; space = next) {
-        next = QLIST_NEXT(space, in_domain);
-        vtd_nst_tlb_drop(n, space, f);
+    while ((domain = vtd_nst_domain_find(n, kind, did))) {
+        vtd_nst_tlb_drop_range(n, QLIST_FIRST(&domain->spaces), 0, HWADDR_MAX);
     }
 }
 
 static void vtd_nst_tlb_drop_all(VTDNested *n)
 {
     while (!QTAILQ_EMPTY(&n->tlb_fifo)) {
-        VTDNstTlb *e = QTAILQ_FIRST(&n->tlb_fifo);
-        VTDNstSpace *space = e->space;
-
-        vtd_nst_tlb_remove(n, e);
-        vtd_nst_space_put(n, space);
+        vtd_nst_tlb_drop(n, QTAILQ_FIRST(&n->tlb_fifo));
     }
 }
 
 static void vtd_nst_pasid_drop_all(VTDNested *n)
 {
     while (!QTAILQ_EMPTY(&n->pasid_fifo)) {
-        vtd_nst_pasid_drop_space(n, QTAILQ_FIRST(&n->pasid_fifo)->space);
+        vtd_nst_pasid_drop(n, QTAILQ_FIRST(&n->pasid_fifo));
     }
 }
 
@@ -418,13 +389,13 @@ void vtd_nst_cache_reset(VTDNested *n)
 /*
  * The range of 2^@am pages around @addr, cut at the end of the address space.
  */
-static void vtd_nst_range(VTDNstFilter *f, hwaddr addr, unsigned am)
+static void vtd_nst_range(hwaddr addr, unsigned am, hwaddr *first, hwaddr *last)
 {
     hwaddr mask = am + VTD_PAGE_SHIFT_4K >= 64 ?
                   HWADDR_MAX : (1ULL << (am + VTD_PAGE_SHIFT_4K)) - 1;
 
-    f->first = addr & ~mask;
-    f->last = addr | mask;
+    *first = addr & ~mask;
+    *last = addr | mask;
 }
 
 void vtd_nested_inv_all(IntelIOMMUState *s)
@@ -470,63 +441,70 @@ void vtd_nested_inv_iotlb_domain(IntelIOMMUState *s, uint16_t did)
 {
     if (s->nested) {
         WITH_QEMU_LOCK_GUARD(&s->iommu_lock) {
-            vtd_nst_tlb_drop_domain(s->nested, did, &VTD_NST_EVERYTHING);
+            vtd_nst_tlb_drop_domain(s->nested, VTD_NST_FS, did);
+            vtd_nst_tlb_drop_domain(s->nested, VTD_NST_SS, did);
+            vtd_nst_tlb_drop_domain(s->nested, VTD_NST_NESTED, did);
         }
     }
 }
 
 /*
- * Page-selective-within-domain: 6.5.2.3. The address is one of stage 2, which
- * no first-stage or nested entry is filed under: all of those of the domain
- * go.
+ * Page-selective-within-domain: 6.5.2.3. The address is one of stage 2. No
+ * nested entry is filed under it, so all of those of the domain go; what comes
+ * of first-stage tables alone stays.
  */
 void vtd_nested_inv_iotlb_pages(IntelIOMMUState *s, uint16_t did, hwaddr addr,
                                 unsigned am)
 {
-    VTDNstFilter ss = { .ss = true };
-    VTDNstFilter other = { .fs = true, .nested = true, .last = HWADDR_MAX };
+    VTDNstSpace *space;
+    hwaddr first, last;
 
     if (!s->nested) {
         return;
     }
-    vtd_nst_range(&ss, addr, am);
+    vtd_nst_range(addr, am, &first, &last);
     WITH_QEMU_LOCK_GUARD(&s->iommu_lock) {
-        vtd_nst_tlb_drop_domain(s->nested, did, &ss);
-        vtd_nst_tlb_drop_domain(s->nested, did, &other);
+        space = vtd_nst_space_find(s->nested, VTD_NST_SS, did, 0);
+        if (space) {
+            vtd_nst_tlb_drop_range(s->nested, space, first, last);
+        }
+        vtd_nst_tlb_drop_domain(s->nested, VTD_NST_NESTED, did);
     }
 }
 
 /* PASID-based IOTLB invalidation: 6.5.2.4. Second-stage entries stay. */
 static void vtd_nst_piotlb(IntelIOMMUState *s, uint16_t did, uint32_t pasid,
-                           const VTDNstFilter *f)
+                           hwaddr first, hwaddr last)
 {
-    VTDNstSpace *space;
+    static const VTDNstKind kinds[] = { VTD_NST_FS, VTD_NST_NESTED };
 
     if (!s->nested) {
         return;
     }
     WITH_QEMU_LOCK_GUARD(&s->iommu_lock) {
-        space = vtd_nst_space_find(s->nested, did, pasid);
-        if (space) {
-            vtd_nst_tlb_drop(s->nested, space, f);
+        for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++) {
+            VTDNstSpace *space = vtd_nst_space_find(s->nested, kinds[i], did,
+                                                    pasid);
+
+            if (space) {
+                vtd_nst_tlb_drop_range(s->nested, space, first, last);
+            }
         }
     }
 }
 
 void vtd_nested_inv_piotlb_all(IntelIOMMUState *s, uint16_t did, uint32_t pasid)
 {
-    VTDNstFilter f = { .fs = true, .nested = true, .last = HWADDR_MAX };
-
-    vtd_nst_piotlb(s, did, pasid, &f);
+    vtd_nst_piotlb(s, did, pasid, 0, HWADDR_MAX);
 }
 
 void vtd_nested_inv_piotlb_pages(IntelIOMMUState *s, uint16_t did,
                                  uint32_t pasid, hwaddr addr, unsigned am)
 {
-    VTDNstFilter f = { .fs = true, .nested = true };
+    hwaddr first, last;
 
-    vtd_nst_range(&f, addr, am);
-    vtd_nst_piotlb(s, did, pasid, &f);
+    vtd_nst_range(addr, am, &first, &last);
+    vtd_nst_piotlb(s, did, pasid, first, last);
 }
 
 /* PASID-cache invalidation: 6.5.2.2. */
@@ -541,19 +519,14 @@ void vtd_nested_inv_pasid_all(IntelIOMMUState *s)
 
 void vtd_nested_inv_pasid_domain(IntelIOMMUState *s, uint16_t did)
 {
-    uint64_t key = did;
     VTDNstDomain *domain;
-    VTDNstSpace *space, *next;
 
     if (!s->nested) {
         return;
     }
     WITH_QEMU_LOCK_GUARD(&s->iommu_lock) {
-        domain = g_hash_table_lookup(s->nested->domains, &key);
-        space = domain ? QLIST_FIRST(&domain->spaces) : NULL;
-        for (; space; space = next) {
-            next = QLIST_NEXT(space, in_domain);
-            vtd_nst_pasid_drop_space(s->nested, space);
+        while ((domain = vtd_nst_domain_find(s->nested, VTD_NST_PASIDS, did))) {
+            vtd_nst_pasid_drop_space(s->nested, QLIST_FIRST(&domain->spaces));
         }
     }
 }
@@ -566,7 +539,7 @@ void vtd_nested_inv_pasid_one(IntelIOMMUState *s, uint16_t did, uint32_t pasid)
         return;
     }
     WITH_QEMU_LOCK_GUARD(&s->iommu_lock) {
-        space = vtd_nst_space_find(s->nested, did, pasid);
+        space = vtd_nst_space_find(s->nested, VTD_NST_PASIDS, did, pasid);
         if (space) {
             vtd_nst_pasid_drop_space(s->nested, space);
         }

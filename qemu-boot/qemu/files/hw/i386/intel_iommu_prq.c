@@ -147,7 +147,7 @@ static void vtd_prq_respond(IntelIOMMUState *s, uint16_t sid, uint32_t pasid,
 
     vtd_record(s, "A %x %x %x %x\n", sid, pasid, prgi, code);
     if (c) {
-        c->ops->page_response(c->dev, pasid, prgi, code);
+        c->ops->page_response(c->client, pasid, prgi, code);
     }
 }
 
@@ -159,12 +159,12 @@ static void vtd_prq_answer_bh(void *opaque)
 }
 
 /*
- * Drops a request for want of room. The hardware answers a last request
- * itself: success, so that the endpoint tries again. Later: the endpoint is
- * still in the call that sent the request.
+ * Drops a request. The hardware answers a last request itself. Later: a page
+ * request is a posted message, and the endpoint is still in the call that sent
+ * it.
  */
-static void vtd_prq_overflow(IntelIOMMUState *s, uint16_t sid,
-                             const PCIATSPageRequest *req)
+static void vtd_prq_answer(IntelIOMMUState *s, uint16_t sid,
+                           const PCIATSPageRequest *req, unsigned code)
 {
     VTDPrqAnswer *a;
 
@@ -176,7 +176,7 @@ static void vtd_prq_overflow(IntelIOMMUState *s, uint16_t sid,
     a->sid = sid;
     a->pasid = req->pasid;
     a->prgi = req->prgi;
-    a->code = PCI_PRI_SUCCESS;
+    a->code = code;
     aio_bh_schedule_oneshot(qemu_get_aio_context(), vtd_prq_answer_bh, a);
 }
 
@@ -209,7 +209,7 @@ static int vtd_prq_check(IntelIOMMUState *s, const VTDNstReq *req, bool *fpd)
     return 0;
 }
 
-/* A page request message. 0, or -EIO: the endpoint takes it as a failure. */
+/* A page request message. 0, or -EIO: translation is off. */
 int vtd_prq_page_request(IntelIOMMUState *s, uint16_t sid,
                          const PCIATSPageRequest *page)
 {
@@ -238,12 +238,13 @@ int vtd_prq_page_request(IntelIOMMUState *s, uint16_t sid,
         if (!fpd) {
             vtd_nested_report(s, &req, fault);
         }
-        return -EIO;
+        vtd_prq_answer(s, sid, page, PCI_PRI_FAILURE);
+        return 0;
     }
 
     /* Nothing is taken until software has cleared an overflow. */
     if (vtd_prq_get(s, DMAR_PRS_REG) & VTD_PRS_PRO) {
-        vtd_prq_overflow(s, sid, page);
+        vtd_prq_answer(s, sid, page, PCI_PRI_SUCCESS);
         return 0;
     }
 
@@ -257,7 +258,8 @@ int vtd_prq_page_request(IntelIOMMUState *s, uint16_t sid,
                (page->addr & VTD_PAGE_MASK_4K);
     if (!vtd_prq_put(s, entry)) {
         vtd_prq_event(s, VTD_PRS_PRO);
-        vtd_prq_overflow(s, sid, page);
+        /* Success, so that the endpoint tries again. */
+        vtd_prq_answer(s, sid, page, PCI_PRI_SUCCESS);
         return 0;
     }
     vtd_prq_event(s, VTD_PRS_PPR);

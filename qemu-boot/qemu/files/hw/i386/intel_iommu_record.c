@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Emulated VT-d: a recording of what a guest's driver does with the unit, for
- * another unit to be judged by. Everything runs with the BQL held.
+ * another unit to be judged by. Faults are recorded by whoever does the DMA,
+ * everything else with the BQL held.
  *
  * A line an event, numbers in hexadecimal:
  *
@@ -19,25 +20,39 @@
  *   Q address word word       ... which was put into the guest's queue
  *   A source pasid index code the guest's answer went to the endpoint
  *   F source low high         a fault was to be recorded
- *   T                         the recording became too long
+ *   T                         the recording became too long, or its tables too
+ *                             large, and ends here
  */
 #include "qemu/osdep.h"
+#include "qemu/lockable.h"
+#include "qemu/thread.h"
 #include "qapi/error.h"
 #include "exec/address-spaces.h"
 #include "intel_iommu_internal.h"
 #include "intel_iommu_record.h"
 
-/* Far more than a boot and the tests of host SVA take. */
+/* Bytes and pages: far more than a boot and the tests of host SVA take. */
 #define VTD_RECORD_MAX      (1ULL << 30)
+#define VTD_RECORD_PAGES    16384
 #define VTD_RECORD_WORDS    (VTD_PAGE_SIZE / sizeof(uint64_t))
 
 struct VTDRecord {
+    QemuMutex lock;             /* of what follows, up to ended */
     FILE *out;
     uint64_t size;
+    bool ended;
     const MemoryRegionOps *inner;
     MemoryRegionOps ops;
     GHashTable *pages;          /* page number to what it held */
 };
+
+/* With the lock held. */
+static void vtd_record_end(struct VTDRecord *r)
+{
+    fputs("T\n", r->out);
+    fflush(r->out);
+    r->ended = true;
+}
 
 void vtd_record(IntelIOMMUState *s, const char *format, ...)
 {
@@ -45,7 +60,11 @@ void vtd_record(IntelIOMMUState *s, const char *format, ...)
     va_list args;
     int n;
 
-    if (!r || r->size > VTD_RECORD_MAX) {
+    if (!r) {
+        return;
+    }
+    QEMU_LOCK_GUARD(&r->lock);
+    if (r->ended) {
         return;
     }
     va_start(args, format);
@@ -53,11 +72,17 @@ void vtd_record(IntelIOMMUState *s, const char *format, ...)
     va_end(args);
     r->size += MAX(n, 0);
     if (r->size > VTD_RECORD_MAX) {
-        fputs("T\n", r->out);
+        vtd_record_end(r);
     }
 }
 
-/* Tells what has changed in a page; gives what it holds now. */
+static bool vtd_record_goes_on(struct VTDRecord *r)
+{
+    QEMU_LOCK_GUARD(&r->lock);
+    return !r->ended;
+}
+
+/* Tells what has changed in a page; gives what it holds now, or NULL. */
 static const uint64_t *vtd_record_page(IntelIOMMUState *s, hwaddr addr)
 {
     struct VTDRecord *r = s->record;
@@ -66,6 +91,13 @@ static const uint64_t *vtd_record_page(IntelIOMMUState *s, hwaddr addr)
     uint64_t now[VTD_RECORD_WORDS];
     unsigned i;
 
+    if (!old && g_hash_table_size(r->pages) == VTD_RECORD_PAGES) {
+        QEMU_LOCK_GUARD(&r->lock);
+        if (!r->ended) {
+            vtd_record_end(r);
+        }
+        return NULL;
+    }
     if (!old) {
         old = g_new0(uint64_t, VTD_RECORD_WORDS);
         g_hash_table_insert(r->pages, key, old);
@@ -102,7 +134,7 @@ static void vtd_record_directory(IntelIOMMUState *s, uint64_t context)
     for (i = 0; i < pages; i++, dir += VTD_PAGE_SIZE) {
         const uint64_t *entries = vtd_record_page(s, dir);
 
-        for (j = 0; j < VTD_RECORD_WORDS; j++) {
+        for (j = 0; entries && j < VTD_RECORD_WORDS; j++) {
             uint64_t entry = vtd_record_word(entries, j);
 
             if (entry & 1) {
@@ -123,13 +155,13 @@ static void vtd_record_tables(IntelIOMMUState *s)
         return;
     }
     root = vtd_record_page(s, rtaddr & VTD_PAGE_MASK_4K);
-    for (i = 0; i < VTD_RECORD_WORDS; i++) {
+    for (i = 0; root && i < VTD_RECORD_WORDS; i++) {
         if (!(vtd_record_word(root, i) & 1)) {
             continue;
         }
         contexts = vtd_record_page(s, vtd_record_word(root, i) &
                                       VTD_PAGE_MASK_4K);
-        for (j = 0; j < VTD_RECORD_WORDS; j += 4) {
+        for (j = 0; contexts && j < VTD_RECORD_WORDS; j += 4) {
             if (vtd_record_word(contexts, j) & 1) {
                 vtd_record_directory(s, vtd_record_word(contexts, j));
             }
@@ -161,7 +193,8 @@ static void vtd_record_write(void *opaque, hwaddr addr, uint64_t val,
 {
     IntelIOMMUState *s = opaque;
 
-    if (addr == DMAR_IQT_REG || addr == DMAR_GCMD_REG) {
+    if ((addr == DMAR_IQT_REG || addr == DMAR_GCMD_REG) &&
+        vtd_record_goes_on(s->record)) {
         vtd_record_queue(s);
         vtd_record_tables(s);
     }
@@ -209,6 +242,7 @@ bool vtd_record_realize(IntelIOMMUState *s, Error **errp)
         g_free(r);
         return false;
     }
+    qemu_mutex_init(&r->lock);
     r->pages = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     s->record = r;
     return true;

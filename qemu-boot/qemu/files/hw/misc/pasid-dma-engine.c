@@ -7,7 +7,7 @@
  *   doorbell ─► QUEUED (in runnable) ─► final
  *                 │  ▲
  *                 ▼  │ response, room in the allocation, or time
- *               WAITING (of a group, in stalled or in resting)
+ *               WAITING (in the hands of the ATSPort)
  *
  * A bottom half takes the runnable slots in turn and moves a chunk of each, so
  * that neither a long transfer nor a full ring keeps the BQL. Every chunk is
@@ -15,7 +15,7 @@
  *
  * An access to memory can lead back here (a device may write to the registers
  * of the IOMMU or to configuration space). What it may change is seen by
- * PDTState::epoch, which is compared after each.
+ * ATSPort::epoch, which is compared after each.
  */
 #include "qemu/osdep.h"
 #include "qemu/atomic.h"
@@ -48,7 +48,7 @@ static uint8_t *slot_ring(PDTState *s, PDTSlot *slot)
     return s->ring + slot_index(s, slot) * PDT_DESC_SIZE;
 }
 
-void pdt_slot_set_status(PDTState *s, PDTSlot *slot, uint32_t status)
+static void slot_set_status(PDTState *s, PDTSlot *slot, uint32_t status)
 {
     slot->status = status;
     stl_le_p(slot_ring(s, slot) + PDT_DESC_STATUS, status);
@@ -62,39 +62,53 @@ static bool status_final(uint32_t status)
 void pdt_engine_init(PDTState *s)
 {
     QTAILQ_INIT(&s->runnable);
-    QTAILQ_INIT(&s->stalled);
-    QTAILQ_INIT(&s->resting);
 }
 
+/* After the port's reset, which has forgotten every waiter. */
 void pdt_engine_reset(PDTState *s)
 {
-    s->epoch++;
     QTAILQ_INIT(&s->runnable);
-    QTAILQ_INIT(&s->stalled);
-    QTAILQ_INIT(&s->resting);
     memset(s->slots, 0, sizeof(s->slots));
     memset(s->ring, 0, sizeof(s->ring));
     memset(s->buffer, 0, sizeof(s->buffer));
     s->head = s->tail = s->taken = 0;
 }
 
-/* Lets @slot, which waited and is in no list, go on. */
-void pdt_engine_wake(PDTState *s, PDTSlot *slot)
+/* Unplugged: whatever is on its way ends here. */
+void pdt_engine_exit(PDTState *s)
 {
-    pdt_slot_set_status(s, slot, PDT_STATUS_QUEUED);
+    pdt_engine_reset(s);
+    qemu_bh_delete(s->bh);
+    s->bh = NULL;
+}
+
+/* Lets @slot, which is in no list, go on. */
+static void slot_queue(PDTState *s, PDTSlot *slot)
+{
+    slot_set_status(s, slot, PDT_STATUS_QUEUED);
     QTAILQ_INSERT_TAIL(&s->runnable, slot, next);
     qemu_bh_schedule(s->bh);
 }
 
+void pdt_engine_woken(ATSPort *p, ATSWaiter *w)
+{
+    slot_queue(container_of(p, PDTState, port),
+               container_of(w, PDTSlot, waiter));
+}
+
+/* The interrupt comes last: what it writes to may end or unplug everything. */
 static void slot_retire(PDTState *s, PDTSlot *slot, uint32_t status,
                         uint64_t result)
 {
     uint32_t flags = slot->flags;
 
     stq_le_p(slot_ring(s, slot) + PDT_DESC_RESULT, result);
-    pdt_slot_set_status(s, slot, status);
-    (*pdt_counter(s, status == PDT_STATUS_OK ? PDT_CNT_DONE
-                                             : PDT_CNT_ERROR))++;
+    slot_set_status(s, slot, status);
+    if (status == PDT_STATUS_OK) {
+        s->done++;
+    } else {
+        s->errors++;
+    }
     while (s->head != s->taken && status_final(s->slots[s->head].status)) {
         s->head = (s->head + 1) % PDT_SLOTS;
     }
@@ -107,15 +121,11 @@ static void slot_retire(PDTState *s, PDTSlot *slot, uint32_t status,
 
 void pdt_engine_abort(PDTState *s)
 {
-    s->epoch++;
-    for (unsigned i = 0; i < PDT_PRG_INDICES; i++) {
-        s->groups[i].slot = NULL;
-    }
+    s->port.epoch++;
     QTAILQ_INIT(&s->runnable);
-    QTAILQ_INIT(&s->stalled);
-    QTAILQ_INIT(&s->resting);
     for (uint32_t i = s->head; i != s->taken; i = (i + 1) % PDT_SLOTS) {
         if (!status_final(s->slots[i].status)) {
+            ats_port_forget(&s->port, &s->slots[i].waiter);
             slot_retire(s, &s->slots[i], PDT_STATUS_ABORTED, 0);
         }
     }
@@ -184,21 +194,23 @@ static void slot_take(PDTState *s, PDTSlot *slot)
     slot->completion = ldq_le_p(d + PDT_DESC_COMPLETION);
     slot->tag = ldl_le_p(d + PDT_DESC_TAG);
     slot->hash = FNV_OFFSET;
-    slot->prgi = PDT_NO_GROUP;
-    slot->retry_page = UINT64_MAX;
+    ats_waiter_init(&slot->waiter);
 
     bad = slot_check(slot);
     if (bad >= 0) {
         slot_retire(s, slot, PDT_STATUS_BAD_DESC, bad);
         return;
     }
-    pdt_engine_wake(s, slot);
+    slot_queue(s, slot);
 }
 
 /* Takes the slots that TAIL has passed. */
 void pdt_engine_take(PDTState *s)
 {
-    while (!(s->control & PDT_CONTROL_PAUSE) && s->taken != s->tail) {
+    uint64_t epoch = s->port.epoch;
+
+    while (s->port.epoch == epoch && !(s->control & PDT_CONTROL_PAUSE) &&
+           s->taken != s->tail) {
         PDTSlot *slot = &s->slots[s->taken];
 
         s->taken = (s->taken + 1) % PDT_SLOTS;
@@ -218,18 +230,35 @@ void pdt_engine_doorbell(PDTState *s, uint32_t tail)
     pdt_engine_take(s);
 }
 
-/* Moves @len bytes; @iova is what an error is reported with. */
-static PDTStep transfer(PDTState *s, PDTReach *r, hwaddr iova, void *data,
-                        hwaddr len, bool is_write)
+static uint32_t slot_error(ATSError error)
 {
-    uint64_t epoch = s->epoch;
-    MemTxResult ret = address_space_rw(r->as, r->addr, r->attrs, data, len,
-                                       is_write);
-
-    if (s->epoch != epoch) {
-        return PDT_STEP_GONE;
+    switch (error) {
+    case ATS_ERROR_INVALID:
+        return PDT_STATUS_INVALID;
+    case ATS_ERROR_FAILURE:
+        return PDT_STATUS_FAILURE;
+    case ATS_ERROR_BUS:
+        return PDT_STATUS_BUS;
+    case ATS_ERROR_RETRIES:
+        return PDT_STATUS_RETRIES;
+    case ATS_ERROR_DISABLED:
+        return PDT_STATUS_DISABLED;
+    case ATS_ERROR_REQUEST:
+        return PDT_STATUS_ATS_ERROR;
+    default:
+        return PDT_STATUS_NO_ACCESS;
     }
-    return ret == MEMTX_OK ? PDT_STEP_OK : pdt_failed(r, PDT_STATUS_BUS, iova);
+}
+
+/* See ats_port_reach(). */
+static ATSStep slot_reach(PDTState *s, PDTSlot *slot, const PCIATSRequest *req,
+                          hwaddr iova, hwaddr last, ATSReach *r)
+{
+    unsigned flags = 0;
+
+    flags |= slot->flags & PDT_FLAG_NO_ATS ? ATS_REACH_NO_ATS : 0;
+    flags |= slot->flags & PDT_FLAG_NO_PRI ? ATS_REACH_NO_PRI : 0;
+    return ats_port_reach(&s->port, &slot->waiter, req, flags, iova, last, r);
 }
 
 static PCIATSRequest slot_request(const PDTSlot *slot, bool write)
@@ -242,34 +271,34 @@ static PCIATSRequest slot_request(const PDTSlot *slot, bool write)
     };
 }
 
-static PDTStep run_fetch_add(PDTState *s, PDTSlot *slot, PDTReach *r)
+static ATSStep run_fetch_add(PDTState *s, PDTSlot *slot, ATSReach *r)
 {
     PCIATSRequest read = slot_request(slot, false);
     PCIATSRequest write = slot_request(slot, true);
     uint64_t *p, was, old;
     ram_addr_t offset;
     hwaddr len = 8;
-    PDTStep step;
+    ATSStep step;
 
     read.exec = false;
-    step = pdt_reach(s, slot, &read, slot->dst, slot->dst + 7, r);
-    if (step != PDT_STEP_OK) {
+    step = slot_reach(s, slot, &read, slot->dst, slot->dst + 7, r);
+    if (step != ATS_STEP_OK) {
         return step;
     }
-    step = pdt_reach(s, slot, &write, slot->dst, slot->dst + 7, r);
-    if (step != PDT_STEP_OK) {
+    step = slot_reach(s, slot, &write, slot->dst, slot->dst + 7, r);
+    if (step != ATS_STEP_OK) {
         return step;
     }
 
     p = address_space_map(r->as, r->addr, &len, true, r->attrs);
     if (!p) {
-        return pdt_failed(r, PDT_STATUS_BUS, slot->dst);
+        return ats_port_failed(r, ATS_ERROR_BUS, slot->dst);
     }
     /* What is no RAM is given as a copy, where nothing would be atomic. */
     if (len < 8 || !QEMU_PTR_IS_ALIGNED(p, 8) ||
         !memory_region_from_host(p, &offset)) {
         address_space_unmap(r->as, p, len, true, 0);
-        return pdt_failed(r, PDT_STATUS_BUS, slot->dst);
+        return ats_port_failed(r, ATS_ERROR_BUS, slot->dst);
     }
     old = qatomic_read(p);
     do {
@@ -281,8 +310,8 @@ static PDTStep run_fetch_add(PDTState *s, PDTSlot *slot, PDTReach *r)
 
     slot->result = le64_to_cpu(old);
     slot->done = 8;
-    *pdt_counter(s, PDT_CNT_BYTES) += 8;
-    return PDT_STEP_OK;
+    s->bytes += 8;
+    return ATS_STEP_OK;
 }
 
 static void fill_pattern(uint8_t *data, hwaddr len, uint64_t pattern,
@@ -305,7 +334,7 @@ static uint64_t fnv1a(uint64_t hash, const uint8_t *data, hwaddr len)
 }
 
 /* One chunk of the operation. */
-static PDTStep run_operation(PDTState *s, PDTSlot *slot, PDTReach *r)
+static ATSStep run_operation(PDTState *s, PDTSlot *slot, ATSReach *r)
 {
     bool from_src = slot->op == PDT_OP_READ || slot->op == PDT_OP_COPY ||
                     slot->op == PDT_OP_CHECKSUM;
@@ -313,37 +342,37 @@ static PDTStep run_operation(PDTState *s, PDTSlot *slot, PDTReach *r)
                   slot->op == PDT_OP_FILL;
     PCIATSRequest read = slot_request(slot, false);
     PCIATSRequest write = slot_request(slot, true);
-    hwaddr len = MIN(slot->length - slot->done, PDT_CHUNK);
+    hwaddr len = MIN(slot->length - slot->done, ATS_PORT_CHUNK);
     hwaddr src = slot->src + slot->done, dst = slot->dst + slot->done;
-    uint8_t data[PDT_CHUNK];
-    PDTReach target;
-    PDTStep step;
+    uint8_t data[ATS_PORT_CHUNK];
+    ATSReach target;
+    ATSStep step;
 
     if (slot->op == PDT_OP_NOP) {
-        return PDT_STEP_OK;
+        return ATS_STEP_OK;
     }
     if (slot->op == PDT_OP_FETCH_ADD) {
         return run_fetch_add(s, slot, r);
     }
 
     if (to_dst) {
-        step = pdt_reach(s, slot, &write, dst, slot->dst + (slot->length - 1),
+        step = slot_reach(s, slot, &write, dst, slot->dst + (slot->length - 1),
                          r);
-        if (step != PDT_STEP_OK) {
+        if (step != ATS_STEP_OK) {
             return step;
         }
         len = MIN(len, r->len);
         target = *r;
     }
     if (from_src) {
-        step = pdt_reach(s, slot, &read, src, slot->src + (slot->length - 1),
+        step = slot_reach(s, slot, &read, src, slot->src + (slot->length - 1),
                          r);
-        if (step != PDT_STEP_OK) {
+        if (step != ATS_STEP_OK) {
             return step;
         }
         len = MIN(len, r->len);
-        step = transfer(s, r, src, data, len, false);
-        if (step != PDT_STEP_OK) {
+        step = ats_port_transfer(&s->port, r, src, data, len, false);
+        if (step != ATS_STEP_OK) {
             return step;
         }
     }
@@ -365,18 +394,18 @@ static PDTStep run_operation(PDTState *s, PDTSlot *slot, PDTReach *r)
     }
 
     if (to_dst) {
-        step = transfer(s, &target, dst, data, len, true);
-        if (step != PDT_STEP_OK) {
+        step = ats_port_transfer(&s->port, &target, dst, data, len, true);
+        if (step != ATS_STEP_OK) {
             *r = target;
             return step;
         }
     }
     slot->done += len;
-    *pdt_counter(s, PDT_CNT_BYTES) += len;
-    return slot->done == slot->length ? PDT_STEP_OK : PDT_STEP_MORE;
+    s->bytes += len;
+    return slot->done == slot->length ? ATS_STEP_OK : ATS_STEP_MORE;
 }
 
-static PDTStep run_completion(PDTState *s, PDTSlot *slot, PDTReach *r)
+static ATSStep run_completion(PDTState *s, PDTSlot *slot, ATSReach *r)
 {
     PCIATSRequest req = slot_request(slot, true);
     uint64_t result = cpu_to_le64(slot->result);
@@ -390,85 +419,92 @@ static PDTStep run_completion(PDTState *s, PDTSlot *slot, PDTReach *r)
         { PDT_CPL_TAG, 4, &tag },
         { PDT_CPL_STATUS, 4, &status },
     };
-    PDTReach at;
-    PDTStep step;
+    ATSReach at;
+    ATSStep step;
 
     if (!(slot->flags & PDT_FLAG_COMPLETION_PASID)) {
         req.pasid = PCI_ATS_NO_PASID;
         req.priv = false;
     }
-    step = pdt_reach(s, slot, &req, slot->completion, slot->completion + 15, r);
-    if (step != PDT_STEP_OK) {
+    step = slot_reach(s, slot, &req, slot->completion, slot->completion + 15,
+                      r);
+    if (step != ATS_STEP_OK) {
         return step;
     }
     at = *r;
     for (unsigned i = 0; i < ARRAY_SIZE(parts); i++) {
         r->addr = at.addr + parts[i].offset;
         smp_wmb();
-        step = transfer(s, r, slot->completion, parts[i].data, parts[i].len,
-                        true);
-        if (step != PDT_STEP_OK) {
+        step = ats_port_transfer(&s->port, r, slot->completion, parts[i].data,
+                                 parts[i].len, true);
+        if (step != ATS_STEP_OK) {
             return step;
         }
     }
-    return PDT_STEP_OK;
+    return ATS_STEP_OK;
 }
 
 /* Runs @slot, which is in no list, for a chunk. */
 static void slot_run(PDTState *s, PDTSlot *slot)
 {
     bool completing = slot->final;
-    PDTReach r = {};
-    PDTStep step;
+    ATSReach r = {};
+    ATSStep step;
 
-    if (slot->answer) {
-        step = pdt_failed(&r, slot->answer, slot->retry_page);
-        slot->answer = 0;
-    } else if (completing) {
+    if (completing) {
         step = run_completion(s, slot, &r);
     } else {
         step = run_operation(s, slot, &r);
     }
 
     switch (step) {
-    case PDT_STEP_GONE:
-    case PDT_STEP_WAITING:
+    case ATS_STEP_GONE:
         return;
-    case PDT_STEP_MORE:
+    case ATS_STEP_WAITING:
+        /* Unless it has been woken already. */
+        if (slot->waiter.state != ATS_WAITER_IDLE) {
+            slot_set_status(s, slot, PDT_STATUS_WAITING);
+        }
+        return;
+    case ATS_STEP_MORE:
         QTAILQ_INSERT_TAIL(&s->runnable, slot, next);
         return;
-    case PDT_STEP_OK:
-    case PDT_STEP_FAILED:
+    case ATS_STEP_OK:
+    case ATS_STEP_FAILED:
         break;
     }
 
     if (!completing) {
-        slot->final = step == PDT_STEP_OK ? PDT_STATUS_OK : r.status;
-        if (step == PDT_STEP_FAILED) {
-            slot->result = r.result;
+        slot->final = step == ATS_STEP_OK ? PDT_STATUS_OK : slot_error(r.error);
+        if (step == ATS_STEP_FAILED) {
+            slot->result = r.iova;
         }
-        slot->retry_page = UINT64_MAX;
+        slot->waiter.retry_page = UINT64_MAX;
         if (slot->flags & PDT_FLAG_COMPLETION) {
             QTAILQ_INSERT_TAIL(&s->runnable, slot, next);
             return;
         }
-    } else if (step == PDT_STEP_FAILED && slot->final == PDT_STATUS_OK) {
-        slot->final = r.status;
+    } else if (step == ATS_STEP_FAILED && slot->final == PDT_STATUS_OK) {
+        slot->final = slot_error(r.error);
         slot->result = slot->completion;
     }
     slot_retire(s, slot, slot->final, slot->result);
 }
 
-/* The bottom half. */
+/* The bottom half. Scheduled again when the machine goes on. */
 void pdt_engine_run(void *opaque)
 {
     PDTState *s = opaque;
 
+    if (!runstate_is_running()) {
+        return;
+    }
+    object_ref(OBJECT(s));
     for (unsigned i = 0; i < STEPS_PER_RUN; i++) {
         PDTSlot *slot = QTAILQ_FIRST(&s->runnable);
 
         if (!slot) {
-            return;
+            break;
         }
         QTAILQ_REMOVE(&s->runnable, slot, next);
         slot_run(s, slot);
@@ -476,4 +512,5 @@ void pdt_engine_run(void *opaque)
     if (!QTAILQ_EMPTY(&s->runnable)) {
         qemu_bh_schedule(s->bh);
     }
+    object_unref(OBJECT(s));
 }

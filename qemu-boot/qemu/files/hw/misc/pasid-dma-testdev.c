@@ -26,48 +26,23 @@
 #define PASID_OFFSET    0x110
 #define PRI_OFFSET      0x120
 
-#define PASID_BITS      20
+#define VECTOR_FAILURE  1
 
-static void client_invalidate(PCIDevice *dev, uint32_t pasid, bool global,
-                              uint64_t addr, uint64_t size)
+/* A response was "failure". */
+static void response_failure(ATSPort *p)
 {
-    PDTState *s = PASID_DMA_TESTDEV(dev);
-
-    (*pdt_counter(s, PDT_CNT_DTLB_INVAL))++;
-    *pdt_counter(s, PDT_CNT_DTLB_DROPPED) +=
-        pdt_tlb_invalidate(&s->tlb, pasid, global, addr, size);
+    if (msix_enabled(p->dev)) {
+        msix_notify(p->dev, VECTOR_FAILURE);
+    }
 }
 
-static const PCIATSClientOps client_ops = {
-    .invalidate = client_invalidate,
-    .page_response = pdt_pri_response,
+static const ATSPortOps port_ops = {
+    .wake = pdt_engine_woken,
+    .response_failure = response_failure,
 };
-
-uint32_t pdt_enables(PDTState *s)
-{
-    const uint8_t *config = PCI_DEVICE(s)->config;
-    uint16_t pasid = pci_get_word(config + s->pasid_cap + PCI_PASID_CTRL);
-    uint32_t enables = 0;
-
-    if (pci_get_word(config + PCI_COMMAND) & PCI_COMMAND_MASTER) {
-        enables |= PDT_ENABLE_MASTER;
-    }
-    if (pasid & PCI_PASID_CTRL_ENABLE) {
-        enables |= PDT_ENABLE_PASID;
-        enables |= pasid & PCI_PASID_CTRL_EXEC ? PDT_ENABLE_PASID_EXEC : 0;
-        enables |= pasid & PCI_PASID_CTRL_PRIV ? PDT_ENABLE_PASID_PRIV : 0;
-    }
-    if (pci_get_word(config + s->ats_cap + PCI_ATS_CTRL) &
-        PCI_ATS_CTRL_ENABLE) {
-        enables |= PDT_ENABLE_ATS;
-    }
-    return enables | (pdt_pri_on(s) ? PDT_ENABLE_PRI : 0);
-}
 
 static uint32_t reg_read32(PDTState *s, hwaddr addr)
 {
-    const uint8_t *config = PCI_DEVICE(s)->config;
-
     switch (addr) {
     case PDT_REG_ID:
         return PDT_ID;
@@ -80,9 +55,9 @@ static uint32_t reg_read32(PDTState *s, hwaddr addr)
     case PDT_REG_CONTROL:
         return s->control;
     case PDT_REG_PRI_GROUP:
-        return s->pri_group;
+        return s->port.group_pages;
     case PDT_REG_ENABLES:
-        return pdt_enables(s);
+        return ats_port_enables(&s->port);
     case PDT_REG_PRI_RAW:
         return s->raw_result;
     case PDT_REG_RAW_PASID:
@@ -90,16 +65,60 @@ static uint32_t reg_read32(PDTState *s, hwaddr addr)
     case PDT_REG_RAW_PRGI:
         return s->raw_prgi;
     case PDT_REG_PRI_STATE:
-        return s->outstanding |
-               (pci_get_word(config + s->pri_cap + PCI_PRI_STATUS) &
-                PCI_PRI_STATUS_RF ? PDT_PRI_FAILED : 0);
+        return s->port.outstanding |
+               (ats_port_pri_failed(&s->port) ? PDT_PRI_FAILED : 0);
     case PDT_REG_PRI_ALLOC:
-        return MIN(pci_get_long(config + s->pri_cap + PCI_PRI_ALLOC_REQ),
-                   s->pri_capacity);
+        return ats_port_pri_allocation(&s->port);
     case PDT_REG_DTLB_ENTRIES:
-        return pdt_tlb_count(&s->tlb);
+        return ats_tlb_count(&s->port.tlb);
     case PDT_REG_DTLB_CAPACITY:
         return s->tlb_capacity;
+    default:
+        return 0;
+    }
+}
+
+static uint64_t counter(PDTState *s, hwaddr addr)
+{
+    const ATSPortCounters *c = &s->port.counters;
+
+    switch (addr) {
+    case PDT_CNT_ATS:
+        return c->ats;
+    case PDT_CNT_ATS_FAILED:
+        return c->ats_failed;
+    case PDT_CNT_DTLB_HIT:
+        return c->tlb_hit;
+    case PDT_CNT_DTLB_INVAL:
+        return c->invalidations;
+    case PDT_CNT_DTLB_DROPPED:
+        return c->tlb_dropped;
+    case PDT_CNT_PAGE_REQ:
+        return c->page_requests;
+    case PDT_CNT_GROUPS:
+        return c->groups;
+    case PDT_CNT_RSP_SUCCESS:
+        return c->success;
+    case PDT_CNT_RSP_INVALID:
+        return c->invalid;
+    case PDT_CNT_RSP_FAILURE:
+        return c->failure;
+    case PDT_CNT_RSP_STRAY:
+        return c->stray;
+    case PDT_CNT_DONE:
+        return s->done;
+    case PDT_CNT_ERROR:
+        return s->errors;
+    case PDT_CNT_BYTES:
+        return s->bytes;
+    case PDT_CNT_PRI_PEAK:
+        return c->peak;
+    case PDT_CNT_PRI_STALL:
+        return c->stalls;
+    case PDT_CNT_UNTRANSLATED:
+        return c->untranslated;
+    case PDT_CNT_DTLB_EVICTED:
+        return c->tlb_evicted;
     default:
         return 0;
     }
@@ -111,7 +130,7 @@ static uint64_t reg_read(PDTState *s, hwaddr addr, unsigned size)
         return 0;
     }
     if (addr >= PDT_CNT_ATS && addr < PDT_CNT_LAST + 8) {
-        uint64_t value = *pdt_counter(s, addr & ~7ull);
+        uint64_t value = counter(s, addr & ~7ull);
 
         return size == 8 ? value : extract64(value, addr & 4 ? 32 : 0, 32);
     }
@@ -119,6 +138,25 @@ static uint64_t reg_read(PDTState *s, hwaddr addr, unsigned size)
         return reg_read32(s, addr);
     }
     return deposit64(reg_read32(s, addr), 32, 32, reg_read32(s, addr + 4));
+}
+
+/* Sends one raw page request: PDT_RAW_SENT, or why not. */
+static uint32_t page_request(PDTState *s, uint64_t value)
+{
+    PCIATSPageRequest pr = {
+        .pasid = value & PDT_RAW_PASID ? s->raw_pasid : PCI_ATS_NO_PASID,
+        .addr = value & PDT_RAW_ADDR_MASK,
+        .prgi = s->raw_prgi,
+        .read = value & PDT_RAW_READ,
+        .write = value & PDT_RAW_WRITE,
+        .last = value & PDT_RAW_LAST,
+    };
+
+    QEMU_BUILD_BUG_ON(ATS_RAW_DISABLED != PDT_RAW_DISABLED ||
+                      ATS_RAW_NO_CREDIT != PDT_RAW_NO_CREDIT ||
+                      ATS_RAW_GROUP_BUSY != PDT_RAW_GROUP_BUSY ||
+                      ATS_RAW_REFUSED != PDT_RAW_REFUSED);
+    return ats_port_raw(&s->port, &pr, value & PDT_RAW_ROGUE);
 }
 
 static void reg_write32(PDTState *s, hwaddr addr, uint32_t value)
@@ -133,26 +171,27 @@ static void reg_write32(PDTState *s, hwaddr addr, uint32_t value)
         break;
     case PDT_REG_COMMAND:
         if (value & PDT_COMMAND_FLUSH_DTLB) {
-            pdt_tlb_clear(&s->tlb);
+            ats_tlb_clear(&s->port.tlb);
         }
         if (value & PDT_COMMAND_ABORT) {
             pdt_engine_abort(s);
         }
         break;
     case PDT_REG_PRI_GROUP:
-        s->pri_group = MAX(1, MIN(value, PDT_GROUP_MAX));
+        QEMU_BUILD_BUG_ON(PDT_GROUP_MAX != ATS_PORT_GROUP_MAX);
+        s->port.group_pages = MAX(1, MIN(value, PDT_GROUP_MAX));
         break;
     case PDT_REG_PRI_RAW:
         s->raw_low = value;
         break;
     case PDT_REG_PRI_RAW + 4:
-        s->raw_result = pdt_pri_raw(s, deposit64(s->raw_low, 32, 32, value));
+        s->raw_result = page_request(s, deposit64(s->raw_low, 32, 32, value));
         break;
     case PDT_REG_RAW_PASID:
-        s->raw_pasid = extract32(value, 0, PASID_BITS);
+        s->raw_pasid = extract32(value, 0, ATS_PORT_PASID_BITS);
         break;
     case PDT_REG_RAW_PRGI:
-        s->raw_prgi = value % PDT_PRG_INDICES;
+        s->raw_prgi = value % ATS_PORT_GROUPS;
         break;
     }
 }
@@ -203,102 +242,56 @@ static const MemoryRegionOps bar_ops = {
     .impl = { .min_access_size = 1, .max_access_size = 8 },
 };
 
-/* A control was written: what it takes away goes at once. */
-static void controls_changed(PDTState *s)
-{
-    PCIDevice *dev = PCI_DEVICE(s);
-    bool ats = pdt_enables(s) & PDT_ENABLE_ATS;
-    uint16_t pasid = pci_get_word(dev->config + s->pasid_cap + PCI_PASID_CTRL);
-
-    if (ats && !s->client_set) {
-        s->client_set = !pci_ats_set_client(dev, &client_ops);
-    }
-    if (ats != s->ats_was_on || pasid != s->pasid_was) {
-        pdt_tlb_clear(&s->tlb);
-    }
-    s->ats_was_on = ats;
-    s->pasid_was = pasid;
-}
-
 static void pdt_write_config(PCIDevice *dev, uint32_t addr, uint32_t val,
                              int len)
 {
     PDTState *s = PASID_DMA_TESTDEV(dev);
 
     pci_default_write_config(dev, addr, val, len);
-    if (ranges_overlap(addr, len, s->pri_cap, PCI_EXT_CAP_PRI_SIZEOF)) {
-        pdt_pri_control_written(s);
-    }
     pcie_cap_flr_write_config(dev, addr, val, len);
-    controls_changed(s);
+    ats_port_config_written(&s->port, addr, len);
 }
 
 static void pdt_reset(DeviceState *qdev)
 {
     PDTState *s = PASID_DMA_TESTDEV(qdev);
-    PCIDevice *dev = PCI_DEVICE(s);
 
-    pci_set_word(dev->config + s->ats_cap + PCI_ATS_CTRL, 0);
-    pci_set_word(dev->config + s->pasid_cap + PCI_PASID_CTRL, 0);
-    pdt_pri_reset(s);
+    ats_port_reset(&s->port);
     pdt_engine_reset(s);
-    pdt_tlb_clear(&s->tlb);
-    s->ats_was_on = false;
-    s->pasid_was = 0;
     s->control = 0;
-    s->pri_group = 1;
+    s->port.group_pages = 1;
     s->raw_pasid = s->raw_prgi = s->raw_low = s->raw_result = 0;
-    memset(s->counters, 0, sizeof(s->counters));
+    s->done = s->errors = s->bytes = 0;
 }
 
-static void add_capabilities(PDTState *s)
+static void vm_state_changed(void *opaque, bool running, RunState state)
 {
-    PCIDevice *dev = PCI_DEVICE(s);
-    uint8_t *c;
+    PDTState *s = opaque;
 
-    s->ats_cap = ATS_OFFSET;
-    pcie_ats_init(dev, s->ats_cap, true);
-    pci_set_word(dev->wmask + s->ats_cap + PCI_ATS_CTRL,
-                 PCI_ATS_CTRL_ENABLE | 0x1f);
-
-    s->pasid_cap = PASID_OFFSET;
-    pcie_add_capability(dev, PCI_EXT_CAP_ID_PASID, 1, s->pasid_cap,
-                        PCI_EXT_CAP_PASID_SIZEOF);
-    pci_set_word(dev->config + s->pasid_cap + PCI_PASID_CAP,
-                 PCI_PASID_CAP_EXEC | PCI_PASID_CAP_PRIV | PASID_BITS << 8);
-    pci_set_word(dev->wmask + s->pasid_cap + PCI_PASID_CTRL,
-                 PCI_PASID_CTRL_ENABLE | PCI_PASID_CTRL_EXEC |
-                 PCI_PASID_CTRL_PRIV);
-
-    s->pri_cap = PRI_OFFSET;
-    pcie_add_capability(dev, PCI_EXT_CAP_ID_PRI, 1, s->pri_cap,
-                        PCI_EXT_CAP_PRI_SIZEOF);
-    c = dev->config + s->pri_cap;
-    pci_set_word(c + PCI_PRI_STATUS,
-                 PCI_PRI_STATUS_PASID | PCI_PRI_STATUS_STOPPED);
-    pci_set_long(c + PCI_PRI_MAX_REQ, s->pri_capacity);
-    pci_set_word(dev->wmask + s->pri_cap + PCI_PRI_CTRL,
-                 PCI_PRI_CTRL_ENABLE | PCI_PRI_CTRL_RESET);
-    pci_set_word(dev->w1cmask + s->pri_cap + PCI_PRI_STATUS,
-                 PCI_PRI_STATUS_RF | PCI_PRI_STATUS_UPRGI);
-    pci_set_long(dev->wmask + s->pri_cap + PCI_PRI_ALLOC_REQ, UINT32_MAX);
+    if (running) {
+        qemu_bh_schedule(s->bh);
+    }
 }
 
 static void pdt_realize(PCIDevice *dev, Error **errp)
 {
     PDTState *s = PASID_DMA_TESTDEV(dev);
+    const ATSPortConfig config = {
+        .ats_cap = ATS_OFFSET,
+        .pasid_cap = PASID_OFFSET,
+        .pri_cap = PRI_OFFSET,
+        .pasid_exec = true,
+        .pasid_priv = true,
+        .global_invalidate = s->global_invalidate,
+        .pri_capacity = s->pri_capacity,
+        .tlb_capacity = s->tlb_capacity,
+    };
 
     if (!pci_bus_is_express(pci_get_bus(dev))) {
         error_setg(errp, "pasid-dma-testdev needs a PCI Express bus");
         return;
     }
-    if (!s->pri_capacity || s->pri_capacity > PDT_PRG_INDICES) {
-        error_setg(errp, "pri-capacity must be between 1 and %u",
-                   PDT_PRG_INDICES);
-        return;
-    }
-    if (!s->tlb_capacity || s->tlb_capacity > PDT_TLB_MAX) {
-        error_setg(errp, "dtlb-entries must be between 1 and %u", PDT_TLB_MAX);
+    if (!ats_port_check(&config, errp)) {
         return;
     }
     if (msix_init_exclusive_bar(dev, PDT_MSIX_VECTORS, MSIX_BAR, errp)) {
@@ -313,7 +306,6 @@ static void pdt_realize(PCIDevice *dev, Error **errp)
         return;
     }
     pcie_cap_flr_init(dev);
-    add_capabilities(s);
 
     memory_region_init_io(&s->bar, OBJECT(s), &bar_ops, s, "pasid-dma-testdev",
                           BAR_SIZE);
@@ -321,29 +313,27 @@ static void pdt_realize(PCIDevice *dev, Error **errp)
 
     s->bh = qemu_bh_new_guarded(pdt_engine_run, s,
                                 &DEVICE(s)->mem_reentrancy_guard);
-    s->rest_timer = timer_new_ns(QEMU_CLOCK_VIRTUAL, pdt_reach_rested, s);
-    pdt_tlb_init(&s->tlb);
     pdt_engine_init(s);
-    s->client_set = !pci_ats_set_client(dev, &client_ops);
+    ats_port_init(&s->port, dev, &port_ops, &config);
+    s->vm_change = qemu_add_vm_change_state_handler(vm_state_changed, s);
 }
 
 static void pdt_exit(PCIDevice *dev)
 {
     PDTState *s = PASID_DMA_TESTDEV(dev);
 
-    if (s->client_set) {
-        pci_ats_set_client(dev, NULL);
-    }
-    timer_free(s->rest_timer);
-    qemu_bh_delete(s->bh);
-    pdt_tlb_destroy(&s->tlb);
+    qemu_del_vm_change_state_handler(s->vm_change);
+    ats_port_exit(&s->port);
+    pdt_engine_exit(s);
     pcie_cap_exit(dev);
     msix_uninit_exclusive_bar(dev);
 }
 
 static const Property pdt_properties[] = {
-    DEFINE_PROP_UINT32("pri-capacity", PDTState, pri_capacity, PDT_PRG_INDICES),
-    DEFINE_PROP_UINT32("dtlb-entries", PDTState, tlb_capacity, PDT_TLB_DEFAULT),
+    DEFINE_PROP_UINT32("pri-capacity", PDTState, pri_capacity, ATS_PORT_GROUPS),
+    DEFINE_PROP_UINT32("dtlb-entries", PDTState, tlb_capacity,
+                       ATS_PORT_TLB_DEFAULT),
+    DEFINE_PROP_BOOL("global-invalidate", PDTState, global_invalidate, false),
 };
 
 static const VMStateDescription pdt_vmstate = {

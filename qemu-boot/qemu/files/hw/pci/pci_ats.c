@@ -28,7 +28,8 @@ static const PCIATSIOMMUOps *pci_ats_ops(PCIDevice *dev, void **opaque)
     return pci_bus_is_express(bus) ? bus->iommu_ops->ats : NULL;
 }
 
-int pci_ats_set_client(PCIDevice *dev, const PCIATSClientOps *client)
+int pci_ats_set_client(PCIDevice *dev, void *client,
+                       const PCIATSClientOps *client_ops)
 {
     void *opaque;
     const PCIATSIOMMUOps *ops = pci_ats_ops(dev, &opaque);
@@ -36,7 +37,8 @@ int pci_ats_set_client(PCIDevice *dev, const PCIATSClientOps *client)
     if (!ops) {
         return -ENODEV;
     }
-    return ops->set_client(pci_get_bus(dev), opaque, dev->devfn, dev, client);
+    return ops->set_client(pci_get_bus(dev), opaque, dev->devfn, client,
+                           client_ops);
 }
 
 int pci_ats_translate(PCIDevice *dev, const PCIATSRequest *req, hwaddr iova,

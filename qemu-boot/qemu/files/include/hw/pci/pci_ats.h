@@ -56,19 +56,19 @@ typedef struct PCIATSClientOps {
     /*
      * Invalidate request: drop what lies in [addr, addr + size - 1]; @size zero
      * is 2^64. @pasid PCI_ATS_NO_PASID: entries without PASID; @global: entries
-     * of every PASID.
+     * of every PASID. False: no answer, for ATS is off.
      */
-    void (*invalidate)(PCIDevice *dev, uint32_t pasid, bool global,
+    bool (*invalidate)(void *client, uint32_t pasid, bool global,
                        uint64_t addr, uint64_t size);
     /* Page request group response. @pasid as in the request. */
-    void (*page_response)(PCIDevice *dev, uint32_t pasid, uint16_t prgi,
+    void (*page_response)(void *client, uint32_t pasid, uint16_t prgi,
                           unsigned code);
 } PCIATSClientOps;
 
 /* The IOMMU's side. */
 typedef struct PCIATSIOMMUOps {
     /* NULL @ops: unset. 0, or -ENODEV if the IOMMU does not do ATS. */
-    int (*set_client)(PCIBus *bus, void *opaque, int devfn, PCIDevice *dev,
+    int (*set_client)(PCIBus *bus, void *opaque, int devfn, void *client,
                       const PCIATSClientOps *ops);
     /*
      * Untranslated request: *out is the translation of the page at @iova.
@@ -99,7 +99,8 @@ typedef struct PCIATSIOMMUOps {
  * Each returns -ENODEV (false) where no IOMMU above @dev implements the calls.
  * The endpoint itself checks its own enables (bus master, PASID, ATS, PRI).
  */
-int pci_ats_set_client(PCIDevice *dev, const PCIATSClientOps *ops);
+int pci_ats_set_client(PCIDevice *dev, void *client,
+                       const PCIATSClientOps *ops);
 int pci_ats_translate(PCIDevice *dev, const PCIATSRequest *req, hwaddr iova,
                       PCIATSTranslation *out);
 int pci_ats_request(PCIDevice *dev, const PCIATSRequest *req, hwaddr iova,

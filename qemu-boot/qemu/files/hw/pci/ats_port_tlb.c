@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * pasid-dma-testdev: the device TLB (PCIe 6.0, 10.3).
+ * The device TLB of an ATSPort (PCIe 6.0, 10.3).
  *
  * Keeps each translation until it is invalidated or the oldest makes room. An
  * entry serves the requests that have its PASID and its privilege: what one
@@ -10,25 +10,25 @@
 #include "qemu/bitops.h"
 #include "qemu/host-utils.h"
 #include "qemu/xxhash.h"
-#include "pasid-dma-internal.h"
+#include "hw/pci/ats_port.h"
 
 #define ORDER_MIN       12
 #define ORDER_MAX       62      /* larger translations are kept in part */
 #define LOOKUPS_MAX     64      /* of one invalidation, before it walks all */
 
-struct PDTTlbEntry {
+struct ATSTlbEntry {
     uint64_t number;            /* iova >> order */
     uint32_t pasid;
     uint8_t order;
     bool priv;
     bool read, write, exec;
     hwaddr addr;
-    QTAILQ_ENTRY(PDTTlbEntry) next;
+    QTAILQ_ENTRY(ATSTlbEntry) next;
 };
 
 static guint entry_hash(gconstpointer p)
 {
-    const PDTTlbEntry *e = p;
+    const ATSTlbEntry *e = p;
 
     return qemu_xxhash4(e->number, (uint64_t)e->pasid << 8 | e->order << 1 |
                         e->priv);
@@ -36,48 +36,48 @@ static guint entry_hash(gconstpointer p)
 
 static gboolean entry_equal(gconstpointer p, gconstpointer q)
 {
-    const PDTTlbEntry *a = p, *b = q;
+    const ATSTlbEntry *a = p, *b = q;
 
     return a->number == b->number && a->pasid == b->pasid &&
            a->order == b->order && a->priv == b->priv;
 }
 
-void pdt_tlb_init(PDTTlb *tlb)
+void ats_tlb_init(ATSTlb *tlb)
 {
     tlb->entries = g_hash_table_new_full(entry_hash, entry_equal, g_free, NULL);
     QTAILQ_INIT(&tlb->oldest_first);
     memset(tlb->per_order, 0, sizeof(tlb->per_order));
 }
 
-void pdt_tlb_clear(PDTTlb *tlb)
+void ats_tlb_clear(ATSTlb *tlb)
 {
     g_hash_table_remove_all(tlb->entries);
     QTAILQ_INIT(&tlb->oldest_first);
     memset(tlb->per_order, 0, sizeof(tlb->per_order));
 }
 
-void pdt_tlb_destroy(PDTTlb *tlb)
+void ats_tlb_destroy(ATSTlb *tlb)
 {
     g_hash_table_destroy(tlb->entries);
     tlb->entries = NULL;
 }
 
-unsigned pdt_tlb_count(PDTTlb *tlb)
+unsigned ats_tlb_count(ATSTlb *tlb)
 {
     return g_hash_table_size(tlb->entries);
 }
 
-static void entry_drop(PDTTlb *tlb, PDTTlbEntry *e)
+static void entry_drop(ATSTlb *tlb, ATSTlbEntry *e)
 {
     QTAILQ_REMOVE(&tlb->oldest_first, e, next);
     tlb->per_order[e->order]--;
     g_hash_table_remove(tlb->entries, e);
 }
 
-static PDTTlbEntry *entry_find(PDTTlb *tlb, uint32_t pasid, bool priv,
+static ATSTlbEntry *entry_find(ATSTlb *tlb, uint32_t pasid, bool priv,
                                unsigned order, uint64_t number)
 {
-    PDTTlbEntry key = {
+    ATSTlbEntry key = {
         .number = number, .pasid = pasid, .order = order, .priv = priv,
     };
 
@@ -88,11 +88,11 @@ static PDTTlbEntry *entry_find(PDTTlb *tlb, uint32_t pasid, bool priv,
  * Looks for a translation of @iova that permits @req. *len is what remains of
  * the entry from @iova on.
  */
-bool pdt_tlb_find(PDTTlb *tlb, const PCIATSRequest *req, hwaddr iova,
+bool ats_tlb_find(ATSTlb *tlb, const PCIATSRequest *req, hwaddr iova,
                   hwaddr *addr, hwaddr *len)
 {
     for (unsigned order = ORDER_MIN; order <= ORDER_MAX; order++) {
-        PDTTlbEntry *e;
+        ATSTlbEntry *e;
         hwaddr offset;
 
         if (!tlb->per_order[order]) {
@@ -115,11 +115,11 @@ bool pdt_tlb_find(PDTTlb *tlb, const PCIATSRequest *req, hwaddr iova,
  * Keeps @xlat, the answer to @req for @iova. Returns the number of entries that
  * had to make room.
  */
-unsigned pdt_tlb_add(PDTTlb *tlb, unsigned capacity, const PCIATSRequest *req,
+unsigned ats_tlb_add(ATSTlb *tlb, unsigned capacity, const PCIATSRequest *req,
                      hwaddr iova, const PCIATSTranslation *xlat)
 {
     unsigned order = MIN(ORDER_MAX, ctz64(~xlat->mask));
-    PDTTlbEntry *e;
+    ATSTlbEntry *e;
     unsigned evicted = 0;
 
     if (order < ORDER_MIN) {
@@ -129,12 +129,12 @@ unsigned pdt_tlb_add(PDTTlb *tlb, unsigned capacity, const PCIATSRequest *req,
     if (e) {
         entry_drop(tlb, e);
     }
-    while (pdt_tlb_count(tlb) >= capacity) {
+    while (ats_tlb_count(tlb) >= capacity) {
         entry_drop(tlb, QTAILQ_FIRST(&tlb->oldest_first));
         evicted++;
     }
 
-    e = g_new0(PDTTlbEntry, 1);
+    e = g_new0(ATSTlbEntry, 1);
     e->number = iova >> order;
     e->pasid = req->pasid;
     e->order = order;
@@ -150,10 +150,10 @@ unsigned pdt_tlb_add(PDTTlb *tlb, unsigned capacity, const PCIATSRequest *req,
 }
 
 /* Walks all entries; returns how many went. */
-static unsigned invalidate_walk(PDTTlb *tlb, uint32_t pasid, bool global,
+static unsigned invalidate_walk(ATSTlb *tlb, uint32_t pasid, bool global,
                                 uint64_t first, uint64_t last)
 {
-    PDTTlbEntry *e, *following;
+    ATSTlbEntry *e, *following;
     unsigned dropped = 0;
 
     QTAILQ_FOREACH_SAFE(e, &tlb->oldest_first, next, following) {
@@ -176,7 +176,7 @@ static unsigned invalidate_walk(PDTTlb *tlb, uint32_t pasid, bool global,
  * Drops every entry that touches @size bytes (zero: 2^64) at @addr: those of
  * @pasid, or with @global those of every PASID. Returns how many went.
  */
-unsigned pdt_tlb_invalidate(PDTTlb *tlb, uint32_t pasid, bool global,
+unsigned ats_tlb_invalidate(ATSTlb *tlb, uint32_t pasid, bool global,
                             uint64_t addr, uint64_t size)
 {
     uint64_t last = size ? addr + (size - 1) : UINT64_MAX;
@@ -202,7 +202,7 @@ unsigned pdt_tlb_invalidate(PDTTlb *tlb, uint32_t pasid, bool global,
         }
         for (uint64_t n = addr >> order; n <= last >> order; n++) {
             for (int priv = 0; priv <= 1; priv++) {
-                PDTTlbEntry *e = entry_find(tlb, pasid, priv, order, n);
+                ATSTlbEntry *e = entry_find(tlb, pasid, priv, order, n);
 
                 if (e) {
                     entry_drop(tlb, e);
