@@ -9,6 +9,7 @@ mod caching;
 mod device;
 mod endpoint;
 mod hardware;
+mod instruction;
 mod layout;
 mod layouts;
 mod machine;
@@ -210,6 +211,7 @@ fn cases() -> Vec<Case> {
         .chain(requests::cases())
         .chain(device::cases())
         .chain(machinery::cases())
+        .chain(instruction::cases())
         .chain(scale::cases())
         .chain(nonsense::cases())
         .collect()
