@@ -2,6 +2,7 @@
 //! What stands in the machine of a case.
 
 use super::bench::RAM;
+use super::dsa;
 use super::endpoint as ep;
 
 /// Where the endpoint is.
@@ -24,6 +25,8 @@ pub struct Hardware {
     pub place: Place,
     /// Its options, each after a comma.
     pub endpoint: &'static str,
+    /// Whether a DSA is beside it.
+    pub dsa: bool,
     /// A firmware that CPUs run; without it there are none.
     pub firmware: Option<String>,
     /// Whether the machine waits for `cont` before it runs.
@@ -44,6 +47,7 @@ impl Hardware {
             iommu: Some(options.to_owned()),
             place: Place::Root,
             endpoint: "",
+            dsa: false,
             firmware: None,
             stopped: false,
             incoming: false,
@@ -91,6 +95,10 @@ impl Hardware {
         }
         if let Some(endpoint) = &endpoint {
             args.extend(["-device", endpoint]);
+        }
+        let dsa = format!("intel-dsa,addr={:#x}", dsa::SLOT);
+        if self.dsa {
+            args.extend(["-device", &dsa]);
         }
         if self.stopped {
             args.push("-S");

@@ -7,6 +7,7 @@ mod accessed;
 mod bench;
 mod caching;
 mod device;
+mod dsa;
 mod endpoint;
 mod hardware;
 mod instruction;
@@ -212,6 +213,7 @@ fn cases() -> Vec<Case> {
         .chain(device::cases())
         .chain(machinery::cases())
         .chain(instruction::cases())
+        .chain(dsa::cases())
         .chain(scale::cases())
         .chain(nonsense::cases())
         .collect()

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Page faults, with and without Block On Fault, and records that cannot be written.
+
+use anyhow::{ensure, Result};
+
+use super::super::bench::{Bench, DATA};
+use super::super::layout::URW;
+use super::super::tables::SIZE_4K;
+use super::super::vtd;
+use super::super::Case;
+use super::device::{
+    self as dsa, answer, await_bits, ends, flag, noise, op, put, reg, status, submit, wait, wq,
+    Desc, Queue, BAR0, PASID, RECORDS, V,
+};
+use super::hardware;
+
+/// The first page that is not there.
+const HOLE: u64 = RECORDS + SIZE_4K;
+/// Three pages before it there are bytes that can be moved.
+const BEFORE: u64 = HOLE - 3 * SIZE_4K;
+
+/// A copy to five pages, of which the fourth and fifth are not there. The record's page is
+/// among those before: the copy must not reach it.
+fn into_the_hole() -> Desc {
+    Desc::moving(op::MEMMOVE, V, HOLE - 16, 5 * 4096)
+}
+
+fn reports(b: &mut Bench, ats: bool) -> Result<()> {
+    let s1 = dsa::ready(b, Queue::USUAL)?;
+    b.enable_ats(ats)?;
+    let bad = status::PAGE_FAULT;
+    // A write, after sixteen bytes, and a read.
+    let record = dsa::run(b, &into_the_hole())?;
+    ensure!(
+        record.status == bad | status::WRITE && record.fault == HOLE && record.bytes == 16,
+        "a write: {record:x?}"
+    );
+    let read = Desc::moving(op::MEMMOVE, BEFORE - SIZE_4K, V, 5 * 4096);
+    let record = ends(b, &read, bad)?;
+    ensure!(
+        record.fault == HOLE && record.bytes == 4 * 4096,
+        "a read: {record:x?}"
+    );
+    // Backwards it is the end that is done.
+    let backward = Desc::moving(op::MEMMOVE, HOLE + 0x800, HOLE + 0x1800, 0x2000);
+    s1.map(b, HOLE + 3 * SIZE_4K, DATA, SIZE_4K, URW)?;
+    s1.map(b, HOLE + 2 * SIZE_4K, DATA, SIZE_4K, URW)?;
+    b.flush_iommu()?;
+    let record = dsa::run(b, &backward)?;
+    ensure!(
+        record.status & 0x7f == bad && record.result == 1 && record.bytes < 0x2000,
+        "backwards: {record:x?}"
+    );
+    Ok(())
+}
+
+/// Block On Fault asks, and goes on when the page is there.
+fn blocks(b: &mut Bench) -> Result<()> {
+    let s1 = dsa::ready(b, Queue::BLOCKING)?;
+    b.enable_pri(16, 0)?;
+    let data = noise(5 * 4096, 3);
+    put(b, V, &data)?;
+    submit(b, &into_the_hole().flags(flag::BLOCK_ON_FAULT))?;
+    for n in 0..5 {
+        let request = b.await_page_requests(1)?[0];
+        ensure!(
+            request.page == HOLE + n * SIZE_4K
+                && request.write
+                && request.source == dsa::SID
+                && request.pasid == Some(PASID),
+            "{request:x?}"
+        );
+        // Others go on meanwhile.
+        if n == 0 {
+            submit(b, &Desc::new(op::NOOP).record(1))?;
+            ensure!(wait(b, 1)?.status == status::SUCCESS, "a neighbour");
+        }
+        ensure!(dsa::look(b, 0)?.status == 0, "it is done");
+        let to = DATA + 0x80_0000 + n * SIZE_4K;
+        s1.map(b, request.page, to, SIZE_4K, URW)?;
+        b.invalidate(&[answer(&request, 0)])?;
+    }
+    let record = wait(b, 0)?;
+    ensure!(record.status == status::SUCCESS, "{record:x?}");
+    let seen = b.q.read_bytes(DATA + 0x80_0000, data.len() - 16)?;
+    ensure!(seen == data[16..], "the copy differs");
+    Ok(())
+}
+
+/// A page that is refused ends the descriptor, the device lives.
+fn refused(b: &mut Bench) -> Result<()> {
+    dsa::ready(b, Queue::BLOCKING)?;
+    b.enable_pri(16, 0)?;
+    submit(b, &into_the_hole().flags(flag::BLOCK_ON_FAULT))?;
+    let request = b.await_page_requests(1)?[0];
+    b.invalidate(&[answer(&request, 1)])?;
+    let record = wait(b, 0)?;
+    ensure!(
+        record.status == status::PAGE_FAULT_REFUSED | status::WRITE && record.fault == HOLE,
+        "{record:x?}"
+    );
+    ensure!(record.bytes == 16, "{record:x?}");
+    ends(b, &Desc::new(op::NOOP), status::SUCCESS).map(drop)
+}
+
+/// A queue without page requests, and one without ATS.
+fn queue_bits(b: &mut Bench) -> Result<()> {
+    dsa::ready(
+        b,
+        Queue {
+            bits: wq::ATS_DISABLE,
+            ..Queue::USUAL
+        },
+    )?;
+    b.enable_pri(16, 0)?;
+    b.faults()?;
+    let record = dsa::run(b, &into_the_hole())?;
+    ensure!(record.status & 0x7f == status::PAGE_FAULT, "{record:x?}");
+    // An untranslated request leaves a fault behind.
+    let faults = b.faults()?;
+    ensure!(
+        faults.len() == 1 && faults[0].source == dsa::SID && faults[0].page == HOLE,
+        "faults {faults:x?}"
+    );
+    Ok(())
+}
+
+/// The end of the PASID in the middle of a transfer.
+fn pasid_goes(b: &mut Bench) -> Result<()> {
+    dsa::ready(b, Queue::USUAL)?;
+    b.enable_ats(true)?;
+    let at = b.pasid_entry(PASID)?;
+    b.q.write64(at, 0)?;
+    b.flush_iommu()?;
+    submit(b, &Desc::moving(op::FILL, 1, V, 64))?;
+    // Neither the operand nor the record has a place any more.
+    await_bits(b, reg::SWERR, 1)?;
+    let error = b.q.read64(BAR0 + reg::SWERR)?;
+    ensure!(
+        error >> 8 & 0xff == u64::from(status::RECORD_FAULT),
+        "{error:#x}"
+    );
+    let addr = b.q.read64(BAR0 + reg::SWERR + 16)?;
+    ensure!(addr == dsa::record(0), "{addr:#x}");
+    Ok(())
+}
+
+const LOG: u64 = DATA + 0x48_0000;
+
+/// The event log has the record that cannot be written.
+fn event_log(b: &mut Bench) -> Result<()> {
+    dsa::world(b)?;
+    dsa::start(b)?;
+    dsa::configure(b, 0, Queue::USUAL)?;
+    b.q.write64(BAR0 + reg::GRPCFG, 1)?;
+    b.q.write64(BAR0 + reg::GRPCFG + 32, 1)?;
+    b.q.write64(BAR0 + reg::EVLCFG, LOG)?;
+    b.q.write64(BAR0 + reg::EVLCFG + 8, 64)?;
+    b.q.write32(BAR0 + reg::GENCFG, dsa::GENCFG_EVL)?;
+    b.q.write32(BAR0 + reg::GENCTRL, 1 << 2)?;
+    dsa::done(b, dsa::cmd::ENABLE_DEVICE, 0)?;
+    dsa::done(b, dsa::cmd::ENABLE_WQ, 0)?;
+    let vector = DATA + 0x40_0000;
+    dsa::vector(b, 0, vector, 0x31)?;
+
+    let compare = Desc {
+        record: HOLE + 0x40,
+        ..Desc::moving(op::COMPARE, V, V + 0x1000, 64)
+    };
+    put(b, V, &[1])?;
+    submit(b, &compare)?;
+    let cause = await_bits(b, reg::INTCAUSE, dsa::CAUSE_EVL)?;
+    ensure!(cause == dsa::CAUSE_EVL, "cause {cause:#x}");
+    ensure!(b.q.read32(vector)? == 0x31, "no interrupt");
+    let state = b.q.read64(BAR0 + reg::EVLSTATUS)?;
+    ensure!(
+        state >> 32 & 0xffff == 1 && state >> 62 & 1 == 1,
+        "{state:#x}"
+    );
+    let head = b.q.read64(LOG)?;
+    ensure!(
+        head >> 8 & 0xff == u64::from(status::RECORD_FAULT)
+            && head >> 40 & 0xf_ffff == u64::from(PASID)
+            && head >> 32 & 0xff == u64::from(op::COMPARE),
+        "{head:#x}"
+    );
+    ensure!(b.q.read64(LOG + 16)? == HOLE + 0x40, "the record's address");
+    let record = b.q.read32(LOG + 32)?;
+    ensure!(record & 0xffff == 0x0101, "the record: {record:#x}");
+    ensure!(b.q.read64(BAR0 + reg::SWERR)? == 0, "SWERR has it too");
+
+    // Full: SWERR has what the log cannot take.
+    for _ in 0..62 {
+        submit(b, &compare)?;
+        dsa::done(b, dsa::cmd::DRAIN_WQ, 1)?;
+    }
+    ensure!(b.q.read64(BAR0 + reg::SWERR)? == 0, "SWERR too early");
+    submit(b, &compare)?;
+    dsa::done(b, dsa::cmd::DRAIN_WQ, 1)?;
+    ensure!(
+        b.q.read64(BAR0 + reg::SWERR)? & 1 == 1,
+        "the 64th is nowhere"
+    );
+    // The head moves: there is room again.
+    b.q.write32(BAR0 + reg::EVLSTATUS, 5)?;
+    submit(b, &compare)?;
+    dsa::done(b, dsa::cmd::DRAIN_WQ, 1)?;
+    let state = b.q.read64(BAR0 + reg::EVLSTATUS)?;
+    ensure!(state >> 32 & 0xffff == 0, "{state:#x}");
+    Ok(())
+}
+
+/// Translated requests of a function whose context entry forbids them.
+fn no_dte(b: &mut Bench) -> Result<()> {
+    dsa::ready(b, Queue::USUAL)?;
+    b.enable_ats(true)?;
+    ends(b, &Desc::moving(op::FILL, 1, V, 64), status::SUCCESS)?;
+    let own = b.context + 32 * 8;
+    let entry = b.q.read64(own)?;
+    b.q.write64(own, entry & !vtd::CTX_DTE)?;
+    b.invalidate(&[vtd::desc::context_all()])?;
+    submit(b, &Desc::moving(op::FILL, 2, V, 64))?;
+    await_bits(b, reg::SWERR, 1)?;
+    ensure!(b.q.read64(DATA)? == 1, "it was written");
+    Ok(())
+}
+
+/// A page of the table that leads to no memory.
+fn no_memory(b: &mut Bench) -> Result<()> {
+    let s1 = dsa::ready(b, Queue::USUAL)?;
+    s1.map(b, HOLE, 1 << 40, SIZE_4K, URW)?;
+    let record = ends(b, &into_the_hole(), status::HW_ERROR)?;
+    ensure!(record.fault == HOLE && record.bytes == 16, "{record:x?}");
+    Ok(())
+}
+
+/// All cases of this module.
+pub fn cases() -> Vec<Case> {
+    let mut all: Vec<Case> = [("untranslated", false), ("translated", true)]
+        .into_iter()
+        .map(|(name, ats)| {
+            Case::on(
+                hardware(),
+                &format!("dsa_fault_is_reported_{name}"),
+                move |b| reports(b, ats),
+            )
+        })
+        .collect();
+    all.extend([
+        Case::on(hardware(), "dsa_blocks_on_fault_and_goes_on", blocks),
+        Case::on(hardware(), "dsa_page_that_is_refused_ends_it", refused),
+        Case::on(hardware(), "dsa_queue_without_ats", queue_bits),
+        Case::on(hardware(), "dsa_pasid_goes_from_under_it", pasid_goes),
+        Case::on(
+            hardware(),
+            "dsa_event_log_has_records_without_a_place",
+            event_log,
+        ),
+        Case::on(
+            hardware(),
+            "dsa_page_of_no_memory_is_a_hardware_error",
+            no_memory,
+        ),
+        Case::on(hardware(), "dsa_translated_requests_need_dte", no_dte),
+    ]);
+    all
+}
