@@ -56,7 +56,7 @@ pub struct Hardware {
 }
 
 /// The endpoints.
-const ENDPOINTS: [&str; 14] = [
+const ENDPOINTS: [&str; 18] = [
     "-device",
     "pasid-dma-testdev,id=endpoint0,addr=0x4",
     "-device",
@@ -74,6 +74,11 @@ const ENDPOINTS: [&str; 14] = [
     "pcie-root-port,id=port0,chassis=1,slot=1,addr=0x7",
     "-device",
     "pasid-dma-testdev,id=endpoint4,bus=port0",
+    // Two of Intel's accelerators, which nobody drives unless a test loads idxd.
+    "-device",
+    "intel-dsa,id=dsa0,addr=0x8",
+    "-device",
+    "intel-dsa,id=dsa1,addr=0x9",
 ];
 
 /// What Debian's own QEMU has instead: a unit as it is by default, and two devices that make

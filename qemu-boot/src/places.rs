@@ -10,6 +10,8 @@ const WITHOUT_NESTING_TOO: [&str; 1] = ["shadow"];
 /// Programs whose machine's VT-d has the capabilities of the crate's unit: what Linux's driver does
 /// there is replayed on that.
 const RECORDED: [&str; 1] = ["hw_bringup"];
+/// Programs that need Debian's idxd, which the stock kernel has.
+const STOCK_ONLY: [&str; 1] = ["dsa"];
 /// Programs for the devices of Debian's own QEMU.
 const DEBIAN_QEMU: [&str; 1] = ["shadow_rid"];
 /// Programs that check a machine whose stage 1 has four levels: they have nothing to do on the other.
@@ -81,6 +83,9 @@ impl Which {
     pub fn runs(self, program: &str) -> bool {
         let iommufd = WITH_IOMMUFD.contains(&program);
         let patched_only = iommufd || PATCHED_ONLY.contains(&program);
+        if STOCK_ONLY.contains(&program) {
+            return self == Self::Stock;
+        }
         match self {
             Self::Stock => !DEBUG_ONLY.contains(&program) && !patched_only,
             Self::Patched => !DEBUG_ONLY.contains(&program),

@@ -5,6 +5,7 @@
 use crate::command::output;
 use crate::root::Root;
 use crate::setup::Setup;
+use crate::stages::accel_config;
 use crate::stages::build_root::BUILD;
 use crate::stages::kernel::Bootable;
 use crate::stages::programs::Programs;
@@ -30,6 +31,9 @@ const KVM_MODULES: [&str; 3] = [
     "arch/x86/kvm/kvm-amd",
 ];
 
+/// Those of a DSA, which the stock kernel has: the tests load them.
+const DSA_MODULES: [&str; 2] = ["drivers/dma/idxd/idxd_bus", "drivers/dma/idxd/idxd"];
+
 /// The files of the guest.
 const GUEST: [&str; 6] = [
     "init",
@@ -42,6 +46,7 @@ const GUEST: [&str; 6] = [
 
 const PACK: &str = r#"
 cd /build/tree
+cp -a /tools/. .
 mkdir -p bin dev proc sys tmp
 cp /bin/busybox bin/
 for module in modules/*.xz; do [ -e "$module" ] && xz -d "$module"; done
@@ -78,7 +83,7 @@ pub fn make(setup: &Setup, root: &Root, dir: &Path, contents: &Contents<'_>) -> 
         };
         copy_into(&found, &tree.join("modules"))?;
     }
-    for module in KVM_MODULES {
+    for module in KVM_MODULES.iter().chain(&DSA_MODULES) {
         if let Some(found) = contents.kernel.module(module) {
             copy_into(&found, &tree.join("modules"))?;
         }
@@ -119,9 +124,10 @@ pub fn make(setup: &Setup, root: &Root, dir: &Path, contents: &Contents<'_>) -> 
         fs::set_permissions(&to, fs::Permissions::from_mode(0o755))
             .with_context(|| format!("cannot change {}", to.display()))?;
     }
+    let tools = accel_config::make(setup, root)?;
     output(
         "packing the guest's image",
-        &mut root.script(&[(dir, BUILD)], PACK, &[]),
+        &mut root.script(&[(dir, BUILD), (&tools, "/tools")], PACK, &[]),
     )?;
     Ok(dir.join("image"))
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The stages of the set-up, in the order that they stand on each other.
 
+pub mod accel_config;
 pub mod build_root;
 pub mod ccache;
 pub mod debian_qemu;

@@ -11,7 +11,7 @@ use crate::progress::Progress;
 use crate::root::Root;
 use crate::setup::Setup;
 use crate::stages::build_root::BUILD;
-use crate::stages::debian_qemu;
+use crate::stages::{accel_config, debian_qemu};
 use anyhow::{bail, Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -170,6 +170,37 @@ fn show(root: &Root, name: &str, version: Option<&str>) -> Result<Package> {
         version: field("Version")?,
         sha256: field("SHA256")?,
     })
+}
+
+/// Gives the packages of accel-config; resolves and records them if they are not yet.
+pub fn accel_config(setup: &Setup, root: &Root) -> Result<Vec<Package>> {
+    #[derive(Serialize, Deserialize)]
+    struct File {
+        packages: Vec<Package>,
+    }
+    let path = setup.cache.lock_file("accel-config");
+    let _lock = setup.cache.lock("packages", || {
+        eprintln!("packages: another run is resolving them; waiting");
+    })?;
+    if let Ok(text) = fs::read_to_string(&path) {
+        let file: File = toml::from_str(&text)
+            .with_context(|| format!("{} is damaged: remove it", path.display()))?;
+        return Ok(file.packages);
+    }
+    output(
+        "apt-get update in the build root (is the mirror reachable?)",
+        &mut root.command(&[], ["apt-get", "update"]),
+    )?;
+    let packages = accel_config::NAMES
+        .iter()
+        .map(|name| show(root, name, None))
+        .collect::<Result<_>>()?;
+    let file = File { packages };
+    let text = toml::to_string(&file).context("cannot write the lock file")?;
+    let draft = path.with_extension("new");
+    fs::write(&draft, text).with_context(|| format!("cannot write {}", draft.display()))?;
+    fs::rename(&draft, &path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(file.packages)
 }
 
 /// Gives the package of Debian's newest QEMU for trixie; resolves and records it if it is not yet.
