@@ -35,7 +35,7 @@ fn slotted() -> Hardware {
 /// Slot Control of the endpoint's root port.
 fn slot_control(b: &mut Bench) -> Result<u64> {
     let port = ECAM + (u64::from(ep::SID) << 12);
-    let mut at = u64::from(b.q.read(port + cfg::CAP_POINTER, 1)?);
+    let mut at = b.q.read(port + cfg::CAP_POINTER, 1)?;
     while at != 0 {
         if b.q.read(port + at, 1)? == u64::from(cfg::CAP_EXPRESS) {
             return Ok(port + at + cfg::EXPRESS_SLOT_CONTROL);

@@ -19,21 +19,29 @@ const PASIDS: u64 = 4;
 const DID: u16 = 1;
 
 /// xorshift64*: numbers without a pattern, the same for the same seed.
-struct Numbers(u64);
+pub struct Numbers(u64);
 
 impl Numbers {
-    fn next(&mut self) -> u64 {
+    /// Those of `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self(0x9e37_79b9_7f4a_7c15 ^ seed)
+    }
+
+    /// Any number.
+    pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    /// One below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
-    fn word(&mut self) -> u32 {
+    /// Any number of 32 bits.
+    pub fn word(&mut self) -> u32 {
         (self.next() >> 32) as u32
     }
 
@@ -164,7 +172,7 @@ fn step(b: &mut Bench, n: &mut Numbers, tables: &std::ops::Range<u64>) -> Result
 }
 
 fn nonsense(b: &mut Bench, seed: u64) -> Result<()> {
-    let mut n = Numbers(0x9e37_79b9_7f4a_7c15 ^ seed);
+    let mut n = Numbers::new(seed);
     world(b)?;
     let tables = b.arena_in_use();
     for _ in 0..ROUNDS {

@@ -172,12 +172,26 @@ fn resident() -> Outcome<usize> {
     Ok(pages * 4096)
 }
 
+/// Memory that nobody has touched. It is never freed: what is freed comes again, touched.
+fn untouched() -> &'static mut [u64] {
+    Box::leak(vec![0; TRANSFER / 8].into_boxed_slice())
+}
+
+/// Memory with numbers in it, likewise.
+fn numbers(step: u64) -> &'static mut [u64] {
+    let memory = untouched();
+    for (n, word) in (0..).zip(memory.iter_mut()) {
+        *word = step.wrapping_mul(n) ^ step;
+    }
+    memory
+}
+
 /// Memory that was allocated and never touched: the device asks for each of its pages.
 fn malloced_memory_is_copied_to_untouched_memory() -> Outcome {
     enabled()?;
     for round in 0..4u64 {
-        let mut source: Vec<u64> = (0..TRANSFER as u64 / 8).map(|n| n * 3 + round).collect();
-        let mut target = vec![0u64; TRANSFER / 8];
+        let source = numbers(3 + round);
+        let target = untouched();
         let before = resident()?;
         let (src, dst) = (source.as_mut_ptr() as u64, target.as_mut_ptr() as u64);
         let done = copy(BLOCK_ON_FAULT, src, dst, TRANSFER)?;
@@ -193,7 +207,10 @@ fn malloced_memory_is_copied_to_untouched_memory() -> Outcome {
                 "only {came} bytes have come: the target was touched before"
             ));
         }
-        assert!(std::hint::black_box(&target) == &source, "the copy differs");
+        assert!(
+            *std::hint::black_box(&*target) == *source,
+            "the copy differs"
+        );
     }
     Ok(())
 }
@@ -201,13 +218,13 @@ fn malloced_memory_is_copied_to_untouched_memory() -> Outcome {
 /// Neither side was touched: the zeros that come are read, too.
 fn untouched_memory_is_copied() -> Outcome {
     enabled()?;
-    let mut source = vec![0u64; TRANSFER / 8];
-    let mut target = vec![1u64; TRANSFER / 8];
+    let source = untouched();
+    let target = numbers(7);
     let (src, dst) = (source.as_mut_ptr() as u64, target.as_mut_ptr() as u64);
     let done = copy(BLOCK_ON_FAULT, src, dst, TRANSFER)?;
     assert_eq!(done.status, SUCCESS, "status");
     assert!(
-        std::hint::black_box(&target).iter().all(|word| *word == 0),
+        std::hint::black_box(&*target).iter().all(|word| *word == 0),
         "the copy differs"
     );
     Ok(())
@@ -216,8 +233,8 @@ fn untouched_memory_is_copied() -> Outcome {
 /// Without Block On Fault the record says how far it came, and the rest can be done later.
 fn fault_that_may_not_block_is_reported() -> Outcome {
     enabled()?;
-    let mut source: Vec<u64> = (0..TRANSFER as u64 / 8).collect();
-    let mut target = vec![0u64; TRANSFER / 8];
+    let source = numbers(5);
+    let target = untouched();
     let (src, dst) = (source.as_mut_ptr() as u64, target.as_mut_ptr() as u64);
     let done = copy(0, src, dst, TRANSFER)?;
     if done.status != PAGE_FAULT | OF_WRITE || done.bytes >= TRANSFER {
@@ -230,7 +247,10 @@ fn fault_that_may_not_block_is_reported() -> Outcome {
     let rest = TRANSFER - done.bytes;
     let done = copy(BLOCK_ON_FAULT, src + far, dst + far, rest)?;
     assert_eq!(done.status, SUCCESS, "the rest");
-    assert!(std::hint::black_box(&target) == &source, "the copy differs");
+    assert!(
+        *std::hint::black_box(&*target) == *source,
+        "the copy differs"
+    );
     Ok(())
 }
 

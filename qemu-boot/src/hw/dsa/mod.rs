@@ -5,6 +5,7 @@
 mod batches;
 mod device;
 mod faults;
+mod nonsense;
 mod operations;
 mod plain;
 mod registers;
@@ -31,5 +32,6 @@ pub fn cases() -> Vec<Case> {
     all.extend(submission::cases());
     all.extend(faults::cases());
     all.extend(batches::cases());
+    all.extend(nonsense::cases());
     all
 }
