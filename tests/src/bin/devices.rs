@@ -22,6 +22,8 @@ const MEMORY: u16 = 1 << 1;
 const MASTER: u16 = 1 << 2;
 /// Of the endpoint: an order that raises MSI-X vector 0 when it is done (`PDT_FLAG_IRQ`).
 const RAISES: u32 = 1 << 5;
+/// Of the endpoint: most page requests of a group, 1 after a reset (`PDT_REG_PRI_GROUP`).
+const PRI_GROUP: u64 = 0x018;
 
 /// Runs a test on each backend that there is.
 fn each(test: fn(&HostIommu, &VfioDevice) -> Outcome) -> Outcome {
@@ -174,13 +176,23 @@ fn interrupts_signal_eventfds() -> Outcome {
     })
 }
 
-fn reset_turns_bus_mastering_off() -> Outcome {
+/// The kernel restores configuration space after a reset (`pci_try_reset_function`): bus mastering
+/// stays as it was, and a register of the device shows that it was reset.
+fn reset_resets_the_device() -> Outcome {
     each(|_, device| {
         expect(device.is_resettable(), true, "resettable")?;
         turn_on(device)?;
-        expect(command(device)? & MASTER, MASTER, "before")?;
+        let bar = device.region(BAR)?;
+        let group_size = || -> Outcome<u32> {
+            let mut word = [0; 4];
+            device.read(&bar, PRI_GROUP, &mut word)?;
+            Ok(u32::from_le_bytes(word))
+        };
+        device.write(&bar, PRI_GROUP, &5u32.to_le_bytes())?;
+        expect(group_size()?, 5, "before")?;
         device.reset()?;
-        expect(command(device)? & MASTER, 0, "after")
+        expect(command(device)? & MASTER, MASTER, "bus mastering")?;
+        expect(group_size()?, 1, "after")
     })
 }
 
@@ -199,6 +211,6 @@ suite![
     accesses_outside_are_refused,
     capabilities_say_msix_and_page_requests,
     interrupts_signal_eventfds,
-    reset_turns_bus_mastering_off,
+    reset_resets_the_device,
     devices_that_are_none_are_refused,
 ];
