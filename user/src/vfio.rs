@@ -691,8 +691,9 @@ impl VfioDevice {
         self.flags & DEVICE_RESET != 0
     }
 
-    /// Resets the function. Its DMA ends, what it has cached of translations is gone, and bus
-    /// mastering is off afterwards; what is bound stays bound. A VMM unbinds what its guest had
+    /// Resets the function. Its DMA ends, and what it has cached of translations is gone; what is
+    /// bound stays bound. The kernel restores configuration space afterwards, bus mastering with it
+    /// (`pci_try_reset_function`). A VMM unbinds what its guest had
     /// ([`Scope::Device`](crate::Scope::Device)).
     ///
     /// # Errors
