@@ -59,15 +59,15 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// - [`ENOENT`] if there is none, [`EBUSY`] if it is bound.
+    /// - [`ENOENT`] if there is none, or another call destroyed it meanwhile; [`EBUSY`] if it is
+    ///   bound.
     /// - [`EINTR`] if a fatal signal came; nobody but AS_DESTROY finds it any more.
     fn destroy_address_space(&self, id: u32) -> Result {
         let work = &mut Work::of_call();
         let space = self.ioas.lock().spaces.begin_destroy(id)?;
         space.tables.lock_killable()?.drop_all();
         self.take_entries(&space, &IovaRange::ALL, work)?;
-        self.ioas.lock().spaces.end_destroy(id);
-        Ok(())
+        self.ioas.lock().spaces.end_destroy(id)
     }
 
     /// Carries out the entries of a change one by one, up to the first bad one. Copies from the

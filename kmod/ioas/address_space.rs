@@ -147,10 +147,14 @@ impl AddressSpaces {
     }
 
     /// Forgets an address space that has no entries any more.
-    pub(crate) fn end_destroy(&mut self, id: u32) {
-        if let Ok(index) = self.index(id) {
-            drop(self.spaces.remove(index));
-        }
+    ///
+    /// # Errors
+    ///
+    /// [`ENOENT`] if another call forgot it first: of two that destroy one, one succeeds.
+    pub(crate) fn end_destroy(&mut self, id: u32) -> Result {
+        let index = self.index(id)?;
+        drop(self.spaces.remove(index).map_err(|_| ENOENT)?);
+        Ok(())
     }
 
     /// An address space with an entry that points into the mapping at `start`, and where that
