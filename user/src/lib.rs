@@ -162,5 +162,8 @@ pub use ops::{Delivered, PciIommuOps, Plugged};
 pub use pasid::{PasidAllocation, PasidRequest};
 pub use registry::BoundTable;
 pub use space::{AddressSpace, AddressSpaceEntry, AddressSpaceId};
+pub use sys::duplicate;
+#[cfg(feature = "kvm")]
+pub use sys::kvm;
 pub use sys::memory::{DmaMemory, SharedMemory};
 pub use types::{AddressWidth, Bdf, Gpa, Iova, IovaRange, MapAccess, ParseBdfError, Pasid};

@@ -2,6 +2,7 @@
 //! Processes that share their memory with the device side by side.
 
 use crate::share::{self, Shared, PAGE};
+use host_iommu::sys::forked::wait_before_exec;
 use host_iommu_tests::ktap::{fail, Outcome, Stop};
 use host_iommu_tests::testdev::{status, Order};
 use std::fs;
@@ -128,25 +129,10 @@ pub fn start_dma() -> Outcome<String> {
 
 /// Runs `work` while a child of this process has its memory, as fork leaves it.
 pub fn with_a_forked_child(work: impl FnOnce() -> Outcome) -> Outcome {
-    // Command forks where it has something to do in the child before exec; what the child waits for
-    // is held here.
-    use std::os::unix::process::CommandExt;
-    // The child has both ends of the pipe: it waits for a byte, not for the end.
+    // The child inherits both ends: it waits for a byte, not for the end of the file.
     let (reader, mut writer) = UnixStream::pair()?;
     let mut command = Command::new("/bin/true");
-    let wait = move || {
-        let mut reader = &reader;
-        let mut byte = [0; 1];
-        std::io::Read::read(&mut reader, &mut byte).map(drop)
-    };
-    #[allow(
-        unsafe_code,
-        reason = "the only way to a forked process in the standard library"
-    )]
-    // SAFETY: the closure calls read alone, which is safe after fork.
-    unsafe {
-        command.pre_exec(wait)
-    };
+    wait_before_exec(&mut command, reader);
     std::thread::scope(|scope| -> Outcome {
         let child = scope.spawn(move || command.status());
         std::thread::sleep(std::time::Duration::from_millis(100));

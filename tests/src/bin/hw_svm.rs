@@ -4,14 +4,16 @@
 //! nothing but another CPU's turn, which hangs guests that have just turned interrupts off
 //! (`qemu-boot/qemu/patches/0004-*`).
 
+use host_iommu::kvm::{Slot, Slots};
 use host_iommu_tests::ktap::{fail, skip, Outcome};
 use host_iommu_tests::{kvm, suite};
-use kvm_bindings::{kvm_lapic_state, kvm_msi, kvm_regs, kvm_userspace_memory_region};
+use kvm_bindings::{kvm_lapic_state, kvm_msi, kvm_regs};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 const RAM: usize = 1 << 16;
 /// The guest counts down from here, a few milliseconds, and writes to a port: a round.
@@ -43,23 +45,22 @@ const HANDLER_CODE: [u8; 5] = [0xff, 0x06, 0x00, 0x05, 0xcf];
 
 struct Guest {
     cpu: VcpuFd,
-    vm: VmFd,
+    vm: Arc<VmFd>,
     ram: GuestMemoryMmap,
+    _slots: Vec<Slot>,
     lapic: kvm_lapic_state,
 }
 
 impl Guest {
     fn new() -> Outcome<Self> {
-        let vm = Kvm::new()?.create_vm()?;
+        let vm = Arc::new(Kvm::new()?.create_vm()?);
         let ram = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), RAM)])?;
-        let region = kvm_userspace_memory_region {
-            memory_size: RAM as u64,
-            userspace_addr: ram.get_host_address(GuestAddress(0))?.expose_provenance() as u64,
-            ..Default::default()
-        };
-        #[allow(unsafe_code, reason = "KVM's call takes an address")]
-        // SAFETY: the memory is unmapped after the VM, for `ram` follows `vm` in this structure.
-        unsafe { vm.set_user_memory_region(region) }?;
+        let slots = Slots::new(vm.clone());
+        let shown: Result<_, _> = ram
+            .iter()
+            .map(|region| slots.map(region.start_addr().0, region.get_mmap()))
+            .collect();
+        let slots: Vec<Slot> = shown?;
         vm.create_irq_chip()?;
         let cpu = vm.create_vcpu(0)?;
         ram.write_slice(&code(), GuestAddress(CODE))?;
@@ -82,6 +83,7 @@ impl Guest {
         Ok(Self {
             cpu,
             vm,
+            _slots: slots,
             ram,
             lapic,
         })

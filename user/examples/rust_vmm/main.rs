@@ -10,12 +10,11 @@
 use host_iommu::backend::kmod::Kmod;
 use host_iommu::vfio::{self, Bar};
 use host_iommu::{
-    AddressSpaceEntry, Bdf, Gpa, HostIommu, Iova, IovaRange, MapAccess, PasidRequest,
+    duplicate, AddressSpaceEntry, Bdf, Gpa, HostIommu, Iova, IovaRange, MapAccess, PasidRequest,
     RegionListener, Stage1Table,
 };
 use host_iommu_tests::testdev::{status, Order, Testdev, BAR};
 use std::error::Error;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -36,19 +35,11 @@ fn endpoint(device: &VfioDevice, address: Bdf) -> Outcome<Testdev> {
     let mut command = [0];
     device.region_read(vfio::CONFIG_REGION, &mut command, COMMAND);
     device.region_write(vfio::CONFIG_REGION, &[command[0] | MASTER], COMMAND);
-    let device = vfio::VfioDevice::from_fd(borrowed(device).try_clone_to_owned()?, address)?;
+    let device = vfio::VfioDevice::from_fd(duplicate(device)?, address)?;
     let bar = device.region(Bar(BAR).region())?;
     let areas = bar.mappable();
     let all = areas.first().ok_or("BAR 0 cannot be mapped")?;
     Ok(Testdev::new(device.map(&bar, *all)?)?)
-}
-
-/// The fd of a value of vfio-ioctls, which has no `AsFd`.
-#[allow(unsafe_code, reason = "vfio-ioctls has no other way to its fds")]
-fn borrowed(of: &impl AsRawFd) -> BorrowedFd<'_> {
-    // SAFETY: the types of vfio-ioctls that this is called with own an open fd, and are borrowed
-    // for as long as the result.
-    unsafe { BorrowedFd::borrow_raw(of.as_raw_fd()) }
 }
 
 /// Runs an order, and says whether the device had what it asked for.
@@ -76,7 +67,7 @@ fn run(address: Bdf) -> Outcome {
     println!("1. {address} is a VfioDevice in a VfioContainer");
 
     // 2. This crate in the same container.
-    let kmod = Kmod::share(borrowed(&*container)).map_err(|error| {
+    let kmod = Kmod::share(duplicate(&*container)?).map_err(|error| {
         let errno = error.errno().unwrap_or(0);
         format!("{error} (errno {errno}): is the module loaded with type1_compat=1?")
     })?;

@@ -95,8 +95,8 @@ impl Kmod {
     /// `vfio_ioctls::VfioContainer` with its groups: the module must be loaded with
     /// `type1_compat=1` for that one. What is bound goes with its last group.
     ///
-    /// A value that has a raw fd and no [`AsFd`] is borrowed by
-    /// [`BorrowedFd::borrow_raw`]: that the fd is open and its own is for the caller to say.
+    /// [`duplicate`](crate::duplicate) gives the file of a value that has no [`AsFd`], as those of
+    /// vfio-ioctls have none.
     ///
     /// # Errors
     ///

@@ -8,10 +8,14 @@
 mod c;
 pub mod device;
 mod errno;
+#[cfg(feature = "raw")]
+pub mod forked;
 pub mod ioasid;
 pub mod iommufd;
 #[cfg(feature = "raw")]
 pub mod kcov;
+#[cfg(feature = "kvm")]
+pub mod kvm;
 pub mod memory;
 pub mod plain;
 #[cfg(feature = "raw")]
@@ -97,13 +101,13 @@ unsafe fn take_fd(number: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
-/// Another fd of what a value of another crate has open, where that has no
-/// [`AsFd`](std::os::fd::AsFd).
+/// Gives another file descriptor of the file that a value of another crate has open, where that
+/// value has no [`AsFd`](std::os::fd::AsFd), as those of vfio-ioctls and vmm-sys-util have none.
 ///
 /// # Errors
 ///
-/// EBADF if it has nothing open, EMFILE.
-pub fn duplicate(file: &impl AsRawFd) -> Result<OwnedFd> {
+/// EBADF if the value has no file open, EMFILE if the process has too many.
+pub fn duplicate(file: &impl AsRawFd) -> std::io::Result<OwnedFd> {
     // SAFETY: the call takes numbers and touches no memory of ours.
     let value = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 0) };
     let number = Errno::result(value)?;

@@ -9,12 +9,13 @@ use crate::cpu::{self, Buses, Cpus};
 use crate::host::Host;
 use crate::iommu::{self, Iommu};
 use crate::irq::Interrupts;
-use crate::memory::{Slot, Slots, ECAM};
+use crate::memory::{self, ECAM};
 use crate::pci::{self, PciBus};
 use crate::platform::{self, Acpi, Ender, Keyboard, Zeros};
 use crate::serial::{self, Peer, Port};
 use crate::vfio::{self, VfioFunction};
 use anyhow::{bail, ensure, Context, Result};
+use host_iommu::kvm::{Slot, Slots};
 use host_iommu::vtd::VtdConfig;
 use host_iommu::{Bdf, FaultQueue, Plugged};
 use std::collections::BTreeMap;
@@ -75,7 +76,7 @@ impl Machine {
             .and_then(|()| vm.create_irq_chip())
             .context("KVM does not make interrupt controllers")?;
         let slots = Slots::new(vm.clone());
-        let ram = slots.map_ram(&host.ram)?;
+        let ram = memory::show(&host.ram, &slots)?;
         let interrupts = Interrupts::new(vm.clone())?;
         let pci = PciBus::new();
         let buses = Arc::new(Buses {

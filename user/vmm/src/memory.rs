@@ -1,19 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Guest memory: where things are in the guest's physical addresses, a memfd for RAM, and KVM's
-//! memory slots.
+//! Guest memory: where things are in the guest's physical addresses, and a memfd for RAM.
 
 use anyhow::{bail, Context, Result};
-use host_iommu::vfio::Mmio;
-use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::VmFd;
+use host_iommu::kvm::{Slot, Slots};
 use nix::fcntl::{fallocate, FallocateFlags};
 use nix::sys::memfd::{memfd_create, MFdFlags};
 use std::fs::File;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MmapRegion,
-};
+use std::sync::Arc;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 /// A range of guest-physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,120 +101,16 @@ fn create_of(size: u64, pages: MFdFlags) -> Result<Ram> {
     Ok(Ram::from_ranges_with_files(parts)?)
 }
 
-/// KVM's memory slots of a VM.
-#[derive(Debug)]
-pub struct Slots {
-    vm: Arc<VmFd>,
-    next: AtomicU32,
-    free: Mutex<Vec<u32>>,
-}
-
-/// Memory of this process that a guest can be shown: RAM, or a device's registers.
-pub trait Shown: Send + Sync {
-    /// Where it is in the process, for as long as the value lives.
-    fn address(&self) -> u64;
-
-    /// Bytes.
-    fn size(&self) -> u64;
-}
-
-impl Shown for MmapRegion<()> {
-    fn address(&self) -> u64 {
-        self.as_ptr().expose_provenance() as u64
-    }
-
-    fn size(&self) -> u64 {
-        // By name: the number of bytes, not this method.
-        MmapRegion::size(self) as u64
-    }
-}
-
-impl Shown for Mmio {
-    fn address(&self) -> u64 {
-        Mmio::address(self)
-    }
-
-    fn size(&self) -> u64 {
-        Mmio::size(self) as u64
-    }
-}
-
-/// Memory that the guest sees at an address for as long as this lives.
-///
-/// # Invariants
-///
-/// `memory` is what the slot names, and is unmapped after the slot is gone.
-pub struct Slot {
-    slots: Arc<Slots>,
-    region: kvm_userspace_memory_region,
-    _memory: Arc<dyn Shown>,
-}
-
-impl Slots {
-    /// Of a VM that has none yet.
-    pub fn new(vm: Arc<VmFd>) -> Arc<Self> {
-        Arc::new(Self {
-            vm,
-            next: AtomicU32::new(0),
-            free: Mutex::default(),
+/// Shows a guest all of RAM.
+pub fn show(ram: &Ram, slots: &Arc<Slots>) -> Result<Vec<Slot>> {
+    ram.iter()
+        .map(|region| {
+            let start = region.start_addr().0;
+            slots
+                .map(start, region.get_mmap())
+                .with_context(|| format!("KVM does not take memory at {start:#x}"))
         })
-    }
-
-    /// Shows the guest `memory`, whole, at `start`.
-    pub fn map(self: &Arc<Self>, start: u64, memory: Arc<dyn Shown>) -> Result<Slot> {
-        let free = self
-            .free
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
-        let region = kvm_userspace_memory_region {
-            slot: free.unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed)),
-            flags: 0,
-            guest_phys_addr: start,
-            memory_size: memory.size(),
-            userspace_addr: memory.address(),
-        };
-        self.set(region)
-            .with_context(|| format!("KVM does not take memory at {start:#x}"))?;
-        Ok(Slot {
-            slots: self.clone(),
-            region,
-            // INVARIANT: the region was made of it, and `drop` removes the slot first.
-            _memory: memory,
-        })
-    }
-
-    /// Shows the guest all of RAM.
-    pub fn map_ram(self: &Arc<Self>, ram: &Ram) -> Result<Vec<Slot>> {
-        ram.iter()
-            .map(|region| self.map(region.start_addr().0, region.get_mmap()))
-            .collect()
-    }
-
-    #[allow(unsafe_code, reason = "KVM's call takes an address")]
-    fn set(&self, region: kvm_userspace_memory_region) -> Result<(), kvm_ioctls::Error> {
-        // SAFETY: `Slot` owns the mapping that the region names and removes the slot before it lets
-        // go of it; a region of no bytes removes a slot. Guest memory is touched by volatile
-        // accesses alone.
-        unsafe { self.vm.set_user_memory_region(region) }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.region.memory_size = 0;
-        match self.slots.set(self.region) {
-            Ok(()) => {
-                let mut free = self.slots.free.lock();
-                let free = free.as_mut().map_err(|poisoned| poisoned.get_mut());
-                free.map_or_else(
-                    |free| free.push(self.region.slot),
-                    |free| free.push(self.region.slot),
-                );
-            }
-            Err(error) => tracing::error!(%error, "KVM does not let go of a memory slot"),
-        }
-    }
+        .collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use crate::bus::{give, number};
 use crate::irq::{Interrupts, Message, Vector};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -45,8 +45,8 @@ impl Msix {
         let mut events = Vec::new();
         for _ in 0..count.min(MAX_VECTORS) {
             let vector = interrupts.vector()?;
-            let event = host_iommu::sys::duplicate(vector.event());
-            events.push(event.map_err(|_| anyhow::anyhow!("cannot copy an eventfd"))?);
+            let event = host_iommu::duplicate(vector.event());
+            events.push(event.context("cannot copy an eventfd")?);
             entries.push(Entry {
                 message: Message::default(),
                 masked: true,

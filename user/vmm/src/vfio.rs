@@ -13,10 +13,10 @@
 use crate::bus::{Bus, Registers};
 use crate::cpu::Buses;
 use crate::irq::Interrupts;
-use crate::memory::{Slot, Slots};
 use crate::msix::{self, Msix};
 use crate::pci::{self, Bar, ConfigSpace, Function, PciBus};
 use anyhow::{bail, Context, Result};
+use host_iommu::kvm::{Slot, Slots};
 use host_iommu::pci::{extended_capabilities, Layout};
 use host_iommu::vfio::{Interrupt, Mmio, Region, VfioDevice};
 use host_iommu::{Bdf, HostIommu};

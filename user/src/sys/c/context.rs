@@ -37,7 +37,8 @@ impl Context {
 
 /// Another fd of a file of the caller's, who keeps his.
 pub(super) fn duplicate(fd: c_int) -> Result<OwnedFd> {
-    Ok(crate::sys::duplicate(&fd)?)
+    let copy = crate::sys::duplicate(&fd);
+    Ok(copy.map_err(|error| crate::sys::Errno::from_raw(error.raw_os_error().unwrap_or(0)))?)
 }
 
 /// Reads a PCI address as in "0000:00:04.0".
