@@ -265,30 +265,21 @@ impl Container {
 
     #[inline(never)]
     fn get_info(&self, arg: Pointer) -> Result {
-        let (windows, mut info) = {
+        let (mut info, domain, dirty_support) = {
             let ioas = self.ioas.lock();
-            let windows = KBox::new(ioas.windows().clone(), GFP_KERNEL_ACCOUNT)?;
-            let domain = ioas.domain().cloned();
-            let info = (
-                ioas.page_sizes(),
-                ioas.mappings_left(),
-                ioas.dirty_support(),
-                domain,
-            );
-            (windows, info)
+            let info = uapi::Info {
+                page_sizes: ioas.page_sizes(),
+                windows: KBox::new(ioas.windows().clone(), GFP_KERNEL_ACCOUNT)?,
+                mappings_left: ioas.mappings_left(),
+                nesting: None,
+            };
+            (info, ioas.domain().cloned(), ioas.dirty_support())
         };
-        let domain = info.3.take();
-        let nesting = (self.rules == Rules::Ioasid)
-            .then(|| self.nesting.lock().report(domain.as_deref(), info.2));
-        uapi::write_info(
-            arg,
-            &uapi::Info {
-                page_sizes: info.0,
-                windows,
-                mappings_left: info.1,
-                nesting,
-            },
-        )
+        if self.rules == Rules::Ioasid {
+            let report = self.nesting.lock().report(domain.as_deref(), dirty_support);
+            info.nesting = Some(report);
+        }
+        uapi::write_info(arg, &info)
     }
 
     #[inline(never)]

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Calls from several threads at once, and calls that race the end of their container.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
-    endpoint, expect_status, program, range, skip, status, Called, Container, Errno, Group, Memory,
-    Order, Outcome, Rig, Space, PAGE,
+    as_entry, endpoint, expect_status, program, range, skip, status, Called, Container, Errno,
+    Group, Memory, Order, Outcome, Rig, Space, PAGE,
 };
 use host_iommu_tests::testdev::raw;
 
@@ -131,6 +131,35 @@ fn map_of_the_same_range_in_two_threads_succeeds_for_one_at_a_time() -> Outcome 
     Ok(())
 }
 
+fn destroy_of_the_same_address_space_in_two_threads_succeeds_for_one() -> Outcome {
+    let rig = Rig::nesting()?;
+    // More than the module takes out between two moments without the lock: the other comes then.
+    let entry = |page| as_entry(GVA + page * PAGE, rig.mem.base(), PAGE, VFIO_IOASID_AS_READ);
+    let entries: Vec<_> = (0..600).map(entry).collect();
+    let full = || -> Outcome<u32> {
+        let id = rig.container.as_create()?;
+        assert_eq!(rig.container.as_map(id, &entries).0, Ok(()), "AS_MAP");
+        Ok(id)
+    };
+    let current = AtomicU32::new(full()?);
+    let body = || -> Outcome {
+        match rig.container.as_destroy(current.load(Ordering::Relaxed)) {
+            // Whoever destroyed it makes the next one.
+            Ok(()) => current.store(full()?, Ordering::Relaxed),
+            Err(error) => assert_eq!(error.errno, Errno::ENOENT, "AS_DESTROY"),
+        }
+        Ok(())
+    };
+    let rounds = run_together(&[&body, &body])?;
+    assert!(rounds.iter().all(|&rounds| rounds > 0), "{rounds:?}");
+    let stats = rig.container.stats()?;
+    assert_eq!((stats.address_spaces, stats.as_entries), (1, 600));
+    rig.container.as_destroy(current.into_inner())?;
+    let stats = rig.container.stats()?;
+    assert_eq!((stats.address_spaces, stats.as_entries), (0, 0));
+    Ok(())
+}
+
 fn calls_that_race_the_end_of_the_container_return_einval_alone() -> Outcome {
     let container = Container::open()?;
     let group = Group::open(&endpoint(0)?)?;
@@ -232,6 +261,7 @@ program![
     bind_invalidate_and_unbind_in_four_threads_succeed,
     map_and_unmap_beside_dma_and_invalidation_keep_both_right,
     map_of_the_same_range_in_two_threads_succeeds_for_one_at_a_time,
+    destroy_of_the_same_address_space_in_two_threads_succeeds_for_one,
     calls_that_race_the_end_of_the_container_return_einval_alone,
     unbind_races_the_last_close_of_its_queue,
     unbinds_of_two_containers_under_requests_both_end,

@@ -122,13 +122,26 @@ fn drains(b: &mut Bench) -> Result<()> {
     ends(b, &noop(0), status::SUCCESS).map(drop)
 }
 
-/// A long one lets others pass.
+/// A long one lets others pass: what comes after it reads the end of its range before it is written.
 fn turns(b: &mut Bench) -> Result<()> {
     dsa::ready(b, Queue::USUAL)?;
-    submit(b, &long(1))?;
-    ends(b, &noop(0), status::SUCCESS)?;
-    ensure!(dsa::look(b, 1)?.status == 0, "the long one was done first");
-    wait(b, 1).map(drop)
+    let end = V + 0x20_0000 - 8;
+    b.q.write64(dsa::memory(end), 0x77)?;
+    // Both are in the queue before the device takes either.
+    b.q.monitor("stop", &json!({}))?;
+    submit(
+        b,
+        &Desc::moving(op::FILL, 0x55, V + 0x1000, 0x1f_f000).record(1),
+    )?;
+    submit(b, &Desc::moving(op::MEMMOVE, end, V, 8).record(2))?;
+    b.q.monitor("cont", &json!({}))?;
+    for n in [1, 2] {
+        ensure!(wait(b, n)?.status == status::SUCCESS, "record {n}");
+    }
+    ensure!(b.q.read64(dsa::memory(end))? == 0x55, "the fill");
+    let seen = b.q.read64(dsa::memory(V))?;
+    ensure!(seen == 0x77, "the long one was done first: {seen:#x}");
+    Ok(())
 }
 
 /// Two queues of two PASIDs, of which one has no table.
