@@ -56,7 +56,7 @@ use crate::fault::{Counters, FaultQueue};
 use crate::ffi::attach::Site;
 use crate::ffi::compat;
 use crate::ffi::device::Bdf;
-use crate::ffi::dma_fault::{DmaFault, DmaWatch};
+use crate::ffi::dma_fault::{DmaFault, DmaFaults, DmaWatch};
 use crate::ffi::errno::edquot;
 use crate::ffi::fault_file::{queue_of, NewFaultFd};
 use crate::ffi::group::Group;
@@ -447,6 +447,19 @@ impl Container {
     /// The same on the fault queues.
     pub(crate) fn inspect_queues<T>(&self, with: impl FnOnce(&Queues) -> T) -> T {
         with(&self.queues.lock())
+    }
+}
+
+impl DmaFaults for Container {
+    fn stopped(
+        container: u64,
+        device: Bdf,
+        faults: impl ExactSizeIterator<Item = DmaFault>,
+        lost: u64,
+    ) {
+        if let Some(container) = vfio::find(container) {
+            container.dma_faults(device, faults, lost);
+        }
     }
 }
 

@@ -18,15 +18,24 @@
 //! line to the last is there once, but a fault queue that moves up when an older one is closed.
 
 use crate::budget::Kind;
-use crate::ffi::debugfs::{Cursor, File, Line};
+use crate::ffi::debugfs::{Cursor, File, Line, Lines};
 use crate::ffi::limits::Limit;
 use crate::ffi::{uapi, vfio};
 use crate::ioas::Rules;
 use core::fmt::{self, Write};
 
+/// The lines of the module.
+pub(crate) struct ModuleLines;
+
+impl Lines for ModuleLines {
+    fn line(file: File, at: &mut Cursor, line: &mut Line<'_>) -> Option<fmt::Result> {
+        next_line(file, at, line)
+    }
+}
+
 /// Writes the next line and moves the cursor behind it; `None` at the end. Takes the container's
 /// locks, one container's at a time.
-pub(crate) fn line(file: File, at: &mut Cursor, line: &mut Line<'_>) -> Option<fmt::Result> {
+fn next_line(file: File, at: &mut Cursor, line: &mut Line<'_>) -> Option<fmt::Result> {
     if file == File::Module {
         if at.item != 0 {
             return None;

@@ -37,7 +37,7 @@ struct IoasidModule {
 
 impl kernel::Module for IoasidModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let registration = Registration::new()?;
+        let registration = Registration::new::<inspect::ModuleLines>()?;
         pr_info!("nested translation at PASIDs: bind, invalidate, page requests\n");
         Ok(Self {
             _registration: registration,

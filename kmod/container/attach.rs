@@ -188,7 +188,7 @@ impl Container {
     fn watch(&self, group: &Group, devices: &[Device]) -> Result {
         let bdfs = devices.iter().filter_map(Device::bdf);
         let watched = bdfs
-            .map(|bdf| DmaWatch::new(self.id, bdf))
+            .map(|bdf| DmaWatch::new::<Self>(self.id, bdf))
             .try_for_each(|watch| {
                 if let Some(watch) = watch? {
                     let mut watches = self.watches.lock();

@@ -5,7 +5,7 @@ use super::queue::{Chained, Cookie, Ends, Next, Refused, Slot, State, CHUNK, MAX
 use super::{Counters, Source};
 use crate::budget::{Kind, Owner, Share, Work};
 use crate::few::Few;
-use crate::ffi::deadline::Deadline;
+use crate::ffi::deadline::{Deadline, Expire};
 use crate::ffi::iopf::{PageGroup, Response};
 use crate::ffi::trace::AnsweredBy;
 use crate::ffi::uapi;
@@ -85,7 +85,7 @@ fn free_slots(count: usize, work: &mut Work) -> Result<Slots> {
 #[pin_data]
 pub(crate) struct FaultQueue {
     /// Armed with the state held, while a group waits and the queue is not closed.
-    deadline: Option<Deadline>,
+    deadline: Option<Deadline<Self>>,
     container: u64,
     dma: bool,
     counters: Arc<Counters>,
@@ -175,11 +175,6 @@ impl FaultQueue {
         self.changed.notify_all();
     }
 
-    /// The deadline's timer, if there is one.
-    pub(crate) fn deadline(&self) -> Option<&Deadline> {
-        self.deadline.as_ref()
-    }
-
     /// Takes a group in; an error gives it back.
     pub(super) fn push(
         &self,
@@ -230,27 +225,6 @@ impl FaultQueue {
         deadline.is_some_and(|deadline: Delta| {
             pending.since.elapsed().as_nanos() >= deadline.as_nanos()
         })
-    }
-
-    /// The deadline's timer: answers what is late, and comes again for what is left.
-    pub(crate) fn expire(&self) {
-        let mut work = Work::to_the_end();
-        while work.step().is_ok() {
-            let source = self
-                .state
-                .lock()
-                .oldest()
-                .filter(|pending| self.is_late(pending))
-                .map(|pending| pending.source.clone());
-            match source {
-                Some(source) => source.expire(),
-                None => break,
-            }
-        }
-        let state = self.state.lock();
-        if let Some(oldest) = state.oldest().filter(|_| !state.closed()) {
-            self.arm(oldest.since.elapsed());
-        }
     }
 
     /// Arms the timer for a group of that age. The state is held.
@@ -425,6 +399,33 @@ impl FaultQueue {
             readable: state.readable(),
             writable: !state.ended(),
             ended: state.ended(),
+        }
+    }
+}
+
+impl Expire for FaultQueue {
+    fn deadline(&self) -> Option<&Deadline<Self>> {
+        self.deadline.as_ref()
+    }
+
+    /// The deadline's timer: answers what is late, and comes again for what is left.
+    fn expire(&self) {
+        let mut work = Work::to_the_end();
+        while work.step().is_ok() {
+            let source = self
+                .state
+                .lock()
+                .oldest()
+                .filter(|pending| self.is_late(pending))
+                .map(|pending| pending.source.clone());
+            match source {
+                Some(source) => source.expire(),
+                None => break,
+            }
+        }
+        let state = self.state.lock();
+        if let Some(oldest) = state.oldest().filter(|_| !state.closed()) {
+            self.arm(oldest.since.elapsed());
         }
     }
 }

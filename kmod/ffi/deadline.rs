@@ -4,37 +4,48 @@
 //! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
 
 use super::shim;
-use crate::fault::FaultQueue;
+use core::marker::PhantomData;
 use core::ptr::NonNull;
 use kernel::ffi::c_void;
 use kernel::prelude::*;
 use kernel::time::{Delta, NSEC_PER_MSEC};
 
-/// How long a queue's groups may wait, and the timer that comes for them.
+/// Something whose groups may wait for so long.
+pub(crate) trait Expire: Sync + Sized + 'static {
+    /// Its deadline, if it has one: the same one always.
+    fn deadline(&self) -> Option<&Deadline<Self>>;
+
+    /// The timer has come. Sleeps.
+    fn expire(&self);
+}
+
+/// How long the groups of a `T` may wait, and the timer that comes for them.
 ///
 /// # Invariants
 ///
-/// `timer` is live and owned by this value, and armed with no queue but the one that owns this
+/// `timer` is live and owned by this value, and armed with nothing but the `T` that owns this
 /// value.
-pub(crate) struct Deadline {
+pub(crate) struct Deadline<T: Expire> {
     timer: NonNull<shim::Timer>,
     ms: u32,
+    _owner: PhantomData<fn(&T)>,
 }
 
 // SAFETY: A work item may be used from any thread.
-unsafe impl Send for Deadline {}
+unsafe impl<T: Expire> Send for Deadline<T> {}
 // SAFETY: The workqueue locks it.
-unsafe impl Sync for Deadline {}
+unsafe impl<T: Expire> Sync for Deadline<T> {}
 
-impl Deadline {
+impl<T: Expire> Deadline<T> {
     /// After `ms` milliseconds.
     pub(crate) fn new(ms: u32) -> Result<Self> {
         // SAFETY: No requirements.
-        let timer = unsafe { shim::ioasid_timer_new() };
+        let timer = unsafe { shim::ioasid_timer_new(passed::<T>) };
         // INVARIANT: Made just now, and not armed.
         Ok(Self {
             timer: NonNull::new(timer).ok_or(ENOMEM)?,
             ms,
+            _owner: PhantomData,
         })
     }
 
@@ -43,15 +54,15 @@ impl Deadline {
         Delta::from_millis(i64::from(self.ms))
     }
 
-    /// Lets the timer of `queue`, if it has one, call [`FaultQueue::expire`] after `delta`, unless
-    /// it is armed already. Does not sleep.
-    pub(crate) fn arm(queue: &FaultQueue, delta: Delta) {
+    /// Lets the timer of `owner`, if it has one, call [`Expire::expire`] after `delta`, unless it is
+    /// armed already. Does not sleep.
+    pub(crate) fn arm(owner: &T, delta: Delta) {
         // Rounded up: what expires early would not be late yet.
         let ms = delta.as_millis() + i64::from(delta.as_nanos() % NSEC_PER_MSEC > 0);
         let ms = u32::try_from(ms).unwrap_or(0);
-        if let Some(deadline) = queue.deadline() {
-            let data = core::ptr::from_ref(queue).cast();
-            // SAFETY: The timer is live. `queue` owns it, and cancels it before it goes.
+        if let Some(deadline) = owner.deadline() {
+            let data = core::ptr::from_ref(owner).cast();
+            // SAFETY: The timer is live. `owner` owns it, and cancels it before it goes.
             // INVARIANT: It is the owner.
             unsafe { shim::ioasid_timer_arm(deadline.timer.as_ptr(), data, ms) };
         }
@@ -64,7 +75,7 @@ impl Deadline {
     }
 }
 
-impl Drop for Deadline {
+impl<T: Expire> Drop for Deadline<T> {
     fn drop(&mut self) {
         self.cancel();
         // SAFETY: The timer is ours by the invariant, and does not run any more.
@@ -73,10 +84,13 @@ impl Drop for Deadline {
 }
 
 /// Runs in a work queue.
-#[no_mangle]
-extern "C" fn ioasid_fault_deadline(queue: *const c_void) {
-    // SAFETY: The timer is armed with the queue that owns it, which waits for us before it goes:
-    // the last close cancels the timer while the file's reference is still there.
-    let queue = unsafe { &*queue.cast::<FaultQueue>() };
-    queue.expire();
+///
+/// # Safety
+///
+/// `owner` is the `T` that owns the timer. It waits for this call before it goes: its deadline, which
+/// it owns, cancels the timer when it is dropped.
+unsafe extern "C" fn passed<T: Expire>(owner: *const c_void) {
+    // SAFETY: By the requirement.
+    let owner = unsafe { &*owner.cast::<T>() };
+    owner.expire();
 }

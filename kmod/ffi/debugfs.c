@@ -33,6 +33,8 @@ static const char * const names[] = {
 };
 
 static struct dentry *folder;
+/* Set before the files are made. */
+static ioasid_line_fn *write_line;
 
 static int lines_open(struct inode *inode, struct file *file)
 {
@@ -58,9 +60,8 @@ static ssize_t lines_read(struct file *file, char __user *buf, size_t len,
 	while (done < len) {
 		if (reader->done == reader->len) {
 			reader->done = 0;
-			reader->len = ioasid_debugfs_line(kind, &reader->at,
-							  reader->line,
-							  LINE_MAX_BYTES);
+			reader->len = write_line(kind, &reader->at,
+						 reader->line, LINE_MAX_BYTES);
 			if (!reader->len)
 				break;
 		}
@@ -97,10 +98,11 @@ static const struct file_operations lines_fops = {
 };
 
 /* Without debugfs there is nothing to see, which is no error. */
-void ioasid_debugfs_create(void)
+void ioasid_debugfs_create(ioasid_line_fn *line)
 {
 	uintptr_t kind;
 
+	write_line = line;
 	folder = debugfs_create_dir("vfio_ioasid", NULL);
 	for (kind = 0; kind < ARRAY_SIZE(names); kind++)
 		debugfs_create_file(names[kind], 0400, folder, (void *)kind,

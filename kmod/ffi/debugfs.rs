@@ -4,7 +4,6 @@
 //! C header: [`include/linux/debugfs.h`](srctree/include/linux/debugfs.h)
 
 use super::shim;
-use crate::inspect;
 use core::fmt::{self, Write};
 
 pub(crate) use shim::Cursor;
@@ -41,16 +40,41 @@ impl File {
     }
 }
 
-/// Makes the folder and its files.
-pub(super) fn create() {
-    // SAFETY: The one `Registration` calls it, before `remove`.
-    unsafe { shim::ioasid_debugfs_create() };
+/// What the files say.
+pub(crate) trait Lines {
+    /// Writes the next line of a file and moves the cursor behind it; `None` at the end. Sleeps.
+    fn line(file: File, at: &mut Cursor, line: &mut Line<'_>) -> Option<fmt::Result>;
 }
 
-/// Removes them; waits for the calls under way.
-pub(super) fn remove() {
-    // SAFETY: The one `Registration` calls it, after `create`.
-    unsafe { shim::ioasid_debugfs_remove() };
+/// The folder and its files, until this is dropped.
+///
+/// # Invariants
+///
+/// The folder was made, and there is no other.
+pub(crate) struct Folder(());
+
+impl Folder {
+    /// Makes the folder and its files, whose lines `L` writes. Without debugfs there are none, which
+    /// is no error.
+    ///
+    /// # Safety
+    ///
+    /// There is no other value of this type.
+    pub(super) unsafe fn create<L: Lines>() -> Self {
+        // SAFETY: There is no folder yet by the requirement. The function is this module's, which
+        // the files hold while they are open; the folder is removed before the module goes.
+        unsafe { shim::ioasid_debugfs_create(line::<L>) };
+        // INVARIANT: Made just now.
+        Self(())
+    }
+}
+
+impl Drop for Folder {
+    /// Waits for the calls under way.
+    fn drop(&mut self) {
+        // SAFETY: By the invariant.
+        unsafe { shim::ioasid_debugfs_remove() };
+    }
 }
 
 /// A line under construction, in a buffer of fixed size.
@@ -70,17 +94,25 @@ impl Write for Line<'_> {
 }
 
 /// Writes the line at the cursor and moves it on; gives its length, zero at the end.
-#[no_mangle]
-extern "C" fn ioasid_debugfs_line(file: u32, at: *mut Cursor, line: *mut u8, room: usize) -> usize {
+///
+/// # Safety
+///
+/// `at` and the `room` bytes at `text` are initialised, and the caller's alone during the call.
+unsafe extern "C" fn line<L: Lines>(
+    file: u32,
+    at: *mut Cursor,
+    text: *mut u8,
+    room: usize,
+) -> usize {
     let Some(file) = File::from_raw(file) else {
         return 0;
     };
-    // SAFETY: debugfs.c passes its reader's cursor and holds the reader's mutex.
+    // SAFETY: By the requirement.
     let at = unsafe { &mut *at };
-    // SAFETY: As above: `room` initialised bytes, which are the reader's alone.
-    let buf = unsafe { core::slice::from_raw_parts_mut(line, room) };
+    // SAFETY: As above.
+    let buf = unsafe { core::slice::from_raw_parts_mut(text, room) };
     let mut line = Line { buf, len: 0 };
-    match inspect::line(file, at, &mut line) {
+    match L::line(file, at, &mut line) {
         Some(Ok(())) => line.len,
         // A line that does not fit ends the file; the test of the longest one would see it.
         Some(Err(fmt::Error)) | None => 0,

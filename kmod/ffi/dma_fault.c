@@ -27,6 +27,7 @@ struct ioasid_dma_watch {
 	size_t count;
 	u64 lost;
 	/* Do not change. */
+	ioasid_dma_faults_fn *tell;
 	u64 container;
 	u16 segment;
 	u16 source_id;
@@ -77,8 +78,8 @@ static void dma_fault_work(struct work_struct *work)
 	watch->lost = 0;
 	raw_spin_unlock_irqrestore(&watch->lock, flags);
 
-	ioasid_dma_faults(watch->container, watch->segment, watch->source_id,
-			  faults, count, lost);
+	watch->tell(watch->container, watch->segment, watch->source_id, faults,
+		    count, lost);
 }
 
 bool ioasid_dma_faults_offered(void)
@@ -86,7 +87,8 @@ bool ioasid_dma_faults_offered(void)
 	return true;
 }
 
-struct ioasid_dma_watch *ioasid_dma_watch_new(u64 container, u16 segment,
+struct ioasid_dma_watch *ioasid_dma_watch_new(ioasid_dma_faults_fn *tell,
+					      u64 container, u16 segment,
 					      u16 source_id)
 {
 	struct ioasid_dma_watch *watch =
@@ -97,6 +99,7 @@ struct ioasid_dma_watch *ioasid_dma_watch_new(u64 container, u16 segment,
 	watch->nb.notifier_call = dma_fault_notify;
 	INIT_WORK(&watch->work, dma_fault_work);
 	raw_spin_lock_init(&watch->lock);
+	watch->tell = tell;
 	watch->container = container;
 	watch->segment = segment;
 	watch->source_id = source_id;
@@ -118,7 +121,8 @@ bool ioasid_dma_faults_offered(void)
 	return false;
 }
 
-struct ioasid_dma_watch *ioasid_dma_watch_new(u64 container, u16 segment,
+struct ioasid_dma_watch *ioasid_dma_watch_new(ioasid_dma_faults_fn *tell,
+					      u64 container, u16 segment,
 					      u16 source_id)
 {
 	return NULL;

@@ -2,7 +2,7 @@
 //! DMA that the IOMMU stopped, and who is told of it.
 
 use super::device::Bdf;
-use super::{shim, vfio};
+use super::shim;
 use core::ptr::NonNull;
 use kernel::prelude::*;
 
@@ -17,6 +17,18 @@ pub(crate) struct DmaFault {
     pub(crate) perm: u32,
     /// The IOMMU's reason.
     pub(crate) reason: u32,
+}
+
+/// Who is told.
+pub(crate) trait DmaFaults {
+    /// DMA of `device` of container number `container` was stopped, `lost` more times than is told.
+    /// Sleeps.
+    fn stopped(
+        container: u64,
+        device: Bdf,
+        faults: impl ExactSizeIterator<Item = DmaFault>,
+        lost: u64,
+    );
 }
 
 /// Hands the DMA faults of one device to its container for as long as it lives.
@@ -36,22 +48,24 @@ impl DmaWatch {
         unsafe { shim::ioasid_dma_faults_offered() }
     }
 
-    /// Hands the faults of `device` to container number `container`; nothing where the kernel
+    /// Tells `T` of the faults of `device` of container number `container`; nothing where the kernel
     /// does not tell of them.
-    pub(crate) fn new(container: u64, device: Bdf) -> Result<Option<Self>> {
+    pub(crate) fn new<T: DmaFaults>(container: u64, device: Bdf) -> Result<Option<Self>> {
         if !Self::is_offered() {
             return Ok(None);
         }
         let source_id = u16::from_be_bytes([device.bus, device.devfn]);
         // SAFETY: No requirements.
-        let watch = unsafe { shim::ioasid_dma_watch_new(container, device.segment, source_id) };
+        let watch = unsafe {
+            shim::ioasid_dma_watch_new(stopped::<T>, container, device.segment, source_id)
+        };
         // INVARIANT: Made just now.
         Ok(Some(Self(NonNull::new(watch).ok_or(ENOMEM)?)))
     }
 }
 
 impl Drop for DmaWatch {
-    /// Waits for a fault that is being handed over, which takes the container's locks.
+    /// Waits for a fault that is being handed over.
     fn drop(&mut self) {
         // SAFETY: It is ours by the invariant, and not used any more.
         unsafe { shim::ioasid_dma_watch_free(self.0.as_ptr()) };
@@ -59,8 +73,11 @@ impl Drop for DmaWatch {
 }
 
 /// Runs in a work queue.
-#[no_mangle]
-extern "C" fn ioasid_dma_faults(
+///
+/// # Safety
+///
+/// There are `count` faults at `faults`, which do not change during the call.
+unsafe extern "C" fn stopped<T: DmaFaults>(
     container: u64,
     segment: u16,
     source_id: u16,
@@ -74,15 +91,13 @@ extern "C" fn ioasid_dma_faults(
         bus,
         devfn,
     };
-    // SAFETY: The caller passes `count` faults that do not change during the call.
+    // SAFETY: By the requirement.
     let faults = unsafe { core::slice::from_raw_parts(faults, count) };
-    if let Some(container) = vfio::find(container) {
-        let faults = faults.iter().map(|fault| DmaFault {
-            addr: fault.addr,
-            pasid: fault.has_pasid.then_some(fault.pasid),
-            perm: fault.perm,
-            reason: u32::from(fault.reason),
-        });
-        container.dma_faults(device, faults, lost);
-    }
+    let faults = faults.iter().map(|fault| DmaFault {
+        addr: fault.addr,
+        pasid: fault.has_pasid.then_some(fault.pasid),
+        perm: fault.perm,
+        reason: u32::from(fault.reason),
+    });
+    T::stopped(container, device, faults, lost);
 }

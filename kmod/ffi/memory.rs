@@ -11,7 +11,7 @@ use crate::ioas::iova::{large_pages, IovaRange, LargePages};
 use crate::ioas::ranges::Ranged;
 use kernel::bindings;
 use kernel::error::to_result;
-use kernel::ffi::{c_long, c_ulong};
+use kernel::ffi::{c_int, c_long, c_ulong};
 use kernel::mm::Mm;
 use kernel::page::PAGE_SHIFT;
 use kernel::prelude::*;
@@ -20,10 +20,6 @@ use kernel::sync::Arc;
 
 /// Most pages pinned a call: eight pages of pointers, and 16 MiB that may be charged too early.
 const BATCH: u64 = 4096;
-
-/// `FOLL_WRITE` and `FOLL_LONGTERM` of linux/mm_types.h.
-const FOLL_WRITE: u32 = 1 << 0;
-const FOLL_LONGTERM: u32 = 1 << 8;
 
 /// Whose locked memory (RLIMIT_MEMLOCK) pinned memory counts towards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -518,14 +514,9 @@ fn pin(
     access: Access,
     pages: &mut [*mut bindings::page],
 ) -> Result<usize> {
-    let mut flags = FOLL_LONGTERM;
-    if access.write {
-        flags |= FOLL_WRITE;
-    }
     let count = count.min(pages.len());
-    // SAFETY: `pages` has room for `count` pointers.
-    let got =
-        unsafe { bindings::pin_user_pages_fast(vaddr, count as i32, flags, pages.as_mut_ptr()) };
+    // SAFETY: `pages` has room for `count` pointers. Sleeps; may take the mmap_lock, killably.
+    let got = unsafe { shim::ioasid_pin(vaddr, count as c_int, access.write, pages.as_mut_ptr()) };
     match got {
         0 => Err(EFAULT),
         error if error < 0 => Err(Error::from_errno(error)),

@@ -298,6 +298,14 @@ size_t ioasid_contiguous_pages(struct page *const *pages, size_t count)
 	return n;
 }
 
+/* The pages pinned, or an error. */
+int ioasid_pin(unsigned long vaddr, int count, bool write, struct page **pages)
+{
+	unsigned int flags = FOLL_LONGTERM | (write ? FOLL_WRITE : 0);
+
+	return pin_user_pages_fast(vaddr, count, flags, pages);
+}
+
 /* Steps, for a run of pages may be as long as memory is. */
 void ioasid_unpin(u64 frame, u64 count, bool written)
 {
@@ -594,6 +602,7 @@ size_t ioasid_iopf_read(struct iopf_group *group,
 /* A fault queue's deadline. */
 struct ioasid_timer {
 	struct delayed_work work;
+	ioasid_deadline_fn *passed;
 	const void *queue;
 };
 
@@ -602,15 +611,17 @@ static void fault_deadline(struct work_struct *work)
 	struct ioasid_timer *timer =
 		container_of(to_delayed_work(work), struct ioasid_timer, work);
 
-	ioasid_fault_deadline(timer->queue);
+	timer->passed(timer->queue);
 }
 
-struct ioasid_timer *ioasid_timer_new(void)
+struct ioasid_timer *ioasid_timer_new(ioasid_deadline_fn *passed)
 {
 	struct ioasid_timer *timer = kzalloc_obj(*timer, GFP_KERNEL_ACCOUNT);
 
-	if (timer)
+	if (timer) {
+		timer->passed = passed;
 		INIT_DELAYED_WORK(&timer->work, fault_deadline);
+	}
 	return timer;
 }
 

@@ -2,11 +2,14 @@
 /*
  * The C side of kmod/ffi: what Rust cannot reach, because it is an inline
  * function, a bit field, or a declaration private to drivers/vfio and
- * drivers/iommu. Mirrored by hand in shim.rs; keep the two in step.
+ * drivers/iommu. Mirrored by hand in shim.rs: both sides say how large each
+ * structure is and where its fields are, so that one alone does not compile.
  */
 #ifndef IOASID_SHIM_H
 #define IOASID_SHIM_H
 
+#include <linux/build_bug.h>
+#include <linux/stddef.h>
 #include <linux/types.h>
 
 struct device;
@@ -91,15 +94,44 @@ ssize_t ioasid_fault_write(struct file *file, const char __user *buf,
 			   size_t len, loff_t *pos);
 __poll_t ioasid_fault_poll(struct file *file, struct poll_table_struct *table);
 int ioasid_fault_release(struct inode *inode, struct file *file);
-/* deadline.rs implements this. */
-void ioasid_fault_deadline(const void *queue);
-/* debugfs.rs implements this. */
-size_t ioasid_debugfs_line(u32 kind, struct ioasid_cursor *at, char *line,
-			   size_t room);
-/* dma_fault.rs implements this. */
-void ioasid_dma_faults(u64 container, u16 segment, u16 source_id,
-		       const struct ioasid_dma_fault *faults, size_t count,
-		       u64 lost);
+#define IOASID_AT(type, field, at) \
+	static_assert(offsetof(struct type, field) == (at))
+
+static_assert(sizeof(struct ioasid_device_facts) == 32);
+IOASID_AT(ioasid_device_facts, bus, 2);
+IOASID_AT(ioasid_device_facts, devfn, 3);
+IOASID_AT(ioasid_device_facts, max_pasids, 4);
+IOASID_AT(ioasid_device_facts, hw_type, 8);
+IOASID_AT(ioasid_device_facts, is_pci, 12);
+IOASID_AT(ioasid_device_facts, ats_enabled, 13);
+IOASID_AT(ioasid_device_facts, pri_supported, 14);
+IOASID_AT(ioasid_device_facts, can_nest, 15);
+IOASID_AT(ioasid_device_facts, vtd_cap, 16);
+IOASID_AT(ioasid_device_facts, vtd_ecap, 24);
+static_assert(sizeof(struct ioasid_page_request) == 24);
+IOASID_AT(ioasid_page_request, perm, 8);
+IOASID_AT(ioasid_page_request, flags, 12);
+IOASID_AT(ioasid_page_request, pasid, 16);
+IOASID_AT(ioasid_page_request, grpid, 20);
+static_assert(sizeof(struct ioasid_range) == 16);
+IOASID_AT(ioasid_range, last, 8);
+static_assert(sizeof(struct ioasid_cursor) == 16);
+IOASID_AT(ioasid_cursor, item, 8);
+static_assert(sizeof(struct ioasid_dma_fault) == 24);
+IOASID_AT(ioasid_dma_fault, pasid, 8);
+IOASID_AT(ioasid_dma_fault, perm, 12);
+IOASID_AT(ioasid_dma_fault, reason, 16);
+IOASID_AT(ioasid_dma_fault, has_pasid, 17);
+
+/* Writes a line of a debugfs file; gives its length. */
+typedef size_t ioasid_line_fn(u32 kind, struct ioasid_cursor *at, char *line,
+			      size_t room);
+/* Takes the DMA faults of a device. */
+typedef void ioasid_dma_faults_fn(u64 container, u16 segment, u16 source_id,
+				  const struct ioasid_dma_fault *faults,
+				  size_t count, u64 lost);
+/* A fault queue's deadline has passed. */
+typedef void ioasid_deadline_fn(const void *queue);
 /* iopf.rs implements this. */
 int ioasid_iopf_handler(struct iopf_group *group);
 
@@ -129,7 +161,8 @@ int ioasid_vfio_register(void);
 void ioasid_vfio_unregister(void);
 
 bool ioasid_dma_faults_offered(void);
-struct ioasid_dma_watch *ioasid_dma_watch_new(u64 container, u16 segment,
+struct ioasid_dma_watch *ioasid_dma_watch_new(ioasid_dma_faults_fn *tell,
+					      u64 container, u16 segment,
 					      u16 source_id);
 void ioasid_dma_watch_free(struct ioasid_dma_watch *watch);
 
@@ -143,7 +176,7 @@ struct iova_bitmap *ioasid_bitmap_new(struct ioasid_range range, u64 page_size,
 void ioasid_bitmap_free(struct iova_bitmap *bitmap);
 bool ioasid_can_pin(unsigned long address, size_t len);
 
-void ioasid_debugfs_create(void);
+void ioasid_debugfs_create(ioasid_line_fn *line);
 void ioasid_debugfs_remove(void);
 
 void ioasid_trace_bind(u64 container, u32 device, u32 pasid, u32 guest_pasid,
@@ -170,6 +203,7 @@ ssize_t ioasid_group_reserved(struct iommu_group *group,
 			      struct ioasid_range *out, size_t max);
 u64 ioasid_page_frame(struct page *page);
 size_t ioasid_contiguous_pages(struct page *const *pages, size_t count);
+int ioasid_pin(unsigned long vaddr, int count, bool write, struct page **pages);
 void ioasid_unpin(u64 frame, u64 count, bool written);
 long ioasid_device_frames(unsigned long vaddr, unsigned long count, bool write,
 			  u64 *frame);
@@ -212,7 +246,7 @@ void ioasid_unit_unlock(struct ioasid_unit *unit);
 void ioasid_quiesce_page_requests(struct device *dev);
 size_t ioasid_iopf_read(struct iopf_group *group,
 			struct ioasid_page_request *out, size_t max);
-struct ioasid_timer *ioasid_timer_new(void);
+struct ioasid_timer *ioasid_timer_new(ioasid_deadline_fn *passed);
 void ioasid_timer_arm(struct ioasid_timer *timer, const void *queue, u32 ms);
 void ioasid_timer_cancel(struct ioasid_timer *timer);
 void ioasid_timer_free(struct ioasid_timer *timer);

@@ -2,6 +2,7 @@
 //! Declarations of shim.h.
 
 use crate::ioas::iova::IovaRange;
+use core::mem::{offset_of, size_of};
 use kernel::bindings;
 use kernel::ffi::{c_int, c_long, c_ulong, c_void};
 
@@ -58,6 +59,34 @@ pub(super) struct DmaFault {
     pub(super) perm: u32,
     pub(super) reason: u8,
     pub(super) has_pasid: bool,
+}
+
+/// What shim.h says of the same structures.
+macro_rules! layout {
+    ($($ty:ty: $size:expr, { $($field:ident: $at:expr),* $(,)? });* $(;)?) => { $(
+        const _: () = assert!(size_of::<$ty>() == $size);
+        $( const _: () = assert!(offset_of!($ty, $field) == $at); )*
+    )* };
+}
+
+layout! {
+    DeviceFacts: 32, {
+        segment: 0,
+        bus: 2,
+        devfn: 3,
+        max_pasids: 4,
+        hw_type: 8,
+        is_pci: 12,
+        ats_enabled: 13,
+        pri_supported: 14,
+        can_nest: 15,
+        vtd_cap: 16,
+        vtd_ecap: 24,
+    };
+    PageRequest: 24, { addr: 0, perm: 8, flags: 12, pasid: 16, grpid: 20 };
+    RawRange: 16, { start: 0, last: 8 };
+    Cursor: 16, { container: 0, item: 8 };
+    DmaFault: 24, { addr: 0, pasid: 8, perm: 12, reason: 16, has_pasid: 17 };
 }
 
 /// `struct ioasid_dma_watch`, known to C alone.
@@ -142,6 +171,7 @@ extern "C" {
     );
     pub(super) fn ioasid_dma_faults_offered() -> bool;
     pub(super) fn ioasid_dma_watch_new(
+        tell: unsafe extern "C" fn(u64, u16, u16, *const DmaFault, usize, u64),
         container: u64,
         segment: u16,
         source_id: u16,
@@ -163,7 +193,9 @@ extern "C" {
     ) -> *mut IovaBitmap;
     pub(super) fn ioasid_bitmap_free(bitmap: *mut IovaBitmap);
     pub(super) fn ioasid_can_pin(address: usize, len: usize) -> bool;
-    pub(super) fn ioasid_debugfs_create();
+    pub(super) fn ioasid_debugfs_create(
+        line: unsafe extern "C" fn(u32, *mut Cursor, *mut u8, usize) -> usize,
+    );
     pub(super) fn ioasid_debugfs_remove();
     pub(super) fn ioasid_limit(limit: u32) -> u32;
     pub(super) fn ioasid_allow_unsafe_interrupts() -> bool;
@@ -181,6 +213,12 @@ extern "C" {
     pub(super) fn ioasid_page_frame(page: *mut bindings::page) -> u64;
     pub(super) fn ioasid_contiguous_pages(pages: *const *mut bindings::page, count: usize)
         -> usize;
+    pub(super) fn ioasid_pin(
+        vaddr: c_ulong,
+        count: c_int,
+        write: bool,
+        pages: *mut *mut bindings::page,
+    ) -> c_int;
     pub(super) fn ioasid_unpin(frame: u64, count: u64, written: bool);
     pub(super) fn ioasid_device_frames(
         vaddr: c_ulong,
@@ -256,7 +294,7 @@ extern "C" {
         out: *mut PageRequest,
         max: usize,
     ) -> usize;
-    pub(super) fn ioasid_timer_new() -> *mut Timer;
+    pub(super) fn ioasid_timer_new(passed: unsafe extern "C" fn(*const c_void)) -> *mut Timer;
     pub(super) fn ioasid_timer_arm(timer: *mut Timer, queue: *const c_void, ms: u32);
     pub(super) fn ioasid_timer_cancel(timer: *mut Timer);
     pub(super) fn ioasid_timer_free(timer: *mut Timer);

@@ -8,7 +8,7 @@
 //! C header: [`drivers/vfio/vfio.h`](srctree/drivers/vfio/vfio.h)
 
 use super::account;
-use super::debugfs;
+use super::debugfs::{Folder, Lines};
 use super::device::Device;
 use super::group::Group;
 use super::shim;
@@ -38,26 +38,32 @@ global_lock! {
 /// # Invariants
 ///
 /// The operations of shim.c are registered with vfio core.
-pub(crate) struct Registration(());
+pub(crate) struct Registration {
+    /// Dropped before the rest, which its files ask.
+    debugfs: Option<Folder>,
+}
 
 impl Registration {
-    /// Registers the module. Only `module_init` calls it, once.
-    pub(crate) fn new() -> Result<Self> {
+    /// Registers the module, whose files in debugfs have the lines of `L`. Only `module_init` calls
+    /// it, once.
+    pub(crate) fn new<L: Lines>() -> Result<Self> {
         // SAFETY: The module's init runs once in the life of its statics.
         unsafe { CONTAINERS.init() };
         // SAFETY: As above.
         unsafe { account::init() };
         // SAFETY: No requirements; the callbacks of this file are ready.
         to_result(unsafe { shim::ioasid_vfio_register() })?;
-        debugfs::create();
         // INVARIANT: It was registered just now.
-        Ok(Self(()))
+        Ok(Self {
+            // SAFETY: As above: there is no other.
+            debugfs: Some(unsafe { Folder::create::<L>() }),
+        })
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        debugfs::remove();
+        drop(self.debugfs.take());
         // SAFETY: By the invariant it is registered. vfio core holds a reference to the module
         // for each container, so there is none left.
         unsafe { shim::ioasid_vfio_unregister() };

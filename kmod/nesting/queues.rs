@@ -2,6 +2,7 @@
 //! The fault queues of a container.
 
 use crate::fault::FaultQueue;
+use crate::ffi::deadline::Expire;
 use crate::ffi::debugfs::{Cursor, Line};
 use crate::ffi::errno::edquot;
 use crate::ffi::limits::Limit;
