@@ -14,7 +14,7 @@ pub(crate) use crate::ffi::work::Work;
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum Resource {
     /// PASIDs.
     Pasids = 0,
     /// Bindings and address spaces, each of which may take a domain id of an IOMMU unit.
@@ -25,12 +25,12 @@ pub(crate) enum Kind {
     Records = 3,
 }
 
-const _: () = assert!(Kind::Records as usize + 1 == COUNTERS);
+const _: () = assert!(Resource::Records as usize + 1 == COUNTERS);
 
 /// What all users have.
 static MODULE: [Atomic<u32>; COUNTERS] = [const { Atomic::new(0) }; COUNTERS];
 
-impl Kind {
+impl Resource {
     fn of_all(self) -> Limit {
         match self {
             Self::Pasids => Limit::TotalPasids,
@@ -105,7 +105,7 @@ impl Owner {
     /// # Errors
     ///
     /// [`EDQUOT`] if that would pass the limit of the user or of all users.
-    pub(crate) fn take(&self, kind: Kind, count: u32) -> Result<Share> {
+    pub(crate) fn take(&self, kind: Resource, count: u32) -> Result<Share> {
         let mine = self.0.counter(kind as usize).ok_or(EINVAL)?;
         add(mine, count, kind.user_limit())?;
         if let Err(error) = add(kind.counter(), count, kind.limit()) {
@@ -121,7 +121,7 @@ impl Owner {
     }
 
     /// Nothing yet.
-    pub(crate) fn nothing(&self, kind: Kind) -> Share {
+    pub(crate) fn nothing(&self, kind: Resource) -> Share {
         // INVARIANT: Nothing is counted.
         Share {
             owner: self.clone(),
@@ -138,7 +138,7 @@ impl Owner {
 /// `count` of `kind` are counted for this value, for its owner and for all users.
 pub(crate) struct Share {
     owner: Owner,
-    kind: Kind,
+    kind: Resource,
     count: u32,
 }
 

@@ -30,7 +30,7 @@
 //!
 //! On their own: `units_lock` of ffi/unit.c and `ACCOUNTS` of ffi/account.rs, with nothing inside;
 //! the mutex of a debugfs reader (ffi/debugfs.c), outside everything but vfio core's locks, with
-//! which it has nothing to do; `CONTAINERS` of ffi/vfio.rs, inside vfio core's locks, with nothing
+//! which it has nothing to do; the mutex of container/table.rs, inside vfio core's locks, with nothing
 //! inside.
 //!
 //! `mmap_lock` (pinning, and copies from and to the user) is taken with none of these held.
@@ -50,28 +50,31 @@ mod dirty;
 mod invalidate;
 mod map;
 mod spaces;
+pub(crate) mod table;
 
 use crate::budget::Owner;
+use crate::call;
+use crate::call::{device_of, Target};
 use crate::fault::{Counters, FaultQueue};
+use crate::ffi::abi;
 use crate::ffi::attach::Site;
 use crate::ffi::compat;
 use crate::ffi::device::Bdf;
 use crate::ffi::dma_fault::{DmaFault, DmaFaults, DmaWatch};
 use crate::ffi::errno::edquot;
-use crate::ffi::fault_file::{queue_of, NewFaultFd};
+use crate::ffi::fault_file::{queue_of, FaultFile, FileOperations, NewFaultFd, Ready};
 use crate::ffi::group::Group;
 use crate::ffi::lock::{new_lock, Lock};
 use crate::ffi::trace::{self, AsOperation};
 use crate::ffi::user::Pointer;
-use crate::ffi::{uapi as abi, vfio};
 use crate::ioas::{Ioas, Rules};
 use crate::nesting::queues::Queues;
-use crate::nesting::{Nesting, Place};
+use crate::nesting::{BindingKey, Nesting};
 use crate::pasid::Pasids;
-use crate::uapi;
-use crate::uapi::{device_of, Target};
 use dirty::Switch;
+use kernel::fs::File;
 use kernel::prelude::*;
+use kernel::sync::poll::PollTable;
 use kernel::sync::{new_mutex, Arc, Mutex};
 
 /// `VFIO_UNMAP_ALL` of linux/vfio.h.
@@ -171,7 +174,7 @@ impl Container {
     fn dma_fault(&self, device: Bdf, fault: &DmaFault) {
         trace::dma_fault(self.id, device, fault);
         let site = fault.pasid.map_or(Site::Rid, Site::Pasid);
-        let place = Place::new(site, device);
+        let place = BindingKey::new(site, device);
         let binding = self.nesting.lock().with_binding(&place, |binding| {
             let queue = binding.queue().cloned();
             (queue, binding.guest_pasid, binding.cookie)
@@ -214,7 +217,7 @@ impl Container {
 
     /// Each call has a function of its own, so that none is on another's stack.
     fn call(&self, cmd: u32, arg: Pointer) -> Result {
-        use uapi::nr;
+        use call::nr;
 
         match cmd {
             nr::GET_INFO => self.get_info(arg),
@@ -239,7 +242,7 @@ impl Container {
 
     #[inline(never)]
     fn call_map(&self, arg: Pointer) -> Result {
-        let map = uapi::Map::decode(arg)?;
+        let map = call::Map::decode(arg)?;
         let result = self.map(&map);
         trace::map(self.id, &map.range, map.vaddr, &result);
         result
@@ -247,7 +250,7 @@ impl Container {
 
     #[inline(never)]
     fn call_unmap(&self, arg: Pointer) -> Result {
-        let unmap = uapi::Unmap::decode(arg)?;
+        let unmap = call::Unmap::decode(arg)?;
         let result = self.unmap(&unmap);
         trace::unmap(self.id, &unmap.range, &result);
         unmap.reply(arg, result?)
@@ -256,10 +259,10 @@ impl Container {
     #[inline(never)]
     fn call_dirty_pages(&self, arg: Pointer) -> Result {
         self.ioas.lock().check_dirty_pages()?;
-        match uapi::DirtyPages::decode(arg)? {
-            uapi::DirtyPages::Start => self.start_dirty(),
-            uapi::DirtyPages::Stop => self.stop_dirty(),
-            uapi::DirtyPages::Get(range, bitmap) => self.dirty_pages(&range, &bitmap),
+        match call::DirtyPages::decode(arg)? {
+            call::DirtyPages::Start => self.start_dirty(),
+            call::DirtyPages::Stop => self.stop_dirty(),
+            call::DirtyPages::Get(range, bitmap) => self.dirty_pages(&range, &bitmap),
         }
     }
 
@@ -267,7 +270,7 @@ impl Container {
     fn get_info(&self, arg: Pointer) -> Result {
         let (mut info, domain, dirty_support) = {
             let ioas = self.ioas.lock();
-            let info = uapi::Info {
+            let info = call::Info {
                 page_sizes: ioas.page_sizes(),
                 windows: KBox::new(ioas.windows().clone(), GFP_KERNEL_ACCOUNT)?,
                 mappings_left: ioas.mappings_left(),
@@ -279,12 +282,12 @@ impl Container {
             let report = self.nesting.lock().report(domain.as_deref(), dirty_support);
             info.nesting = Some(report);
         }
-        uapi::write_info(arg, &info)
+        call::write_info(arg, &info)
     }
 
     #[inline(never)]
     fn pasid_alloc(&self, arg: Pointer) -> Result {
-        let call = uapi::PasidAlloc::decode(arg)?;
+        let call = call::PasidAlloc::decode(arg)?;
         let (min, max, count) = call.request();
         if self.nesting.lock().pasids().needs_storage() {
             let storage = Pasids::new_storage()?;
@@ -300,14 +303,14 @@ impl Container {
 
     #[inline(never)]
     fn pasid_free(&self, arg: Pointer) -> Result {
-        let (first, count) = uapi::decode_pasid_free(arg)?;
+        let (first, count) = call::decode_pasid_free(arg)?;
         self.nesting.lock().free_pasids(first, count)
     }
 
     #[inline(never)]
     fn call_bind(&self, arg: Pointer) -> Result {
-        let bind = uapi::Bind::decode(arg)?;
-        let queue = bind.fault_fd.map(queue_of).transpose()?;
+        let bind = call::Bind::decode(arg)?;
+        let queue = bind.fault_fd.map(queue_of::<FaultQueue>).transpose()?;
         if queue
             .as_ref()
             .is_some_and(|queue| queue.container() != self.id)
@@ -315,7 +318,7 @@ impl Container {
             return Err(EINVAL);
         }
         let bound = self.bind(&bind, queue);
-        let tried = trace::Bind {
+        let tried = trace::BindTried {
             device: bind.device,
             site: bind.site,
             guest_pasid: bind.guest_pasid,
@@ -336,13 +339,13 @@ impl Container {
 
     #[inline(never)]
     fn call_unbind(&self, arg: Pointer) -> Result {
-        let scope = uapi::decode_unbind(arg)?;
+        let scope = call::decode_unbind(arg)?;
         self.unbind(scope)
     }
 
     #[inline(never)]
     fn call_invalidate(&self, arg: Pointer) -> Result {
-        let call = uapi::Invalidate::decode(arg)?;
+        let call = call::Invalidate::decode(arg)?;
         let ended = self.invalidate(&call);
         let (count, done, bad) = (call.entries.count, ended.done, ended.bad_index);
         trace::invalidate(self.id, count, done, bad, &ended.result);
@@ -352,7 +355,7 @@ impl Container {
 
     #[inline(never)]
     fn fault_queue(&self, arg: Pointer) -> Result {
-        let call = uapi::NewFaultQueue::decode(arg)?;
+        let call = call::NewFaultQueue::decode(arg)?;
         let depth = match call.depth {
             Some(depth) => depth,
             None => self.default_depth(),
@@ -385,7 +388,7 @@ impl Container {
 
     #[inline(never)]
     fn devices(&self, arg: Pointer) -> Result {
-        let call = uapi::Devices::decode(arg)?;
+        let call = call::Devices::decode(arg)?;
         let room = call.room as usize;
         let mut at = 0;
         loop {
@@ -404,7 +407,7 @@ impl Container {
 
     #[inline(never)]
     fn stats(&self, arg: Pointer) -> Result {
-        let mut stats = uapi::decode_stats(arg)?;
+        let mut stats = call::decode_stats(arg)?;
         self.fill_stats(&mut stats);
         arg.write(&stats)
     }
@@ -440,12 +443,12 @@ impl Container {
     }
 
     /// Calls `with` on the nesting side, which it may only look at, and shortly.
-    pub(crate) fn inspect<T>(&self, with: impl FnOnce(&Nesting) -> T) -> T {
+    pub(crate) fn with_nesting<T>(&self, with: impl FnOnce(&Nesting) -> T) -> T {
         with(&self.nesting.lock())
     }
 
     /// The same on the fault queues.
-    pub(crate) fn inspect_queues<T>(&self, with: impl FnOnce(&Queues) -> T) -> T {
+    pub(crate) fn with_queues<T>(&self, with: impl FnOnce(&Queues) -> T) -> T {
         with(&self.queues.lock())
     }
 }
@@ -457,7 +460,7 @@ impl DmaFaults for Container {
         faults: impl ExactSizeIterator<Item = DmaFault>,
         lost: u64,
     ) {
-        if let Some(container) = vfio::find(container) {
+        if let Some(container) = table::find(container) {
             container.dma_faults(device, faults, lost);
         }
     }
@@ -477,9 +480,34 @@ fn rules_of(iommu_type: usize) -> Option<Rules> {
     }
 }
 
-/// A fault fd is closed for good: its container, if it lives, forgets the queue.
-pub(crate) fn forget_queue(queue: &Arc<FaultQueue>) {
-    if let Some(container) = vfio::find(queue.container()) {
-        container.queues.lock().forget(queue);
+/// How the kernel knows a fault fd.
+static FAULT_FILES: FileOperations<FaultQueue> = FileOperations::new();
+
+impl FaultFile for FaultQueue {
+    type OwnerModule = crate::IoasidModule;
+
+    fn operations() -> &'static FileOperations<Self> {
+        &FAULT_FILES
+    }
+
+    fn read(&self, buf: Pointer, len: usize, nonblocking: bool) -> Result<usize> {
+        FaultQueue::read(self, buf, len, nonblocking)
+    }
+
+    fn write(&self, buf: Pointer, len: usize) -> Result<usize> {
+        FaultQueue::write(self, buf, len)
+    }
+
+    fn poll(&self, table: &PollTable<'_>, file: &File) -> Ready {
+        FaultQueue::poll(self, table, file)
+    }
+
+    /// Its container, if it lives, forgets the queue.
+    fn close(queue: Arc<Self>) {
+        queue.close();
+        if let Some(container) = table::find(queue.container()) {
+            container.queues.lock().forget(&queue);
+        }
+        queue.free();
     }
 }

@@ -7,18 +7,20 @@
 #![deny(unsafe_code)]
 #![deny(clippy::multiple_unsafe_ops_per_block)]
 
+mod base;
 mod budget;
 mod container;
 mod fault;
-mod few;
+
+mod call;
+mod debugfs;
 #[allow(unsafe_code)]
 mod ffi;
-mod inspect;
 mod ioas;
 mod nesting;
 mod pasid;
-mod uapi;
 
+use container::table::Containers;
 use ffi::vfio::Registration;
 use kernel::prelude::*;
 
@@ -37,7 +39,7 @@ struct IoasidModule {
 
 impl kernel::Module for IoasidModule {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let registration = Registration::new::<inspect::ModuleLines>()?;
+        let registration = Registration::new::<Containers, debugfs::ModuleLines>()?;
         pr_info!("nested translation at PASIDs: bind, invalidate, page requests\n");
         Ok(Self {
             _registration: registration,

@@ -3,6 +3,7 @@
 
 use super::dirty::Attaching;
 use super::Container;
+use crate::base::iova::IovaRange;
 use crate::budget::Work;
 use crate::ffi::device::Device;
 use crate::ffi::dma_fault::DmaWatch;
@@ -10,7 +11,6 @@ use crate::ffi::group::Group;
 use crate::ffi::limits;
 use crate::ffi::lock::Guard;
 use crate::ffi::paging::PagingDomain;
-use crate::ioas::iova::IovaRange;
 use crate::ioas::{AttachedGroup, Rules};
 use crate::nesting::{Attached, AttachedDevice, RidState};
 use kernel::prelude::*;
@@ -85,11 +85,8 @@ impl Container {
             let device = AttachedDevice::new(device, group.clone(), domain.clone(), shared)?;
             attached.push(device, GFP_KERNEL_ACCOUNT)?;
         }
-        let mut copy = KVec::with_capacity(attached.len(), GFP_KERNEL_ACCOUNT)?;
-        copy.extend_from_slice(&attached, GFP_KERNEL_ACCOUNT)?;
         self.ioas.lock().add_group(AttachedGroup {
             group: group.clone(),
-            devices: copy,
             domain: domain.clone(),
             reserved,
         })?;
@@ -273,7 +270,7 @@ impl Container {
             self.undo(device, attached, site);
             let _ = work.look();
         }
-        device.drop_keeper(attached);
+        device.release_pri(attached);
     }
 
     /// The IOMMU core is about to forget a device. Where its group stays, the others of that have
@@ -294,7 +291,9 @@ impl Container {
         &self,
         is_it: impl Fn(&Device) -> bool,
     ) -> Option<Arc<AttachedDevice>> {
-        self.nesting.lock().device_where(is_it)
+        self.nesting
+            .lock()
+            .device_where(|other| is_it(&other.device))
     }
 
     /// The last group is gone, and with it the container as the user knew it.

@@ -19,20 +19,23 @@
 
 use super::dirty::Attaching;
 use super::Container;
-use crate::budget::{Kind as Counted, Work};
+use crate::budget::{Resource, Work};
+use crate::call::{Bind, Scope, Target};
 use crate::fault::{FaultQueue, Source};
+use crate::ffi::abi;
 use crate::ffi::attach::{Attachment, Detached, ReplaceFailed, Site, Translation};
 use crate::ffi::device::Bdf;
 use crate::ffi::errno::eopnotsupp;
+use crate::ffi::iopf::PageRequests;
 use crate::ffi::lock::Guard;
 use crate::ffi::nested::{NestedDomain, Stage1Data};
 use crate::ffi::paging::PagingDomain;
 use crate::ffi::trace;
-use crate::ffi::uapi as abi;
 use crate::ioas::address_space::BoundSpace;
 use crate::nesting::stage1;
-use crate::nesting::{number_of, Attached, AttachedDevice, Binding, Kind, Place, RidState};
-use crate::uapi::{Bind, Scope, Target};
+use crate::nesting::{
+    number_of, Attached, AttachedDevice, Binding, BindingKey, BoundKind, RidState,
+};
 use kernel::prelude::*;
 use kernel::rbtree::RBTreeNodeReservation;
 use kernel::sync::Arc;
@@ -72,7 +75,7 @@ impl BindResult {
 
 /// What a BIND needs that is made before the device is locked.
 struct Prepared {
-    kind: Kind,
+    kind: BoundKind,
     space: Option<(BoundSpace, Arc<PagingDomain>)>,
     source: Option<Arc<Source>>,
     share: crate::budget::Share,
@@ -121,16 +124,16 @@ impl Container {
             Target::Stage1(data) => {
                 let support = capability.stage1(bind.site).map_err(|_| eopnotsupp())?;
                 stage1::check_data(data, &support)?;
-                (Kind::Stage1, None)
+                (BoundKind::Stage1, None)
             }
-            Target::Stage2 => (Kind::Stage2, None),
+            Target::Stage2 => (BoundKind::Stage2, None),
             Target::AddressSpace(id) => {
                 let space = self.table_of_space(*id, device, queue.is_some(), work)?;
-                (Kind::AddressSpace(*id), Some(space))
+                (BoundKind::AddressSpace(*id), Some(space))
             }
             Target::Blocked => return Err(EINVAL),
         };
-        let share = self.owner.take(Counted::Domains, 1)?;
+        let share = self.owner.take(Resource::Domains, 1)?;
         let source = queue
             .map(|queue| Source::new(queue, bind.device, bind.guest_pasid, bind.cookie))
             .transpose()?;
@@ -202,14 +205,17 @@ impl Container {
             (None, Some(table)) => Translation::Paging(table),
             (None, None) => Translation::Paging(device.stage2.clone()),
         };
-        let place = Place::new(bind.site, bind.device);
+        let place = BindingKey::new(bind.site, bind.device);
         let number = number_of(bind.site);
-        let new = Detached::new(translation, source.clone())?;
+        let new = Detached::new(
+            translation,
+            source.clone().map(|source| source as Arc<dyn PageRequests>),
+        )?;
         let site_node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
         let node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
         let attaching = Attaching::begin(&self.switch)?;
         if source.is_some() {
-            device.keep_page_requests(attached)?;
+            device.hold_pri(attached)?;
         }
         let binding = Binding {
             kind,
@@ -306,18 +312,18 @@ impl Container {
                 }
             }),
             None if site == Site::Rid && device.rid() == RidState::Stage2 => new
-                .displace(&device.stage2, of_core, group)
+                .attach_over_stage2(&device.stage2, of_core, group)
                 .map(|attachment| (attachment, None))
-                .map_err(|(error, unchanged)| Unattached {
-                    error,
+                .map_err(|failed| Unattached {
+                    error: failed.error,
                     old: None,
-                    unchanged,
+                    unchanged: failed.stage2_in_force,
                 }),
             // Nothing was in force, and nothing is.
             None => new
                 .attach(of_core, group, site)
                 .map(|attachment| (attachment, None))
-                .map_err(|(error, _)| Unattached {
+                .map_err(|error| Unattached {
                     error,
                     old: None,
                     unchanged: true,
@@ -328,7 +334,7 @@ impl Container {
     /// Stops DMA at a RID or a PASID. Nothing can fail once it is known to be the container's, but
     /// for the memory that the first binding at a PASID takes: there, nothing is let through.
     fn block(&self, bind: &Bind, device: &AttachedDevice) -> Result<BindResult> {
-        let place = Place::new(bind.site, bind.device);
+        let place = BindingKey::new(bind.site, bind.device);
         let number = number_of(bind.site);
         let site_node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT);
         let node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT);
@@ -382,7 +388,7 @@ impl Container {
         let removed = device
             .device
             .bdf()
-            .and_then(|bdf| self.nesting.lock().remove(&Place::new(site, bdf)));
+            .and_then(|bdf| self.nesting.lock().remove(&BindingKey::new(site, bdf)));
         drop(removed);
     }
 
@@ -392,7 +398,7 @@ impl Container {
             return;
         };
         trace::unbind(self.id, bdf, site);
-        let place = Place::new(site, bdf);
+        let place = BindingKey::new(site, bdf);
         let source = self
             .nesting
             .lock()

@@ -2,11 +2,12 @@
 //! DIRTY_PAGES: the start and the end of tracking, and the bitmap of a range.
 
 use super::Container;
+use crate::base::iova::IovaRange;
 use crate::budget::Work;
+use crate::call::bitmap::Bitmap;
 use crate::ffi::lock::Lock;
 use crate::ffi::paging::PagingDomain;
-use crate::ioas::dirty::{Bitmap, Report, Tracking};
-use crate::ioas::iova::IovaRange;
+use crate::ioas::dirty_log::{Report, Tracking};
 use kernel::prelude::*;
 use kernel::rbtree::RBTree;
 use kernel::sync::Arc;

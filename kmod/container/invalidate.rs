@@ -8,8 +8,8 @@
 
 use super::Container;
 use crate::budget::Work;
-use crate::nesting::{stage1, Place, Stage1Tables};
-use crate::uapi::{Invalidate, Scope};
+use crate::call::{Invalidate, Scope};
+use crate::nesting::{stage1, BindingKey, Stage1Tables};
 use kernel::prelude::*;
 
 /// How an INVALIDATE ended.
@@ -100,7 +100,7 @@ impl Container {
                 Err(error) => (0, Err(error)),
             };
         }
-        let mut next = Some(Place::from_number(0));
+        let mut next = Some(BindingKey::from_number(0));
         while let Some(from) = next {
             let found = self.nesting.lock().next_tables(call.scope, from);
             let Some((tables, behind)) = found else {

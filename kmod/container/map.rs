@@ -2,12 +2,12 @@
 //! MAP_DMA and UNMAP_DMA.
 
 use super::Container;
+use crate::base::iova::IovaRange;
 use crate::budget::Work;
+use crate::call::{Map, Unmap};
 use crate::ffi::memory::MappedMemory;
-use crate::ioas::dirty::Report;
-use crate::ioas::iova::IovaRange;
+use crate::ioas::dirty_log::Report;
 use crate::ioas::{Claim, Publish, Rules, Ticket};
-use crate::uapi::{Map, Unmap};
 use kernel::prelude::*;
 use kernel::rbtree::RBTreeNodeReservation;
 

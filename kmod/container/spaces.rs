@@ -2,17 +2,17 @@
 //! AS_CREATE, AS_DESTROY, AS_MAP and AS_UNMAP, and the tables that a BIND needs.
 
 use super::Container;
+use crate::base::iova::IovaRange;
+use crate::base::range_map::{self, Ranged};
 use crate::budget::Work;
+use crate::call;
 use crate::ffi::alias::Tables;
 use crate::ffi::lock::Guard;
 use crate::ffi::paging::PagingDomain;
 use crate::ffi::trace::{self, AsOperation};
 use crate::ffi::user::Pointer;
 use crate::ioas::address_space::{AddressSpace, BoundSpace};
-use crate::ioas::iova::IovaRange;
-use crate::ioas::ranges::{self, Ranged};
 use crate::nesting::AttachedDevice;
-use crate::uapi;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -28,7 +28,7 @@ struct Changed {
 impl Container {
     #[inline(never)]
     pub(super) fn call_as_create(&self, arg: Pointer) -> Result {
-        let call = uapi::AsCreate::decode(arg)?;
+        let call = call::AsCreate::decode(arg)?;
         let result = self.ioas.lock().create_address_space();
         let id = *result.as_ref().unwrap_or(&0);
         trace::address_space(self.id, id, AsOperation::Create, 0, &result);
@@ -40,7 +40,7 @@ impl Container {
 
     #[inline(never)]
     pub(super) fn call_as_destroy(&self, arg: Pointer) -> Result {
-        let id = uapi::decode_as_destroy(arg)?;
+        let id = call::decode_as_destroy(arg)?;
         let result = self.destroy_address_space(id);
         trace::address_space(self.id, id, AsOperation::Destroy, 0, &result);
         result
@@ -48,7 +48,7 @@ impl Container {
 
     #[inline(never)]
     pub(super) fn call_as_change(&self, arg: Pointer, operation: AsOperation) -> Result {
-        let call = uapi::AsChange::decode(arg)?;
+        let call = call::AsChange::decode(arg)?;
         let changed = self.change_address_space(&call, operation)?;
         trace::address_space(self.id, call.id, operation, changed.done, &changed.result);
         call.reply(arg, changed.done)?;
@@ -79,7 +79,7 @@ impl Container {
     /// for a device.
     fn change_address_space(
         &self,
-        call: &uapi::AsChange,
+        call: &call::AsChange,
         operation: AsOperation,
     ) -> Result<Changed> {
         let work = &mut Work::of_call();
@@ -105,7 +105,7 @@ impl Container {
     fn map_step(
         &self,
         space: &Arc<AddressSpace>,
-        call: &uapi::AsChange,
+        call: &call::AsChange,
         first: u32,
         step: u32,
         work: &mut Work,
@@ -140,13 +140,13 @@ impl Container {
         &self,
         space: &AddressSpace,
         tables: &mut Guard<'_, Tables>,
-        entry: &uapi::AsEntry,
+        entry: &call::AsEntry,
         work: &mut Work,
     ) -> Result {
         if !tables.can_translate(&entry.range) {
             return Err(EINVAL);
         }
-        if ranges::first_in(tables.entries(), &entry.range).is_some() {
+        if range_map::first_in(tables.entries(), &entry.range).is_some() {
             // What is wrong with the range itself is said first.
             let fits = self.ioas.lock().windows().contains(&entry.range);
             return Err(if fits { EEXIST } else { EINVAL });
@@ -161,7 +161,7 @@ impl Container {
     fn unmap_step(
         &self,
         space: &Arc<AddressSpace>,
-        call: &uapi::AsChange,
+        call: &call::AsChange,
         first: u32,
         step: u32,
         work: &mut Work,
@@ -173,14 +173,14 @@ impl Container {
         let mut done = 0;
         let mut taken = 0;
         for range in &ranges {
-            if ranges::cuts(tables.entries(), range) {
+            if range_map::cuts(tables.entries(), range) {
                 tables.flush();
                 return Ok(Changed {
                     done,
                     result: Err(EINVAL),
                 });
             }
-            while let Some(iova) = ranges::first_in(tables.entries(), range)
+            while let Some(iova) = range_map::first_in(tables.entries(), range)
                 .filter(|entry| range.contains(entry.range()))
                 .map(|entry| entry.range().start())
             {
@@ -206,7 +206,7 @@ impl Container {
         loop {
             let mut tables = space.tables.lock_killable()?;
             for _ in 0..STEP {
-                let first = ranges::first_in(tables.entries(), range);
+                let first = range_map::first_in(tables.entries(), range);
                 let Some(iova) = first.map(|entry| entry.range().start()) else {
                     tables.flush();
                     return Ok(());
@@ -326,12 +326,9 @@ impl Container {
             let device = {
                 let mut tables = space.tables.lock_killable()?;
                 tables.drop_retired();
-                let ioas = self.ioas.lock();
-                let lacks = |device: &&Arc<AttachedDevice>| {
+                self.nesting.lock().device_where(|device| {
                     !device.is_gone() && tables.table(&device.stage2, false).is_none()
-                };
-                let mut devices = ioas.groups.iter().flat_map(|group| group.devices.iter());
-                devices.find(lacks).cloned()
+                })
             };
             let Some(device) = device else {
                 return Ok(());

@@ -2,13 +2,15 @@
 //! The fault fd: read, write, poll and the last close.
 
 use super::queue::{Chained, Cookie, Ends, Next, Refused, Slot, State, CHUNK, MAX_SLOTS};
+use super::source::Responder;
 use super::{Counters, Source};
-use crate::budget::{Kind, Owner, Share, Work};
-use crate::few::Few;
+use crate::base::inline_first::InlineFirst;
+use crate::budget::{Owner, Resource, Share, Work};
+use crate::ffi::abi;
 use crate::ffi::deadline::{Deadline, Expire};
+use crate::ffi::fault_file::Ready;
 use crate::ffi::iopf::{PageGroup, Response};
 use crate::ffi::trace::AnsweredBy;
-use crate::ffi::uapi;
 use crate::ffi::user::Pointer;
 use core::mem::size_of;
 use kernel::fs::File;
@@ -19,21 +21,24 @@ use kernel::sync::poll::{PollCondVar, PollTable};
 use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
 use kernel::time::{Delta, Instant, Monotonic};
 
-const _: () = assert!(uapi::VFIO_IOASID_FAULT_DEPTH_MAX as usize <= MAX_SLOTS);
+const _: () = assert!(abi::VFIO_IOASID_FAULT_DEPTH_MAX as usize <= MAX_SLOTS);
 
 /// The records of one group.
-pub(super) type Records = Few<uapi::vfio_ioasid_fault>;
+pub(super) type Records = InlineFirst<abi::vfio_ioasid_fault>;
 
 /// Slots by the chunk: no piece of memory is larger than 8 pages, which the page allocator has
 /// (`PAGE_ALLOC_COSTLY_ORDER`).
 type Chunk = KVec<Slot<Pending, Records>>;
 type Slots = KVec<Chunk>;
 
+/// What [`FaultQueue`] does under its lock.
+pub(super) type QueueState = State<Slots>;
+
 const _: () = assert!(CHUNK * size_of::<Slot<Pending, Records>>() <= 8 * PAGE_SIZE);
 const _: () = assert!(MAX_SLOTS.div_ceil(CHUNK) * size_of::<Chunk>() <= 8 * PAGE_SIZE);
 
-const RECORD: usize = size_of::<uapi::vfio_ioasid_fault>();
-const RESPONSE: usize = size_of::<uapi::vfio_ioasid_fault_response>();
+const RECORD: usize = size_of::<abi::vfio_ioasid_fault>();
+const RESPONSE: usize = size_of::<abi::vfio_ioasid_fault_response>();
 
 /// A group that waits, and the source that asked.
 pub(super) struct Pending {
@@ -44,24 +49,14 @@ pub(super) struct Pending {
 }
 
 /// The groups of a source are a chain.
-impl Chained for Pending {
-    fn chain(&self) -> Ends {
-        self.source.waiting()
+impl Chained<Slots> for Pending {
+    fn chain(&self, state: &QueueState) -> Ends {
+        self.source.waiting(state)
     }
 
-    fn set_chain(&self, chain: Ends) {
-        self.source.set_waiting(chain);
+    fn set_chain(&self, state: &QueueState, chain: Ends) {
+        self.source.set_waiting(state, chain);
     }
-}
-
-/// What poll says.
-pub(crate) struct Ready {
-    /// A read would not block.
-    pub(crate) readable: bool,
-    /// The container lives.
-    pub(crate) writable: bool,
-    /// The container is gone.
-    pub(crate) ended: bool,
 }
 
 /// `count` free slots, in chunks.
@@ -94,7 +89,7 @@ pub(crate) struct FaultQueue {
     shares: Mutex<Option<(Share, Share)>>,
     /// A leaf: taken in the page request thread.
     #[pin]
-    state: SpinLock<State<Slots>>,
+    state: SpinLock<QueueState>,
     #[pin]
     changed: PollCondVar,
 }
@@ -122,8 +117,8 @@ impl FaultQueue {
     ) -> Result<Arc<Self>> {
         let deadline = deadline_ms.map(Deadline::new).transpose()?;
         let shares = (
-            owner.take(Kind::Queues, 1)?,
-            owner.take(Kind::Records, depth)?,
+            owner.take(Resource::Queues, 1)?,
+            owner.take(Resource::Records, depth)?,
         );
         let slots = free_slots(depth as usize, &mut Work::of_call())?;
         let state = State::new(slots).ok_or(EINVAL)?;
@@ -152,12 +147,17 @@ impl FaultQueue {
     }
 
     /// Takes in a DMA fault.
-    pub(crate) fn push_dma_fault(&self, record: uapi::vfio_ioasid_fault) {
+    pub(crate) fn push_dma_fault(&self, record: abi::vfio_ioasid_fault) {
         let mut records = Records::new();
         // The first takes no memory.
         let _ = records.push(record, GFP_KERNEL);
         self.state.lock().push_note(records);
         self.changed.notify_all();
+    }
+
+    /// The lock that the chains of its sources are under.
+    pub(super) fn state(&self) -> &SpinLock<QueueState> {
+        &self.state
     }
 
     pub(super) fn counters(&self) -> &Counters {
@@ -207,12 +207,12 @@ impl FaultQueue {
         self.changed.notify_all();
     }
 
-    /// Takes the oldest group of `source` out for the host's answer, because its deadline has
-    /// passed if `expired`. The caller holds the source's responder.
-    pub(super) fn take_next(&self, source: &Source, expired: bool) -> Option<Pending> {
+    /// Takes the oldest group of the responder's source out for the host's answer, because its
+    /// deadline has passed if `expired`.
+    pub(super) fn take_next(&self, responder: &Responder<'_>, expired: bool) -> Option<Pending> {
         let taken = {
             let mut state = self.state.lock();
-            let chain = source.waiting();
+            let chain = responder.source().waiting(&state);
             state.take_first(chain, expired, |pending| !expired || self.is_late(pending))
         };
         self.changed.notify_all();
@@ -288,8 +288,8 @@ impl FaultQueue {
     fn deliver(&self, at: Pointer, next: Next<Records>) -> Result<usize> {
         match next {
             Next::Overflow(lost) => {
-                let copied = at.write(&uapi::vfio_ioasid_fault {
-                    kind: uapi::VFIO_IOASID_FAULT_OVERFLOW,
+                let copied = at.write(&abi::vfio_ioasid_fault {
+                    kind: abi::VFIO_IOASID_FAULT_OVERFLOW,
                     addr: lost,
                     ..Default::default()
                 });
@@ -301,9 +301,7 @@ impl FaultQueue {
                 copied.map(|()| RECORD)
             }
             Next::Cancelled(cookie) => self.announce(at, cookie, 0),
-            Next::Expired(cookie) => {
-                self.announce(at, cookie, uapi::VFIO_IOASID_FAULT_FLAG_EXPIRED)
-            }
+            Next::Expired(cookie) => self.announce(at, cookie, abi::VFIO_IOASID_FAULT_FLAG_EXPIRED),
             Next::Group { cookie, records } | Next::Note { cookie, records } => {
                 let bytes = records.len() * RECORD;
                 let copied = records
@@ -322,8 +320,8 @@ impl FaultQueue {
 
     /// Copies the record that a group needs no answer any more.
     fn announce(&self, at: Pointer, cookie: u64, flags: u32) -> Result<usize> {
-        let copied = at.write(&uapi::vfio_ioasid_fault {
-            kind: uapi::VFIO_IOASID_FAULT_CANCELLED,
+        let copied = at.write(&abi::vfio_ioasid_fault {
+            kind: abi::VFIO_IOASID_FAULT_CANCELLED,
             flags,
             cookie,
             ..Default::default()
@@ -359,10 +357,10 @@ impl FaultQueue {
     }
 
     /// Step 3 of a binding's life.
-    fn answer(&self, response: uapi::vfio_ioasid_fault_response) -> Result {
+    fn answer(&self, response: abi::vfio_ioasid_fault_response) -> Result {
         let code = match response.code {
-            uapi::VFIO_IOASID_RESPONSE_SUCCESS => Response::Success,
-            uapi::VFIO_IOASID_RESPONSE_INVALID => Response::Invalid,
+            abi::VFIO_IOASID_RESPONSE_SUCCESS => Response::Success,
+            abi::VFIO_IOASID_RESPONSE_INVALID => Response::Invalid,
             _ => return Err(EINVAL),
         };
         if response.__reserved != 0 {
@@ -379,10 +377,10 @@ impl FaultQueue {
             }
         };
         if let Some(source) = source {
-            let _responder = source.responder.lock();
+            let responder = source.responder();
             let taken = self.state.lock().take(response.cookie);
             if let Some(pending) = taken {
-                source.respond(pending.group, code, AnsweredBy::User);
+                responder.respond(pending.group, code, AnsweredBy::User);
                 self.counters.responses.add(1);
                 return Ok(());
             }
@@ -400,6 +398,36 @@ impl FaultQueue {
             writable: !state.ended(),
             ended: state.ended(),
         }
+    }
+
+    /// The last reference to the fd is gone: what waits is answered INVALID, and so is what comes.
+    pub(crate) fn close(&self) {
+        self.state.lock().close();
+        if let Some(deadline) = self.deadline() {
+            deadline.cancel();
+        }
+        let mut work = Work::to_the_end();
+        while work.step().is_ok() {
+            match self.oldest_source() {
+                Some(source) => source.cancel(),
+                None => break,
+            }
+        }
+    }
+
+    /// Gives back what a closed queue has taken. Bindings may keep the queue for as long as they
+    /// last.
+    pub(crate) fn free(&self) {
+        let slots = self.state.lock().take_slots();
+        drop(slots);
+        let shares = self.shares.lock().take();
+        drop(shares);
+    }
+
+    /// The source of the group that waits longest.
+    fn oldest_source(&self) -> Option<Arc<Source>> {
+        let state = self.state.lock();
+        state.oldest().map(|pending| pending.source.clone())
     }
 }
 
@@ -428,31 +456,4 @@ impl Expire for FaultQueue {
             self.arm(oldest.since.elapsed());
         }
     }
-}
-
-/// The last reference to the fd is gone: what waits is answered INVALID, and so is what
-/// comes.
-pub(crate) fn close(queue: Arc<FaultQueue>) {
-    queue.state.lock().close();
-    if let Some(deadline) = queue.deadline() {
-        deadline.cancel();
-    }
-    let mut work = Work::to_the_end();
-    while work.step().is_ok() {
-        let source = queue
-            .state
-            .lock()
-            .oldest()
-            .map(|pending| pending.source.clone());
-        match source {
-            Some(source) => source.cancel(),
-            None => break,
-        }
-    }
-    crate::container::forget_queue(&queue);
-    // Bindings may keep the queue for as long as they last; what it took goes now.
-    let slots = queue.state.lock().take_slots();
-    drop(slots);
-    let shares = queue.shares.lock().take();
-    drop(shares);
 }

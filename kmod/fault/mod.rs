@@ -28,7 +28,7 @@ mod fd;
 pub(crate) mod queue;
 mod source;
 
-pub(crate) use fd::{close, FaultQueue};
+pub(crate) use fd::FaultQueue;
 pub(crate) use source::Source;
 
 use kernel::sync::atomic::{Atomic, Relaxed};

@@ -47,13 +47,13 @@ impl Ends {
 
 /// A group whose owner has all its groups of a queue in a chain, oldest first.
 ///
-/// The queue alone changes the chain, and asks for it with nothing else going on. It begins
-/// [`Ends::EMPTY`].
-pub(crate) trait Chained {
+/// The queue alone changes the chain, and shows its own state `S`, which shows that nothing else
+/// goes on. It begins [`Ends::EMPTY`].
+pub(crate) trait Chained<S> {
     /// The owner's chain.
-    fn chain(&self) -> Ends;
+    fn chain(&self, state: &State<S>) -> Ends;
     /// Replaces it.
-    fn set_chain(&self, chain: Ends);
+    fn set_chain(&self, state: &State<S>, chain: Ends);
 }
 
 /// The lists that a slot may be on.
@@ -233,7 +233,7 @@ impl<S, C, G, R> State<S>
 where
     S: DerefMut<Target = [C]>,
     C: DerefMut<Target = [Slot<G, R>]> + 'static,
-    G: Chained + 'static,
+    G: Chained<S> + 'static,
     R: 'static,
 {
     /// A queue whose groups together have at most one record for each slot in `slots`, which must
@@ -359,8 +359,8 @@ where
         self.waiting += weight;
         self.ready = self.append(List::Ready, self.ready, index);
         self.oldest = self.append(List::Waiting, self.oldest, index);
-        let chain = self.append(List::Chain, group.chain(), index);
-        group.set_chain(chain);
+        let chain = self.append(List::Chain, group.chain(self), index);
+        group.set_chain(self, chain);
         if let Some(slot) = self.slot_mut(index) {
             slot.group = Some(group);
         }
@@ -605,8 +605,8 @@ where
         let slot = self.slot_mut(index)?;
         let (group, phase) = (slot.group.take()?, slot.phase);
         self.oldest = self.unlink(List::Waiting, self.oldest, index);
-        let chain = self.unlink(List::Chain, group.chain(), index);
-        group.set_chain(chain);
+        let chain = self.unlink(List::Chain, group.chain(self), index);
+        group.set_chain(self, chain);
         Some((group, phase))
     }
 

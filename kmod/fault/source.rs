@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The fault side of a binding: where its page requests go, and who may answer.
 
+use super::fd::QueueState;
 use super::fd::{FaultQueue, Pending, Records};
 use super::queue::{Ends, Refused};
+use crate::call::device_of;
+use crate::ffi::abi;
 use crate::ffi::device::Bdf;
-use crate::ffi::iopf::{PageGroup, PageRequest, Response};
+use crate::ffi::iopf::{PageGroup, PageRequest, PageRequestThread, PageRequests, Response};
 use crate::ffi::trace::{self, AnsweredBy};
-use crate::ffi::uapi;
-use crate::uapi::device_of;
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
-use kernel::sync::{new_mutex, Arc, ArcBorrow, Mutex};
+use kernel::sync::lock::mutex::MutexBackend;
+use kernel::sync::lock::Guard;
+use kernel::sync::{new_mutex, Arc, LockedBy, Mutex};
 use kernel::time::Instant;
 
 /// Most records of a group: VT-d's queue holds 2,048 in all, and no device in the field
 /// groups more than a few.
-pub(crate) const GROUP_MAX: usize = uapi::VFIO_IOASID_FAULT_GROUP_MAX as usize;
+pub(crate) const GROUP_MAX: usize = abi::VFIO_IOASID_FAULT_GROUP_MAX as usize;
 
 /// The fault side of one binding; see the module for its life.
 #[pin_data]
@@ -25,12 +28,31 @@ pub(crate) struct Source {
     user_cookie: u64,
     queue: Arc<FaultQueue>,
     stopping: Atomic<bool>,
-    /// Its groups in the queue: [`Ends`], changed with the queue's state held.
-    waiting: Atomic<u64>,
+    /// Its groups in the queue: [`Ends`].
+    waiting: LockedBy<Atomic<u64>, QueueState>,
     /// Held while one of this source's groups is answered by somebody else than the page
     /// request thread.
     #[pin]
-    pub(super) responder: Mutex<()>,
+    responder: Mutex<()>,
+}
+
+/// The right to answer groups of a source outside the page request thread. Who unbinds takes it
+/// once nothing comes any more: so the device of a group that is answered is there.
+pub(super) struct Responder<'a> {
+    source: &'a Source,
+    _held: Guard<'a, (), MutexBackend>,
+}
+
+impl Responder<'_> {
+    /// Whose groups.
+    pub(super) fn source(&self) -> &Source {
+        self.source
+    }
+
+    /// Answers a group of its source. Sleeps.
+    pub(super) fn respond(&self, group: PageGroup, response: Response, by: AnsweredBy) {
+        self.source.send(group, response, by);
+    }
 }
 
 impl Source {
@@ -49,7 +71,7 @@ impl Source {
                 user_cookie,
                 queue,
                 stopping: Atomic::new(false),
-                waiting: Atomic::new(Ends::EMPTY.to_bits()),
+                waiting: LockedBy::new(queue.state(), Atomic::new(Ends::EMPTY.to_bits())),
                 responder <- new_mutex!((), "Source::responder"),
             }),
             GFP_KERNEL_ACCOUNT,
@@ -61,18 +83,26 @@ impl Source {
         &self.queue
     }
 
-    /// Its groups in the queue. The queue's state is held.
-    pub(super) fn waiting(&self) -> Ends {
-        Ends::from_bits(self.waiting.load(Relaxed))
+    /// Its groups in the queue whose state is `held`.
+    pub(super) fn waiting(&self, held: &QueueState) -> Ends {
+        Ends::from_bits(self.waiting.access(held).load(Relaxed))
     }
 
-    /// Replaces them. The queue's state is held.
-    pub(super) fn set_waiting(&self, chain: Ends) {
-        self.waiting.store(chain.to_bits(), Relaxed);
+    /// Replaces them.
+    pub(super) fn set_waiting(&self, held: &QueueState, chain: Ends) {
+        self.waiting.access(held).store(chain.to_bits(), Relaxed);
     }
 
-    /// Step 2: takes a group in, or answers it INVALID. Runs in the page request thread.
-    pub(crate) fn page_request(self: ArcBorrow<'_, Self>, group: PageGroup) {
+    /// Takes the right to answer its groups. Sleeps.
+    pub(super) fn responder(&self) -> Responder<'_> {
+        Responder {
+            source: self,
+            _held: self.responder.lock(),
+        }
+    }
+
+    /// Step 2: takes a group in, or answers it INVALID.
+    fn take_in(self: Arc<Self>, group: PageGroup, thread: PageRequestThread<'_>) {
         let counters = self.queue.counters();
         trace::page_request(
             self.queue.container(),
@@ -92,11 +122,11 @@ impl Source {
                 self.queue.lose(count as u64);
             }
             counters.host_invalid.add(1);
-            return self.respond(group, Response::Invalid, AnsweredBy::Refused);
+            return self.refuse(group, &thread);
         };
         let pending = Pending {
             group,
-            source: self.into(),
+            source: self.clone(),
             since: Instant::now(),
         };
         match self.queue.push(pending, records) {
@@ -106,9 +136,7 @@ impl Source {
                     counters.overflows.add(count as u64);
                 }
                 counters.host_invalid.add(1);
-                pending
-                    .source
-                    .respond(pending.group, Response::Invalid, AnsweredBy::Refused);
+                pending.source.refuse(pending.group, &thread);
             }
         }
     }
@@ -120,26 +148,30 @@ impl Source {
 
     /// Step 4, last half: answers all that is left INVALID, after the answer under way.
     pub(crate) fn cancel(&self) {
-        let _responder = self.responder.lock();
-        while let Some(pending) = self.queue.take_next(self, false) {
+        let responder = self.responder();
+        while let Some(pending) = self.queue.take_next(&responder, false) {
             self.queue.counters().host_invalid.add(1);
-            self.respond(pending.group, Response::Invalid, AnsweredBy::Cancelled);
+            responder.respond(pending.group, Response::Invalid, AnsweredBy::Cancelled);
         }
     }
 
-    /// Answers a group of this source. In the page request thread, or with the responder held.
-    pub(super) fn respond(&self, group: PageGroup, response: Response, by: AnsweredBy) {
+    /// Answers a group that was not taken in.
+    fn refuse(&self, group: PageGroup, _thread: &PageRequestThread<'_>) {
+        self.send(group, Response::Invalid, AnsweredBy::Refused);
+    }
+
+    fn send(&self, group: PageGroup, response: Response, by: AnsweredBy) {
         trace::page_response(self.queue.container(), self.device, &group, response, by);
         group.respond(response);
     }
 
     /// Step 3, for the deadline: answers what is late INVALID.
     pub(super) fn expire(&self) {
-        let _responder = self.responder.lock();
-        while let Some(pending) = self.queue.take_next(self, true) {
+        let responder = self.responder();
+        while let Some(pending) = self.queue.take_next(&responder, true) {
             self.queue.counters().expired.add(1);
             self.queue.counters().host_invalid.add(1);
-            self.respond(pending.group, Response::Invalid, AnsweredBy::Expired);
+            responder.respond(pending.group, Response::Invalid, AnsweredBy::Expired);
         }
     }
 
@@ -157,16 +189,16 @@ impl Source {
         Ok(records)
     }
 
-    fn record(&self, request: PageRequest, last: bool) -> uapi::vfio_ioasid_fault {
+    fn record(&self, request: PageRequest, last: bool) -> abi::vfio_ioasid_fault {
         let mut flags = 0;
         if request.pasid.is_some() {
-            flags |= uapi::VFIO_IOASID_FAULT_FLAG_PASID;
+            flags |= abi::VFIO_IOASID_FAULT_FLAG_PASID;
         }
         if last {
-            flags |= uapi::VFIO_IOASID_FAULT_FLAG_LAST;
+            flags |= abi::VFIO_IOASID_FAULT_FLAG_LAST;
         }
-        uapi::vfio_ioasid_fault {
-            kind: uapi::VFIO_IOASID_FAULT_PAGE_REQUEST,
+        abi::vfio_ioasid_fault {
+            kind: abi::VFIO_IOASID_FAULT_PAGE_REQUEST,
             flags,
             device: device_of(self.device),
             pasid: request.pasid.unwrap_or(0),
@@ -180,8 +212,14 @@ impl Source {
     }
 }
 
+impl PageRequests for Source {
+    fn page_request(self: Arc<Self>, group: PageGroup, thread: PageRequestThread<'_>) {
+        self.take_in(group, thread);
+    }
+}
+
 /// The documented permissions; the core's word for them has the same bits.
-const PERMISSIONS: u32 = uapi::VFIO_IOASID_FAULT_PERM_READ
-    | uapi::VFIO_IOASID_FAULT_PERM_WRITE
-    | uapi::VFIO_IOASID_FAULT_PERM_EXEC
-    | uapi::VFIO_IOASID_FAULT_PERM_PRIV;
+const PERMISSIONS: u32 = abi::VFIO_IOASID_FAULT_PERM_READ
+    | abi::VFIO_IOASID_FAULT_PERM_WRITE
+    | abi::VFIO_IOASID_FAULT_PERM_EXEC
+    | abi::VFIO_IOASID_FAULT_PERM_PRIV;

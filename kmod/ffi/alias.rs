@@ -3,12 +3,12 @@
 //!
 //! C header: [`include/linux/iommu.h`](srctree/include/linux/iommu.h)
 
-use super::memory::Part;
+use super::memory::PinnedPart;
 use super::paging::{Access, PagingDomain};
 use super::work::Work;
-use crate::few::Few;
-use crate::ioas::iova::IovaRange;
-use crate::ioas::ranges::Ranged;
+use crate::base::inline_first::InlineFirst;
+use crate::base::iova::IovaRange;
+use crate::base::range_map::Ranged;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNodeReservation};
 use kernel::sync::Arc;
@@ -22,7 +22,7 @@ pub(crate) struct Alias {
     /// What DMA may do.
     pub(crate) access: Access,
     /// The memory, part by part, as long as `range` together.
-    pub(crate) parts: Few<Part>,
+    pub(crate) parts: InlineFirst<PinnedPart>,
 }
 
 impl Ranged for Alias {

@@ -6,14 +6,14 @@
 
 use super::device::Device;
 use super::group::Group;
+use super::iopf::PageRequests;
 use super::nested::NestedDomain;
 use super::paging::PagingDomain;
 use super::shim;
-use crate::fault::Source;
 use kernel::bindings;
 use kernel::error::to_result;
 use kernel::prelude::*;
-use kernel::sync::{Arc, ArcBorrow};
+use kernel::sync::Arc;
 use kernel::types::Opaque;
 
 /// Which requests of a device. The RID comes before every PASID.
@@ -46,7 +46,7 @@ impl Translation {
 #[repr(C)]
 pub(super) struct Handle {
     raw: Opaque<bindings::iommu_attach_handle>,
-    source: Option<Arc<Source>>,
+    page_requests: Option<Arc<dyn PageRequests>>,
 }
 
 impl Handle {
@@ -58,8 +58,8 @@ impl Handle {
         unsafe { &*raw.cast() }
     }
 
-    pub(super) fn source(&self) -> Option<ArcBorrow<'_, Source>> {
-        self.source.as_ref().map(Arc::as_arc_borrow)
+    pub(super) fn page_requests(&self) -> Option<Arc<dyn PageRequests>> {
+        self.page_requests.clone()
     }
 }
 
@@ -75,13 +75,16 @@ unsafe impl Send for Detached {}
 unsafe impl Sync for Detached {}
 
 impl Detached {
-    /// `translation`, whose page requests go to `source`. Only a domain that was made to take
-    /// page requests has any.
-    pub(crate) fn new(translation: Translation, source: Option<Arc<Source>>) -> Result<Self> {
+    /// `translation`, and where its page requests go. Only a domain that was made to take page
+    /// requests has any.
+    pub(crate) fn new(
+        translation: Translation,
+        page_requests: Option<Arc<dyn PageRequests>>,
+    ) -> Result<Self> {
         let handle = KBox::pin(
             Handle {
                 raw: Opaque::zeroed(),
-                source,
+                page_requests,
             },
             GFP_KERNEL_ACCOUNT,
         )?;
@@ -100,12 +103,7 @@ impl Detached {
     ///
     /// What the IOMMU driver says, and [`EAGAIN`] while the device is reset. Nothing is attached
     /// then.
-    pub(crate) fn attach(
-        self,
-        device: &Device,
-        group: &Group,
-        site: Site,
-    ) -> Result<Attachment, (Error, Self)> {
+    pub(crate) fn attach(self, device: &Device, group: &Group, site: Site) -> Result<Attachment> {
         let domain = self.translation.as_ptr();
         let handle = self.handle.raw.get();
         let _draining = device.unit().drain();
@@ -135,7 +133,7 @@ impl Detached {
                 detached: Some(self),
             }),
             // Nothing else is there, so the core is busy with the device's recovery.
-            Err(error) => Err((if error == EBUSY { EAGAIN } else { error }, self)),
+            Err(error) => Err(if error == EBUSY { EAGAIN } else { error }),
         }
     }
 
@@ -143,17 +141,18 @@ impl Detached {
     ///
     /// # Errors
     ///
-    /// As [`Self::attach`]; with it, whether `stage2` is in force. If not, nothing is.
-    pub(crate) fn displace(
+    /// As [`Self::attach`].
+    pub(crate) fn attach_over_stage2(
         self,
         stage2: &PagingDomain,
         device: &Device,
         group: &Group,
-    ) -> Result<Attachment, (Error, bool)> {
-        let _draining = device
-            .unit()
-            .drain_unless_killed()
-            .map_err(|error| (error, true))?;
+    ) -> Result<Attachment, AttachOverFailed> {
+        let unchanged = |error| AttachOverFailed {
+            error,
+            stage2_in_force: true,
+        };
+        let _draining = device.unit().drain_unless_killed().map_err(unchanged)?;
         // SAFETY: Domain and group are live; the handle is pinned and outlives the attachment.
         let result = to_result(unsafe {
             shim::ioasid_replace_rid(
@@ -171,11 +170,14 @@ impl Detached {
                 detached: Some(self),
             }),
             // Refused before anything was touched.
-            Err(EBUSY) => Err((EAGAIN, true)),
+            Err(EBUSY) => Err(unchanged(EAGAIN)),
             // The driver may have blocked the device, which the core does not know.
             Err(error) => {
                 stage2.detach_group(group);
-                Err((error, stage2.attach_group(group).is_ok()))
+                Err(AttachOverFailed {
+                    error,
+                    stage2_in_force: stage2.attach_group(group).is_ok(),
+                })
             }
         }
     }
@@ -192,6 +194,14 @@ pub(crate) struct Attachment {
     group: Group,
     site: Site,
     detached: Option<Detached>,
+}
+
+/// Nothing was attached in the place of stage 2.
+pub(crate) struct AttachOverFailed {
+    /// Why.
+    pub(crate) error: Error,
+    /// Whether stage 2 is in force; if not, nothing is.
+    pub(crate) stage2_in_force: bool,
 }
 
 /// A replacement that failed.
@@ -271,7 +281,7 @@ impl Attachment {
         let old = self.detach();
         match new.attach(&device, &group, Site::Rid) {
             Ok(new) => Ok((new, old)),
-            Err((error, _new)) => Err(ReplaceFailed {
+            Err(error) => Err(ReplaceFailed {
                 error,
                 old: old.and_then(|old| old.attach(&device, &group, Site::Rid).ok()),
             }),

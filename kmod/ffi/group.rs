@@ -5,7 +5,7 @@
 
 use super::device::Device;
 use super::shim;
-use crate::ioas::iova::IovaRange;
+use crate::base::iova::IovaRange;
 use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::error::to_result;

@@ -5,11 +5,13 @@
 
 use super::attach::Handle;
 use super::shim;
+use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 
 /// `IOMMU_FAULT_PAGE_REQUEST_PASID_VALID` of linux/iommu.h.
 const PASID_VALID: u32 = 1 << 0;
@@ -36,11 +38,21 @@ pub(crate) enum Response {
     Invalid,
 }
 
+/// Where the page requests of an attachment go.
+pub(crate) trait PageRequests: Send + Sync {
+    /// Takes a group. Waits for nothing that is held across attach or detach, whose drain waits for
+    /// this thread.
+    fn page_request(self: Arc<Self>, group: PageGroup, thread: PageRequestThread<'_>);
+}
+
+/// Says that the page request thread of an IOMMU unit is in our handler: what asks is attached
+/// still.
+pub(crate) struct PageRequestThread<'a>(PhantomData<&'a ()>);
+
 /// A page request group that is owed an answer; dropped, it is answered INVALID.
 ///
 /// To answer sleeps, and uses the device that asked: it happens in the page request thread
-/// before the handler returns, or under [`crate::fault::Source`]'s responder, which unbind
-/// waits for before the device can go.
+/// before the handler returns, or with a lock that whoever detaches the device takes afterwards.
 ///
 /// # Invariants
 ///
@@ -125,8 +137,8 @@ extern "C" fn ioasid_iopf_handler(group: *mut bindings::iopf_group) -> c_int {
     // SAFETY: This handler is set for domains that are attached with a `Handle` alone, and a
     // handle is not freed before a passage through `iopf_lock`, which the caller holds.
     let handle = unsafe { Handle::from_raw(handle) };
-    match handle.source() {
-        Some(source) => source.page_request(group),
+    match handle.page_requests() {
+        Some(requests) => requests.page_request(group, PageRequestThread(PhantomData)),
         None => group.respond(Response::Invalid),
     }
     0

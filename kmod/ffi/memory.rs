@@ -7,8 +7,8 @@ use super::account::User;
 use super::paging::{Access, PagingDomain};
 use super::shim;
 use super::work::Work;
-use crate::ioas::iova::{large_pages, IovaRange, LargePages};
-use crate::ioas::ranges::Ranged;
+use crate::base::iova::{large_pages, IovaRange, LargePages};
+use crate::base::range_map::Ranged;
 use kernel::bindings;
 use kernel::error::to_result;
 use kernel::ffi::{c_int, c_long, c_ulong};
@@ -308,8 +308,8 @@ impl MappedMemory {
     }
 
     /// The part of it that is mapped at `part`; `None` if that is not all here.
-    pub(crate) fn part(&self, part: &IovaRange) -> Option<Part> {
-        self.range.contains(part).then_some(Part {
+    pub(crate) fn part(&self, part: &IovaRange) -> Option<PinnedPart> {
+        self.range.contains(part).then_some(PinnedPart {
             from: part.start() - self.range.start(),
             size: part.size()?,
             pinned: self.pinned.clone(),
@@ -463,13 +463,13 @@ impl Ranged for MappedMemory {
 }
 
 /// A part of pinned memory, which stays pinned with it.
-pub(crate) struct Part {
+pub(crate) struct PinnedPart {
     pinned: Arc<Pinned>,
     from: u64,
     size: u64,
 }
 
-impl Part {
+impl PinnedPart {
     /// Bytes.
     pub(super) fn size(&self) -> u64 {
         self.size

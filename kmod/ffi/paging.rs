@@ -4,10 +4,10 @@
 //! C header: [`include/linux/iommu.h`](srctree/include/linux/iommu.h)
 
 use super::device::Device;
-use super::dirty;
+use super::dirty_bits;
 use super::group::Group;
 use super::shim;
-use crate::ioas::iova::IovaRange;
+use crate::base::iova::IovaRange;
 use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::error::{from_err_ptr, to_result};
@@ -66,7 +66,7 @@ impl PagingDomain {
         } else {
             0
         };
-        if dirty_bits && dirty::is_offered_for(device) {
+        if dirty_bits && dirty_bits::is_offered_for(device) {
             let with = Self::with_flags(device, flags | ALLOC_DIRTY_TRACKING);
             return with.or_else(|_| Self::with_flags(device, flags));
         }

@@ -131,6 +131,32 @@ u32 ioasid_limit(u32 limit)
 	return limit < IOASID_LIMITS ? READ_ONCE(limits[limit]) : 0;
 }
 
+/* The mutex of the table of containers (container/table.rs). */
+static DEFINE_MUTEX(table_lock);
+
+void ioasid_table_lock(void)
+{
+	mutex_lock(&table_lock);
+}
+
+void ioasid_table_unlock(void)
+{
+	mutex_unlock(&table_lock);
+}
+
+/* Set before vfio core can call. */
+static const struct ioasid_backend *backend __ro_after_init;
+
+static void *vfio_open(unsigned long type)
+{
+	return backend->open(type);
+}
+
+static void vfio_release(void *data)
+{
+	backend->release(data);
+}
+
 /*
  * vfio core reads a container's driver and data without a lock, so a call may
  * come in while the last group leaves: hold the module until it is over.
@@ -141,7 +167,7 @@ static long vfio_ioctl(void *data, unsigned int cmd, unsigned long arg)
 
 	if (!try_module_get(THIS_MODULE))
 		return -ENODEV;
-	ret = ioasid_vfio_ioctl(data, cmd, arg);
+	ret = backend->ioctl(data, cmd, arg);
 	module_put(THIS_MODULE);
 	return ret;
 }
@@ -151,17 +177,22 @@ static int vfio_attach_group(void *data, struct iommu_group *group,
 {
 	if (type != VFIO_IOMMU)
 		return -EOPNOTSUPP;
-	return ioasid_vfio_attach_group(data, group, type);
+	return backend->attach_group(data, group);
+}
+
+static void vfio_detach_group(void *data, struct iommu_group *group)
+{
+	backend->detach_group(data, group);
 }
 
 static const struct vfio_iommu_driver_ops vfio_ops = {
 	.name		= "vfio-iommu-ioasid",
 	.owner		= THIS_MODULE,
-	.open		= ioasid_vfio_open,
-	.release	= ioasid_vfio_release,
+	.open		= vfio_open,
+	.release	= vfio_release,
 	.ioctl		= vfio_ioctl,
 	.attach_group	= vfio_attach_group,
-	.detach_group	= ioasid_vfio_detach_group,
+	.detach_group	= vfio_detach_group,
 };
 
 /*
@@ -173,7 +204,7 @@ static int device_removed(struct notifier_block *nb, unsigned long action,
 			  void *dev)
 {
 	if (action == BUS_NOTIFY_REMOVED_DEVICE)
-		ioasid_device_removed(dev);
+		backend->device_removed(dev);
 	return NOTIFY_DONE;
 }
 
@@ -182,10 +213,12 @@ static struct notifier_block removed_devices = {
 	.priority	= 1,
 };
 
-int ioasid_vfio_register(void)
+int ioasid_vfio_register(const struct ioasid_backend *ops)
 {
-	int ret = bus_register_notifier(&pci_bus_type, &removed_devices);
+	int ret;
 
+	backend = ops;
+	ret = bus_register_notifier(&pci_bus_type, &removed_devices);
 	if (ret)
 		return ret;
 	ret = vfio_register_iommu_driver(&vfio_ops);
@@ -642,23 +675,8 @@ void ioasid_timer_free(struct ioasid_timer *timer)
 	kfree(timer);
 }
 
-static const struct file_operations fault_fops = {
-	.owner		= THIS_MODULE,
-	.llseek		= noop_llseek,
-	.read		= ioasid_fault_read,
-	.write		= ioasid_fault_write,
-	.poll		= ioasid_fault_poll,
-	.release	= ioasid_fault_release,
-};
-
-struct file *ioasid_fault_file(void *data, int flags)
+struct file *ioasid_fault_file(const struct file_operations *ops, void *data,
+			       int flags)
 {
-	return anon_inode_getfile("[vfio-ioasid-fault]", &fault_fops, data,
-				  flags);
-}
-
-/* NULL if @file is not one of ours. */
-void *ioasid_fault_file_data(struct file *file)
-{
-	return file->f_op == &fault_fops ? file->private_data : NULL;
+	return anon_inode_getfile("[vfio-ioasid-fault]", ops, data, flags);
 }

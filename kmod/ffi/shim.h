@@ -14,8 +14,8 @@
 
 struct device;
 struct file;
+struct file_operations;
 struct ioasid_dma_watch;
-struct inode;
 struct iommu_attach_handle;
 struct iommu_domain;
 struct iommu_group;
@@ -26,7 +26,6 @@ struct iova_bitmap;
 struct mm_struct;
 struct mutex;
 struct page;
-struct poll_table_struct;
 struct wait_queue_head;
 struct user_struct;
 
@@ -80,20 +79,16 @@ struct ioasid_dma_fault {
 	bool has_pasid;
 };
 
-/* vfio.rs implements these. */
-void *ioasid_vfio_open(unsigned long arg);
-void ioasid_vfio_release(void *data);
-long ioasid_vfio_ioctl(void *data, unsigned int cmd, unsigned long arg);
-int ioasid_vfio_attach_group(void *data, struct iommu_group *group, int type);
-void ioasid_vfio_detach_group(void *data, struct iommu_group *group);
-void ioasid_device_removed(struct device *dev);
-/* fault_file.rs implements these. */
-ssize_t ioasid_fault_read(struct file *file, char __user *buf, size_t len,
-			  loff_t *pos);
-ssize_t ioasid_fault_write(struct file *file, const char __user *buf,
-			   size_t len, loff_t *pos);
-__poll_t ioasid_fault_poll(struct file *file, struct poll_table_struct *table);
-int ioasid_fault_release(struct inode *inode, struct file *file);
+/* The containers; @data is the number that open gave. */
+struct ioasid_backend {
+	void *(*open)(unsigned long type);
+	void (*release)(void *data);
+	long (*ioctl)(void *data, unsigned int cmd, unsigned long arg);
+	int (*attach_group)(void *data, struct iommu_group *group);
+	void (*detach_group)(void *data, struct iommu_group *group);
+	void (*device_removed)(struct device *dev);
+};
+
 #define IOASID_AT(type, field, at) \
 	static_assert(offsetof(struct type, field) == (at))
 
@@ -108,6 +103,12 @@ IOASID_AT(ioasid_device_facts, pri_supported, 14);
 IOASID_AT(ioasid_device_facts, can_nest, 15);
 IOASID_AT(ioasid_device_facts, vtd_cap, 16);
 IOASID_AT(ioasid_device_facts, vtd_ecap, 24);
+static_assert(sizeof(struct ioasid_backend) == 48);
+IOASID_AT(ioasid_backend, release, 8);
+IOASID_AT(ioasid_backend, ioctl, 16);
+IOASID_AT(ioasid_backend, attach_group, 24);
+IOASID_AT(ioasid_backend, detach_group, 32);
+IOASID_AT(ioasid_backend, device_removed, 40);
 static_assert(sizeof(struct ioasid_page_request) == 24);
 IOASID_AT(ioasid_page_request, perm, 8);
 IOASID_AT(ioasid_page_request, flags, 12);
@@ -157,8 +158,10 @@ enum ioasid_limit {
 u32 ioasid_limit(u32 limit);
 
 bool ioasid_allow_unsafe_interrupts(void);
-int ioasid_vfio_register(void);
+int ioasid_vfio_register(const struct ioasid_backend *ops);
 void ioasid_vfio_unregister(void);
+void ioasid_table_lock(void);
+void ioasid_table_unlock(void);
 
 bool ioasid_dma_faults_offered(void);
 struct ioasid_dma_watch *ioasid_dma_watch_new(ioasid_dma_faults_fn *tell,
@@ -250,7 +253,7 @@ struct ioasid_timer *ioasid_timer_new(ioasid_deadline_fn *passed);
 void ioasid_timer_arm(struct ioasid_timer *timer, const void *queue, u32 ms);
 void ioasid_timer_cancel(struct ioasid_timer *timer);
 void ioasid_timer_free(struct ioasid_timer *timer);
-struct file *ioasid_fault_file(void *data, int flags);
-void *ioasid_fault_file_data(struct file *file);
+struct file *ioasid_fault_file(const struct file_operations *ops, void *data,
+			       int flags);
 
 #endif

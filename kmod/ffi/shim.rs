@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Declarations of shim.h.
 
-use crate::ioas::iova::IovaRange;
+use super::vfio::Callbacks;
+use crate::base::iova::IovaRange;
 use core::mem::{offset_of, size_of};
 use kernel::bindings;
 use kernel::ffi::{c_int, c_long, c_ulong, c_void};
@@ -118,8 +119,10 @@ pub(super) struct Timer {
     reason = "the C types are the kernel's, some empty without lockdep"
 )]
 extern "C" {
-    pub(super) fn ioasid_vfio_register() -> c_int;
+    pub(super) fn ioasid_vfio_register(backend: *const Callbacks) -> c_int;
     pub(super) fn ioasid_vfio_unregister();
+    pub(super) fn ioasid_table_lock();
+    pub(super) fn ioasid_table_unlock();
     pub(super) fn ioasid_trace_bind(
         container: u64,
         device: u32,
@@ -298,6 +301,9 @@ extern "C" {
     pub(super) fn ioasid_timer_arm(timer: *mut Timer, queue: *const c_void, ms: u32);
     pub(super) fn ioasid_timer_cancel(timer: *mut Timer);
     pub(super) fn ioasid_timer_free(timer: *mut Timer);
-    pub(super) fn ioasid_fault_file(data: *const c_void, flags: c_int) -> *mut bindings::file;
-    pub(super) fn ioasid_fault_file_data(file: *mut bindings::file) -> *mut c_void;
+    pub(super) fn ioasid_fault_file(
+        operations: *const bindings::file_operations,
+        data: *const c_void,
+        flags: c_int,
+    ) -> *mut bindings::file;
 }

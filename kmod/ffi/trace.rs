@@ -8,7 +8,7 @@ use super::device::Bdf;
 use super::dma_fault::DmaFault;
 use super::iopf::{PageGroup, Response};
 use super::shim;
-use crate::ioas::iova::IovaRange;
+use crate::base::iova::IovaRange;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 
@@ -71,7 +71,7 @@ fn pasid_number(site: Site) -> u32 {
 }
 
 /// A BIND: where, what, and how it ended.
-pub(crate) struct Bind {
+pub(crate) struct BindTried {
     pub(crate) device: Bdf,
     pub(crate) site: Site,
     pub(crate) guest_pasid: u32,
@@ -82,7 +82,7 @@ pub(crate) struct Bind {
 }
 
 /// A BIND was tried.
-pub(crate) fn bind(container: u64, bind: &Bind, result: &Result) {
+pub(crate) fn bind(container: u64, bind: &BindTried, result: &Result) {
     // SAFETY: No requirements.
     unsafe {
         shim::ioasid_trace_bind(

@@ -3,8 +3,8 @@
 //!
 //! C header: [`include/linux/uaccess.h`](srctree/include/linux/uaccess.h)
 
+use super::abi::Call;
 use super::shim;
-use super::uapi::Call;
 use core::mem::{size_of, size_of_val};
 use kernel::prelude::*;
 use kernel::transmute::{AsBytes, FromBytes};

@@ -5,16 +5,16 @@
 //! An address space has a lock of its own around its tables, which is held while they are written
 //! and flushed, outside the lock of the [`Ioas`].
 
-use super::iova::IovaRange;
-use super::ranges;
 use super::Ioas;
+use crate::base::inline_first::InlineFirst;
+use crate::base::iova::IovaRange;
+use crate::base::range_map;
 use crate::budget::{self, Share};
-use crate::few::Few;
+use crate::call::AsEntry;
 use crate::ffi::alias::{Alias, Tables};
 use crate::ffi::errno::edquot;
 use crate::ffi::limits::Limit;
 use crate::ffi::lock::{new_lock, Lock};
-use crate::uapi::AsEntry;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNode};
 use kernel::sync::atomic::{Atomic, Relaxed};
@@ -238,7 +238,7 @@ impl Ioas {
             return Err(edquot());
         }
         let id = spaces.last_id.checked_add(1).ok_or(ENOSPC)?;
-        let share = self.owner.take(budget::Kind::Domains, 1)?;
+        let share = self.owner.take(budget::Resource::Domains, 1)?;
         let space = Arc::pin_init(
             pin_init!(AddressSpace {
                 id,
@@ -269,8 +269,8 @@ impl Ioas {
         if !self.windows.contains(&entry.range) {
             return Err(EINVAL);
         }
-        let mut parts = Few::new();
-        let mut links = Few::new();
+        let mut parts = InlineFirst::new();
+        let mut links = InlineFirst::new();
         let mut next = Some(entry.memory);
         while let Some(rest) = next {
             let (range, allowed, memory) = self.mapped_at(rest.start()).ok_or(EFAULT)?;
@@ -338,6 +338,6 @@ impl Ioas {
     pub(crate) fn has_entry_outside(&self, tables: &Tables) -> bool {
         self.windows
             .gaps()
-            .any(|gap| ranges::first_in(tables.entries(), &gap).is_some())
+            .any(|gap| range_map::first_in(tables.entries(), &gap).is_some())
     }
 }

@@ -6,26 +6,23 @@
 //! so in its [`Mapping`]: `crate::container` has the calls, step by step.
 
 pub(crate) mod address_space;
-pub(crate) mod dirty;
-pub(crate) mod iova;
-pub(crate) mod ranges;
+pub(crate) mod dirty_log;
 
+use crate::base::iova::{IovaRange, LargePages, Windows};
+use crate::base::range_map::{self, Ranged};
 use crate::budget::{Owner, Work};
+use crate::call::Map;
 use crate::ffi::errno::eopnotsupp;
 use crate::ffi::group::Group;
 use crate::ffi::limits::Limit;
 use crate::ffi::memory::{MappedMemory, Payer};
 use crate::ffi::paging::{Access, PagingDomain};
-use crate::nesting::AttachedDevice;
-use crate::uapi::Map;
 use address_space::AddressSpaces;
-use dirty::Tracking;
-use iova::{IovaRange, LargePages, Windows};
+use dirty_log::Tracking;
 use kernel::page::PAGE_SHIFT;
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNodeReservation};
 use kernel::sync::Arc;
-use ranges::Ranged;
 
 /// By whose rules an address space works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +46,9 @@ impl Rules {
     }
 }
 
-/// A group, its devices, and the domain that they are attached to.
+/// A group, and the domain that it is attached to.
 pub(crate) struct AttachedGroup {
     pub(crate) group: Group,
-    pub(crate) devices: KVec<Arc<AttachedDevice>>,
     pub(crate) domain: Arc<PagingDomain>,
     /// What of the address space is the group's own.
     pub(crate) reserved: KVec<IovaRange>,
@@ -300,7 +296,7 @@ impl Ioas {
         if self.domains.is_empty() || self.released {
             return Err(EINVAL);
         }
-        if ranges::first_in(&self.mappings, &map.range).is_some() {
+        if range_map::first_in(&self.mappings, &map.range).is_some() {
             return Err(EEXIST);
         }
         if self.mappings_left() == 0 {
@@ -362,17 +358,18 @@ impl Ioas {
 
     /// Whether a mapping lies in `range` with a part only.
     pub(crate) fn cuts(&self, range: &IovaRange) -> bool {
-        ranges::cuts(&self.mappings, range)
+        range_map::cuts(&self.mappings, range)
     }
 
     /// Whether something is mapped, or about to be, where `range` is.
     pub(crate) fn mapping_in(&self, range: &IovaRange) -> Option<&Mapping> {
-        ranges::first_in(&self.mappings, range)
+        range_map::first_in(&self.mappings, range)
     }
 
     /// What is mapped at `address`, for an entry of an address space to point into.
     pub(crate) fn mapped_at(&self, address: u64) -> Option<(&IovaRange, Access, &MappedMemory)> {
-        let mapping = ranges::at(&self.mappings, address).filter(|mapping| mapping.is_settled())?;
+        let mapping =
+            range_map::at(&self.mappings, address).filter(|mapping| mapping.is_settled())?;
         let memory = mapping.memory.as_ref()?;
         Some((&mapping.range, mapping.access, memory))
     }
@@ -393,7 +390,7 @@ impl Ioas {
         whole: bool,
         count: usize,
     ) -> Claim {
-        let first = ranges::first_in(&self.mappings, range)
+        let first = range_map::first_in(&self.mappings, range)
             .map(|mapping| mapping.range.start())
             .filter(|&start| !whole || start >= range.start());
         let mut cursor = first.and_then(|first| self.mappings.cursor_lower_bound_mut(&first));

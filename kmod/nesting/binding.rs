@@ -9,7 +9,7 @@ use kernel::sync::Arc;
 
 /// What a binding translates by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum BoundKind {
     /// A user's stage-1 table.
     Stage1,
     /// Stage 2 itself.
@@ -24,9 +24,9 @@ pub(crate) enum Kind {
 ///
 /// # Invariants
 ///
-/// There is a share of the domains unless it is [`Kind::Blocked`].
+/// There is a share of the domains unless it is [`BoundKind::Blocked`].
 pub(crate) struct Binding {
-    pub(crate) kind: Kind,
+    pub(crate) kind: BoundKind,
     pub(crate) guest_pasid: u32,
     pub(crate) cookie: u64,
     /// The user's stage-1 table.
@@ -45,7 +45,7 @@ impl Binding {
     pub(crate) fn blocked(guest_pasid: u32, cookie: u64) -> Self {
         // INVARIANT: It is blocked.
         Self {
-            kind: Kind::Blocked,
+            kind: BoundKind::Blocked,
             guest_pasid,
             cookie,
             nested: None,
@@ -58,7 +58,7 @@ impl Binding {
 
     /// Whether it counts towards the quota of bindings.
     pub(crate) fn is_counted(&self) -> bool {
-        self.kind != Kind::Blocked
+        self.kind != BoundKind::Blocked
     }
 
     /// The queue that its faults go to, if it has one.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a device and its VT-d unit can nest, and why not.
 
+use crate::call::device_of;
+use crate::ffi::abi;
 use crate::ffi::attach::Site;
 use crate::ffi::device::Device;
 use crate::ffi::dma_fault::DmaWatch;
-use crate::ffi::uapi;
-use crate::uapi::device_of;
 
 /// Bits of VT-d's extended capability register (VT-d 4.1, 11.4.3).
 mod ecap {
@@ -54,12 +54,12 @@ impl Capability {
     /// container's stage 2 takes nested tables.
     pub(crate) fn of(device: &Device, shared: bool, nest_parent: bool) -> Self {
         let alone = if shared {
-            Err(uapi::VFIO_IOASID_REASON_GROUP_SHARED)
+            Err(abi::VFIO_IOASID_REASON_GROUP_SHARED)
         } else {
             Ok(())
         };
         let pasids = if device.max_pasids() == 0 {
-            Err(uapi::VFIO_IOASID_REASON_NO_PASID)
+            Err(abi::VFIO_IOASID_REASON_NO_PASID)
         } else {
             alone
         };
@@ -94,13 +94,13 @@ impl Capability {
         const WANTED: u64 = ecap::NEST | ecap::SMTS | ecap::SSTS | ecap::FSTS | ecap::PASID;
 
         if !device.driver_nests() {
-            return Err(uapi::VFIO_IOASID_REASON_DRIVER);
+            return Err(abi::VFIO_IOASID_REASON_DRIVER);
         }
         let (cap, ecap) = device
             .vtd_registers()
-            .ok_or(uapi::VFIO_IOASID_REASON_FORMAT)?;
+            .ok_or(abi::VFIO_IOASID_REASON_FORMAT)?;
         if ecap & WANTED != WANTED || !nest_parent {
-            return Err(uapi::VFIO_IOASID_REASON_HARDWARE);
+            return Err(abi::VFIO_IOASID_REASON_HARDWARE);
         }
         Ok(Stage1Support {
             supervisor: ecap & ecap::SRS != 0,
@@ -114,17 +114,17 @@ impl Capability {
 
         match device.vtd_registers() {
             Some((_, ecap)) if ecap & WANTED == WANTED && device.has_pri() => Ok(()),
-            _ => Err(uapi::VFIO_IOASID_REASON_NO_PRI),
+            _ => Err(abi::VFIO_IOASID_REASON_NO_PRI),
         }
     }
 
     fn reasons(&self) -> (u16, u16) {
         // CAST: the reasons are small numbers of the header.
         (
-            self.nesting.err().unwrap_or(uapi::VFIO_IOASID_REASON_NONE) as u16,
+            self.nesting.err().unwrap_or(abi::VFIO_IOASID_REASON_NONE) as u16,
             self.page_requests
                 .err()
-                .unwrap_or(uapi::VFIO_IOASID_REASON_NONE) as u16,
+                .unwrap_or(abi::VFIO_IOASID_REASON_NONE) as u16,
         )
     }
 }
@@ -133,20 +133,20 @@ impl Capability {
 pub(crate) fn device_info(
     device: &Device,
     capability: &Capability,
-) -> uapi::vfio_ioasid_device_info {
+) -> abi::vfio_ioasid_device_info {
     let (vtd_cap, vtd_ecap) = device.vtd_registers().unwrap_or_default();
     let (reason, prq_reason) = capability.reasons();
     let mut flags = 0;
     if capability.nesting.is_ok() {
-        flags |= uapi::VFIO_IOASID_DEVICE_NESTING;
+        flags |= abi::VFIO_IOASID_DEVICE_NESTING;
     }
     if capability.rid.is_ok() {
-        flags |= uapi::VFIO_IOASID_DEVICE_RID;
+        flags |= abi::VFIO_IOASID_DEVICE_RID;
     }
     if capability.page_requests.is_ok() {
-        flags |= uapi::VFIO_IOASID_DEVICE_PRQ;
+        flags |= abi::VFIO_IOASID_DEVICE_PRQ;
     }
-    uapi::vfio_ioasid_device_info {
+    abi::vfio_ioasid_device_info {
         device: device.bdf().map(device_of).unwrap_or_default(),
         flags,
         reason,
@@ -159,7 +159,7 @@ pub(crate) fn device_info(
 
 /// Adds a device to the report of the container, which started as [`no_device`].
 pub(crate) fn add_to_report(
-    report: &mut uapi::vfio_ioasid_cap_nesting,
+    report: &mut abi::vfio_ioasid_cap_nesting,
     device: &Device,
     capability: &Capability,
 ) {
@@ -168,33 +168,33 @@ pub(crate) fn add_to_report(
     match capability.nesting {
         Ok(support) => {
             let widths = if support.five_level { 0b11 } else { 0b01 };
-            if report.flags & uapi::VFIO_IOASID_NESTING_PASID == 0 {
+            if report.flags & abi::VFIO_IOASID_NESTING_PASID == 0 {
                 report.addr_width = widths;
                 report.pasid_bits = bits;
             }
-            report.flags |= uapi::VFIO_IOASID_NESTING_PASID;
+            report.flags |= abi::VFIO_IOASID_NESTING_PASID;
             report.reason = 0;
             report.data_types |= 1 << VTD_S1;
             report.addr_width &= widths;
             report.pasid_bits = report.pasid_bits.min(bits);
         }
-        Err(_) if report.flags & uapi::VFIO_IOASID_NESTING_PASID == 0 => report.reason = reason,
+        Err(_) if report.flags & abi::VFIO_IOASID_NESTING_PASID == 0 => report.reason = reason,
         Err(_) => {}
     }
     if capability.rid.is_ok() {
-        report.flags |= uapi::VFIO_IOASID_NESTING_RID;
+        report.flags |= abi::VFIO_IOASID_NESTING_RID;
     }
     if capability.page_requests.is_ok() {
-        report.flags |= uapi::VFIO_IOASID_NESTING_PRQ;
+        report.flags |= abi::VFIO_IOASID_NESTING_PRQ;
         report.prq_reason = 0;
-    } else if report.flags & uapi::VFIO_IOASID_NESTING_PRQ == 0 {
+    } else if report.flags & abi::VFIO_IOASID_NESTING_PRQ == 0 {
         report.prq_reason = prq_reason;
     }
     if DmaWatch::is_offered() && device.vtd_registers().is_some() {
-        report.flags |= uapi::VFIO_IOASID_NESTING_DMA_FAULT;
+        report.flags |= abi::VFIO_IOASID_NESTING_DMA_FAULT;
         report.dma_fault_reason = 0;
-    } else if DmaWatch::is_offered() && report.flags & uapi::VFIO_IOASID_NESTING_DMA_FAULT == 0 {
-        report.dma_fault_reason = uapi::VFIO_IOASID_REASON_DRIVER as u16;
+    } else if DmaWatch::is_offered() && report.flags & abi::VFIO_IOASID_NESTING_DMA_FAULT == 0 {
+        report.dma_fault_reason = abi::VFIO_IOASID_REASON_DRIVER as u16;
     }
     if report.vtd_ecap == 0 {
         (report.vtd_cap, report.vtd_ecap) = device.vtd_registers().unwrap_or_default();
@@ -205,15 +205,15 @@ pub(crate) fn add_to_report(
 pub(crate) const VTD_S1: u32 = 1;
 
 /// The report of a container without devices.
-pub(crate) fn no_device() -> uapi::vfio_ioasid_cap_nesting {
+pub(crate) fn no_device() -> abi::vfio_ioasid_cap_nesting {
     // CAST: the reasons are small numbers of the header.
-    uapi::vfio_ioasid_cap_nesting {
-        reason: uapi::VFIO_IOASID_REASON_NO_DEVICE as u16,
-        prq_reason: uapi::VFIO_IOASID_REASON_NO_DEVICE as u16,
+    abi::vfio_ioasid_cap_nesting {
+        reason: abi::VFIO_IOASID_REASON_NO_DEVICE as u16,
+        prq_reason: abi::VFIO_IOASID_REASON_NO_DEVICE as u16,
         dma_fault_reason: if DmaWatch::is_offered() {
-            uapi::VFIO_IOASID_REASON_NO_DEVICE as u16
+            abi::VFIO_IOASID_REASON_NO_DEVICE as u16
         } else {
-            uapi::VFIO_IOASID_REASON_KERNEL as u16
+            abi::VFIO_IOASID_REASON_KERNEL as u16
         },
         ..Default::default()
     }

@@ -38,8 +38,8 @@ pub(crate) struct AttachedDevice {
     shared: Atomic<bool>,
     /// A [`RidState`].
     rid: Atomic<u32>,
-    /// There is a keeper.
-    kept: Atomic<bool>,
+    /// Page requests are held on.
+    pri_held: Atomic<bool>,
     /// It has left, or its group has.
     gone: Atomic<bool>,
     /// Held while something is attached or detached here, over what the IOMMU has to do.
@@ -53,7 +53,7 @@ pub(crate) struct Attached {
     /// device leaves. The driver's page requests are switched on with the first such domain of
     /// a device and off with the last, and a request that comes meanwhile finds the core without
     /// its parameters (a WARN): with this one the others never are first or last.
-    keeper: Option<Attachment>,
+    pri_holder: Option<Attachment>,
     /// By PASID, 0 for the RID; `None` where a PASID is bound to nothing.
     pub(crate) sites: RBTree<u32, Option<Attachment>>,
 }
@@ -88,10 +88,10 @@ impl AttachedDevice {
                 stage2,
                 shared: Atomic::new(shared),
                 rid: Atomic::new(RidState::Stage2 as u32),
-                kept: Atomic::new(false),
+                pri_held: Atomic::new(false),
                 gone: Atomic::new(false),
                 attached <- new_lock!(
-                    Attached { keeper: None, sites: RBTree::new() },
+                    Attached { pri_holder: None, sites: RBTree::new() },
                     "AttachedDevice::attached"
                 ),
             }),
@@ -159,7 +159,7 @@ impl AttachedDevice {
     }
 
     /// The PASID that is the host's, if the device has any.
-    pub(crate) fn keeper_pasid(&self) -> Option<u32> {
+    pub(crate) fn host_pasid(&self) -> Option<u32> {
         self.device
             .max_pasids()
             .checked_sub(1)
@@ -167,29 +167,31 @@ impl AttachedDevice {
     }
 
     /// Whether the host's PASID is in use.
-    pub(crate) fn is_kept(&self) -> bool {
-        self.kept.load(Relaxed)
+    pub(crate) fn holds_pri(&self) -> bool {
+        self.pri_held.load(Relaxed)
     }
 
-    /// Sees to it that the keeper is there. Sleeps.
-    pub(crate) fn keep_page_requests(&self, attached: &mut Attached) -> Result {
-        let Some(pasid) = self.keeper_pasid().filter(|_| attached.keeper.is_none()) else {
+    /// Holds page requests on until the device leaves. Sleeps.
+    pub(crate) fn hold_pri(&self, attached: &mut Attached) -> Result {
+        let Some(pasid) = self.host_pasid().filter(|_| attached.pri_holder.is_none()) else {
             return Ok(());
         };
         let domain = PagingDomain::with_page_requests(&self.device)?;
         let domain = Arc::new(domain, GFP_KERNEL_ACCOUNT)?;
-        let keeper = Detached::new(Translation::Paging(domain), None)?
-            .attach(&self.device, &self.group, Site::Pasid(pasid))
-            .map_err(|(error, _)| error)?;
-        attached.keeper = Some(keeper);
-        self.kept.store(true, Relaxed);
+        let holder = Detached::new(Translation::Paging(domain), None)?.attach(
+            &self.device,
+            &self.group,
+            Site::Pasid(pasid),
+        )?;
+        attached.pri_holder = Some(holder);
+        self.pri_held.store(true, Relaxed);
         Ok(())
     }
 
-    /// Detaches the keeper, after everything else. Sleeps.
-    pub(crate) fn drop_keeper(&self, attached: &mut Attached) {
-        drop(attached.keeper.take());
-        self.kept.store(false, Relaxed);
+    /// Lets page requests go, after everything else. Sleeps.
+    pub(crate) fn release_pri(&self, attached: &mut Attached) {
+        drop(attached.pri_holder.take());
+        self.pri_held.store(false, Relaxed);
     }
 
     /// Attaches stage 2 at its RID, where nothing is in force. Sleeps.

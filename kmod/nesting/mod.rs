@@ -8,24 +8,24 @@
 mod binding;
 mod capability;
 mod device;
-mod inspect;
-mod place;
+mod key;
+mod lines;
 pub(crate) mod queues;
 mod report;
 pub(crate) mod stage1;
 
-pub(crate) use binding::{Binding, Kind, Stage1Tables};
+pub(crate) use binding::{Binding, BoundKind, Stage1Tables};
 pub(crate) use device::{number_of, Attached, AttachedDevice, RidState};
-pub(crate) use place::Place;
+pub(crate) use key::BindingKey;
 
 use crate::budget::Owner;
+use crate::call::{Bind, Scope};
 use crate::fault::FaultQueue;
 use crate::ffi::attach::Site;
-use crate::ffi::device::{Bdf, Device};
+use crate::ffi::device::Bdf;
 use crate::ffi::errno::{edquot, eopnotsupp};
 use crate::ffi::limits::Limit;
 use crate::pasid::Pasids;
-use crate::uapi::{Bind, Scope};
 use kernel::prelude::*;
 use kernel::rbtree::{RBTree, RBTreeNodeReservation};
 use kernel::sync::Arc;
@@ -40,7 +40,7 @@ pub(crate) struct Nesting {
     owner: Owner,
     devices: KVec<Arc<AttachedDevice>>,
     pasids: Pasids,
-    bindings: RBTree<Place, Binding>,
+    bindings: RBTree<BindingKey, Binding>,
     bound: u32,
 }
 
@@ -104,13 +104,12 @@ impl Nesting {
         found.find(|other| !other.is_gone()).ok_or(ENODEV)
     }
 
-    /// A device that is not known by its address alone.
+    /// The first device that `is_it` holds for.
     pub(crate) fn device_where(
         &self,
-        is_it: impl Fn(&Device) -> bool,
+        is_it: impl Fn(&AttachedDevice) -> bool,
     ) -> Option<Arc<AttachedDevice>> {
-        let found = self.devices.iter().find(|other| is_it(&other.device));
-        found.cloned()
+        self.devices.iter().find(|other| is_it(other)).cloned()
     }
 
     /// Frees PASIDs.
@@ -121,7 +120,7 @@ impl Nesting {
     pub(crate) fn free_pasids(&mut self, first: u32, count: u32) -> Result {
         let bound = self
             .bindings
-            .cursor_lower_bound(&Place::first_of(first))
+            .cursor_lower_bound(&BindingKey::first_of(first))
             .is_some_and(|cursor| match cursor.current().0.site() {
                 Site::Pasid(pasid) => pasid - first < count,
                 Site::Rid => false,
@@ -148,11 +147,11 @@ impl Nesting {
             if pasid >= attached.device.max_pasids() {
                 return Err(eopnotsupp());
             }
-            if capability.page_requests.is_ok() && Some(pasid) == attached.keeper_pasid() {
+            if capability.page_requests.is_ok() && Some(pasid) == attached.host_pasid() {
                 return Err(EBUSY);
             }
         }
-        let place = Place::new(bind.site, bind.device);
+        let place = BindingKey::new(bind.site, bind.device);
         let bound = self.bindings.get(&place).is_some();
         match (bound, bind.replace, bind.site) {
             (true, false, _) => Err(EBUSY),
@@ -166,7 +165,7 @@ impl Nesting {
     /// # Errors
     ///
     /// [`EDQUOT`] if there are too many.
-    fn count_one_more(&mut self, place: &Place) -> Result {
+    fn count_one_more(&mut self, place: &BindingKey) -> Result {
         if self.bindings.get(place).is_some_and(Binding::is_counted) {
             return Ok(());
         }
@@ -185,9 +184,9 @@ impl Nesting {
     /// [`EDQUOT`] if there are too many bindings.
     pub(crate) fn announce(
         &mut self,
-        place: Place,
+        place: BindingKey,
         binding: Binding,
-        node: RBTreeNodeReservation<Place, Binding>,
+        node: RBTreeNodeReservation<BindingKey, Binding>,
     ) -> Result<Announced> {
         if binding.is_counted() {
             self.count_one_more(&place)?;
@@ -205,7 +204,7 @@ impl Nesting {
     }
 
     /// What was announced is in force: gives the binding that was there before.
-    pub(crate) fn confirm(&mut self, place: &Place, announced: Announced) -> Option<Binding> {
+    pub(crate) fn confirm(&mut self, place: &BindingKey, announced: Announced) -> Option<Binding> {
         match announced {
             Announced::Alone => None,
             Announced::Beside(binding) => {
@@ -216,7 +215,7 @@ impl Nesting {
     }
 
     /// What was announced did not come into force, and what was there before still is.
-    pub(crate) fn withdraw(&mut self, place: &Place, announced: Announced) -> Option<Binding> {
+    pub(crate) fn withdraw(&mut self, place: &BindingKey, announced: Announced) -> Option<Binding> {
         match announced {
             Announced::Alone => self.remove(place),
             Announced::Beside(binding) => {
@@ -231,14 +230,14 @@ impl Nesting {
     }
 
     /// Removes a binding that is no longer in force.
-    pub(crate) fn remove(&mut self, place: &Place) -> Option<Binding> {
+    pub(crate) fn remove(&mut self, place: &BindingKey) -> Option<Binding> {
         let binding = self.bindings.remove(place)?;
         self.bound -= u32::from(binding.is_counted());
         Some(binding)
     }
 
     /// Puts a binding in the place of another.
-    pub(crate) fn replace(&mut self, place: &Place, binding: Binding) -> Option<Binding> {
+    pub(crate) fn replace(&mut self, place: &BindingKey, binding: Binding) -> Option<Binding> {
         let old = self.bindings.get_mut(place)?;
         let counted = (old.is_counted(), binding.is_counted());
         let old = core::mem::replace(old, binding);
@@ -253,7 +252,7 @@ impl Nesting {
     /// Calls `with` on a binding.
     pub(crate) fn with_binding<T>(
         &self,
-        place: &Place,
+        place: &BindingKey,
         with: impl FnOnce(&Binding) -> T,
     ) -> Option<T> {
         self.bindings.get(place).map(with)
@@ -287,7 +286,7 @@ impl Nesting {
     /// - [`ENOENT`] if nothing is bound there.
     /// - [`EINVAL`] if it is no stage-1 table.
     pub(crate) fn tables_at(&self, device: Bdf, site: Site) -> Result<Stage1Tables> {
-        match self.bindings.get(&Place::new(site, device)) {
+        match self.bindings.get(&BindingKey::new(site, device)) {
             Some(binding) => binding.tables().ok_or(EINVAL),
             None => Err(match self.device(device) {
                 Ok(attached) if site == Site::Rid && attached.rid() == RidState::Blocked => EINVAL,
@@ -300,8 +299,8 @@ impl Nesting {
     pub(crate) fn next_tables(
         &mut self,
         scope: Scope,
-        from: Place,
-    ) -> Option<(Stage1Tables, Option<Place>)> {
+        from: BindingKey,
+    ) -> Option<(Stage1Tables, Option<BindingKey>)> {
         let mut cursor = self.bindings.cursor_lower_bound_mut(&from);
         while let Some(here) = cursor {
             let (place, binding) = here.current();
@@ -310,7 +309,7 @@ impl Nesting {
                 _ => true,
             };
             if let Some(tables) = binding.tables().filter(|_| wanted) {
-                return Some((tables, place.next_number().map(Place::from_number)));
+                return Some((tables, place.next_number().map(BindingKey::from_number)));
             }
             cursor = here.move_next();
         }

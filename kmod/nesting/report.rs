@@ -3,9 +3,9 @@
 
 use super::capability;
 use super::Nesting;
+use crate::ffi::abi;
 use crate::ffi::limits::Limit;
 use crate::ffi::paging::PagingDomain;
-use crate::ffi::uapi;
 use kernel::prelude::*;
 
 impl Nesting {
@@ -14,20 +14,20 @@ impl Nesting {
         &self,
         parent: Option<&PagingDomain>,
         dirty: Result<(), u32>,
-    ) -> uapi::vfio_ioasid_cap_nesting {
+    ) -> abi::vfio_ioasid_cap_nesting {
         let mut report = capability::no_device();
         for attached in self.devices.iter().filter(|device| !device.is_gone()) {
             let capability = attached.capability();
             capability::add_to_report(&mut report, &attached.device, &capability);
         }
         if parent.is_some_and(PagingDomain::is_nest_parent) {
-            report.flags |= uapi::VFIO_IOASID_NESTING_NO_READONLY;
+            report.flags |= abi::VFIO_IOASID_NESTING_NO_READONLY;
         }
         if parent.is_some_and(PagingDomain::is_coherent) {
-            report.flags |= uapi::VFIO_IOASID_NESTING_COHERENT;
+            report.flags |= abi::VFIO_IOASID_NESTING_COHERENT;
         }
         match dirty {
-            Ok(()) => report.flags |= uapi::VFIO_IOASID_NESTING_DIRTY,
+            Ok(()) => report.flags |= abi::VFIO_IOASID_NESTING_DIRTY,
             // CAST: the reasons are small numbers of the header.
             Err(reason) => report.dirty_reason = reason as u16,
         }
@@ -44,7 +44,7 @@ impl Nesting {
     pub(crate) fn device_infos(
         &self,
         from: usize,
-        infos: &mut [uapi::vfio_ioasid_device_info],
+        infos: &mut [abi::vfio_ioasid_device_info],
     ) -> usize {
         let there = || self.devices.iter().filter(|device| !device.is_gone());
         for (info, attached) in infos.iter_mut().zip(there().skip(from)) {
@@ -54,7 +54,7 @@ impl Nesting {
     }
 
     /// Fills in the numbers that are a matter of this moment.
-    pub(crate) fn fill_stats(&self, stats: &mut uapi::vfio_ioasid_stats) {
+    pub(crate) fn fill_stats(&self, stats: &mut abi::vfio_ioasid_stats) {
         stats.pasids = u64::from(self.pasids.taken());
         stats.bindings = u64::from(self.bound);
     }

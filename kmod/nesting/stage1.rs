@@ -4,9 +4,9 @@
 //! confines stage 1.
 
 use super::capability::{Stage1Support, VTD_S1};
+use crate::ffi::abi;
 use crate::ffi::errno::eopnotsupp;
 use crate::ffi::nested::{InvalidationEntries, Stage1Data};
-use crate::ffi::uapi;
 use core::mem::size_of;
 use kernel::prelude::*;
 
@@ -34,13 +34,13 @@ pub(crate) fn check_data(data: &Stage1Data, support: &Stage1Support) -> Result {
     if data.data_type != VTD_S1 {
         return Err(eopnotsupp());
     }
-    if data.len != size_of::<uapi::iommu_hwpt_vtd_s1>() {
+    if data.len != size_of::<abi::iommu_hwpt_vtd_s1>() {
         return Err(EINVAL);
     }
-    let stage1: uapi::iommu_hwpt_vtd_s1 = data.pointer.read()?;
-    let sre = u64::from(uapi::iommu_hwpt_vtd_s1_flags_IOMMU_VTD_S1_SRE);
-    let eafe = u64::from(uapi::iommu_hwpt_vtd_s1_flags_IOMMU_VTD_S1_EAFE);
-    let wpe = u64::from(uapi::iommu_hwpt_vtd_s1_flags_IOMMU_VTD_S1_WPE);
+    let stage1: abi::iommu_hwpt_vtd_s1 = data.pointer.read()?;
+    let sre = u64::from(abi::iommu_hwpt_vtd_s1_flags_IOMMU_VTD_S1_SRE);
+    let eafe = u64::from(abi::iommu_hwpt_vtd_s1_flags_IOMMU_VTD_S1_EAFE);
+    let wpe = u64::from(abi::iommu_hwpt_vtd_s1_flags_IOMMU_VTD_S1_WPE);
     if stage1.flags & !(sre | eafe | wpe) != 0 || stage1.__reserved != 0 {
         return Err(EINVAL);
     }
@@ -68,7 +68,7 @@ pub(crate) fn check_format(entries: &InvalidationEntries) -> Result {
     if entries.data_type != INVALIDATE_VTD_S1 {
         return Err(eopnotsupp());
     }
-    if entries.count != 0 && entries.len != size_of::<uapi::iommu_hwpt_vtd_s1_invalidate>() {
+    if entries.count != 0 && entries.len != size_of::<abi::iommu_hwpt_vtd_s1_invalidate>() {
         return Err(EINVAL);
     }
     Ok(())
@@ -78,14 +78,14 @@ pub(crate) fn check_format(entries: &InvalidationEntries) -> Result {
 /// ones before the first bad one, and the error of that. Copies from the user.
 pub(crate) fn check_entries(entries: &InvalidationEntries, first: u32) -> (u32, Result) {
     let wanted = (entries.count - first.min(entries.count)).min(BATCH);
-    let mut batch = [uapi::iommu_hwpt_vtd_s1_invalidate::default(); BATCH as usize];
+    let mut batch = [abi::iommu_hwpt_vtd_s1_invalidate::default(); BATCH as usize];
     let batch = batch.get_mut(..wanted as usize).unwrap_or_default();
     if entries.read(first, batch).is_ok() && batch.iter().all(is_good) {
         return (wanted, Ok(()));
     }
     // One of them is bad, or cannot be read: which?
     for index in 0..wanted {
-        let mut entry = [uapi::iommu_hwpt_vtd_s1_invalidate::default()];
+        let mut entry = [abi::iommu_hwpt_vtd_s1_invalidate::default()];
         let error = match entries.read(first + index, &mut entry) {
             Ok(()) if entry.iter().all(is_good) => continue,
             Ok(()) => EINVAL,
@@ -96,8 +96,8 @@ pub(crate) fn check_entries(entries: &InvalidationEntries, first: u32) -> (u32, 
     (wanted, Ok(()))
 }
 
-fn is_good(entry: &uapi::iommu_hwpt_vtd_s1_invalidate) -> bool {
-    let leaf = uapi::iommu_hwpt_vtd_s1_invalidate_flags_IOMMU_VTD_INV_FLAGS_LEAF;
+fn is_good(entry: &abi::iommu_hwpt_vtd_s1_invalidate) -> bool {
+    let leaf = abi::iommu_hwpt_vtd_s1_invalidate_flags_IOMMU_VTD_INV_FLAGS_LEAF;
     let reserved = entry.flags & !leaf | entry.__reserved;
     let pages_from = (1 << (u64::BITS - PAGE_SHIFT)) - (entry.addr >> PAGE_SHIFT);
     let is_range = (1..=pages_from).contains(&entry.npages);

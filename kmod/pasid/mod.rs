@@ -21,7 +21,7 @@ impl Pasids {
     pub(crate) fn new(owner: &Owner) -> Self {
         Self {
             pool: None,
-            share: owner.nothing(budget::Kind::Pasids),
+            share: owner.nothing(budget::Resource::Pasids),
         }
     }
 

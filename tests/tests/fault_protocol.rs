@@ -55,12 +55,12 @@ impl Group {
     }
 }
 
-impl Chained for Group {
-    fn chain(&self) -> Ends {
+impl Chained<Slots> for Group {
+    fn chain(&self, _: &State<Slots>) -> Ends {
         Ends::from_bits(self.0.waiting.load(SeqCst))
     }
 
-    fn set_chain(&self, chain: Ends) {
+    fn set_chain(&self, _: &State<Slots>, chain: Ends) {
         self.0.waiting.store(chain.to_bits(), SeqCst);
     }
 }

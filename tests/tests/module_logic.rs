@@ -2,7 +2,7 @@
 //! The module's pure parts, from their own sources, against simple models.
 
 #[allow(dead_code, reason = "the module uses what is not tested here")]
-#[path = "../../kmod/ioas/iova.rs"]
+#[path = "../../kmod/base/iova.rs"]
 mod iova;
 #[allow(dead_code, reason = "the module uses what is not tested here")]
 #[path = "../../kmod/pasid/pool.rs"]

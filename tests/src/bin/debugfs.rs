@@ -210,7 +210,7 @@ fn bindings_are_shown_with_what_is_bound() -> Outcome {
     }
     assert_eq!(number(&found[1], "guest_pasid")?, 77);
     let device = only("devices")?;
-    assert!(number(&device, "keeper")? < number(&device, "max_pasids")?);
+    assert!(number(&device, "host_pasid")? < number(&device, "max_pasids")?);
     assert_eq!(number(&only("module")?, "domains")?, 2);
     plain.unbind(&rig)?;
     faulting.unbind(&rig)?;

@@ -17,12 +17,12 @@ struct Group {
     owner: Rc<Cell<Ends>>,
 }
 
-impl Chained for Group {
-    fn chain(&self) -> Ends {
+impl<S> Chained<S> for Group {
+    fn chain(&self, _: &State<S>) -> Ends {
         self.owner.get()
     }
 
-    fn set_chain(&self, chain: Ends) {
+    fn set_chain(&self, _: &State<S>, chain: Ends) {
         self.owner.set(chain);
     }
 }

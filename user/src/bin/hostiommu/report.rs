@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The module's debugfs, read and parsed. `kmod/inspect.rs` describes its format.
+//! The module's debugfs, read and parsed. `kmod/debugfs.rs` describes its format.
 
 use serde_json::{json, Map, Value};
 use std::fs;

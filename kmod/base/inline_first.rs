@@ -5,12 +5,12 @@ use kernel::alloc::Flags;
 use kernel::prelude::*;
 
 /// Values in order: the first in place, and only those after it in memory of their own.
-pub(crate) struct Few<T> {
+pub(crate) struct InlineFirst<T> {
     first: Option<T>,
     rest: KVec<T>,
 }
 
-impl<T> Few<T> {
+impl<T> InlineFirst<T> {
     /// None.
     pub(crate) const fn new() -> Self {
         Self {

@@ -9,7 +9,7 @@ use super::errno::eopnotsupp;
 use super::paging::PagingDomain;
 use super::shim;
 use super::user::Pointer;
-use crate::ioas::iova::IovaRange;
+use crate::base::iova::IovaRange;
 use core::ptr::{null_mut, NonNull};
 use kernel::error::{from_err_ptr, to_result};
 use kernel::prelude::*;

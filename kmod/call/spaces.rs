@@ -2,23 +2,23 @@
 //! `VFIO_IOASID_AS_CREATE`, `AS_DESTROY`, `AS_MAP` and `AS_UNMAP`, decoded.
 
 use super::no_flags;
+use crate::base::iova::IovaRange;
+use crate::ffi::abi;
 use crate::ffi::paging::Access;
-use crate::ffi::uapi;
 use crate::ffi::user::Pointer;
-use crate::ioas::iova::IovaRange;
 use core::mem::size_of;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 
 /// `VFIO_IOASID_AS_CREATE`.
-pub(crate) struct AsCreate(uapi::vfio_ioasid_as_create);
+pub(crate) struct AsCreate(abi::vfio_ioasid_as_create);
 
 impl AsCreate {
     /// # Errors
     ///
     /// [`EINVAL`] for an unknown flag or padding that is not zero.
     pub(crate) fn decode(arg: Pointer) -> Result<Self> {
-        let call: uapi::vfio_ioasid_as_create = arg.read_call()?;
+        let call: abi::vfio_ioasid_as_create = arg.read_call()?;
         no_flags(call.flags, 0)?;
         if call.__reserved != 0 {
             return Err(EINVAL);
@@ -34,7 +34,7 @@ impl AsCreate {
 
 /// `VFIO_IOASID_AS_DESTROY`: the address space.
 pub(crate) fn decode_as_destroy(arg: Pointer) -> Result<u32> {
-    let call: uapi::vfio_ioasid_as_destroy = arg.read_call()?;
+    let call: abi::vfio_ioasid_as_destroy = arg.read_call()?;
     no_flags(call.flags, 0)?;
     if call.__reserved != 0 {
         return Err(EINVAL);
@@ -59,7 +59,7 @@ pub(crate) struct AsChange {
     /// Number of entries.
     pub(crate) count: u32,
     entries: Pointer,
-    reply: uapi::vfio_ioasid_as_change,
+    reply: abi::vfio_ioasid_as_change,
 }
 
 impl AsChange {
@@ -67,10 +67,10 @@ impl AsChange {
     ///
     /// [`EINVAL`] for an unknown flag, too many entries, or entries of another size.
     pub(crate) fn decode(arg: Pointer) -> Result<Self> {
-        let call: uapi::vfio_ioasid_as_change = arg.read_call()?;
+        let call: abi::vfio_ioasid_as_change = arg.read_call()?;
         no_flags(call.flags, 0)?;
-        if call.entry_len as usize != size_of::<uapi::vfio_ioasid_as_entry>()
-            || call.entry_num > uapi::VFIO_IOASID_AS_CHANGE_MAX
+        if call.entry_len as usize != size_of::<abi::vfio_ioasid_as_entry>()
+            || call.entry_num > abi::VFIO_IOASID_AS_CHANGE_MAX
         {
             return Err(EINVAL);
         }
@@ -82,11 +82,11 @@ impl AsChange {
         })
     }
 
-    fn read(&self, index: u32) -> Result<uapi::vfio_ioasid_as_entry> {
+    fn read(&self, index: u32) -> Result<abi::vfio_ioasid_as_entry> {
         let at = (index as usize)
-            .checked_mul(size_of::<uapi::vfio_ioasid_as_entry>())
+            .checked_mul(size_of::<abi::vfio_ioasid_as_entry>())
             .ok_or(EFAULT)?;
-        let entry: uapi::vfio_ioasid_as_entry = self.entries.offset(at)?.read()?;
+        let entry: abi::vfio_ioasid_as_entry = self.entries.offset(at)?.read()?;
         let address = entry.iova | entry.gpa | entry.length;
         if address & (PAGE_SIZE as u64 - 1) != 0 || entry.__reserved != 0 {
             return Err(EINVAL);
@@ -102,7 +102,7 @@ impl AsChange {
     /// - [`EFAULT`] if it cannot be read.
     pub(crate) fn entry(&self, index: u32) -> Result<AsEntry> {
         let entry = self.read(index)?;
-        let (read, write) = (uapi::VFIO_IOASID_AS_READ, uapi::VFIO_IOASID_AS_WRITE);
+        let (read, write) = (abi::VFIO_IOASID_AS_READ, abi::VFIO_IOASID_AS_WRITE);
         no_flags(entry.perm, read | write)?;
         if entry.perm == 0 {
             return Err(EINVAL);

@@ -2,62 +2,63 @@
 //! The ABI's calls, decoded: numbers become ranges, scopes and devices, and what is wrong in
 //! itself is refused before any lock is taken.
 
-mod address_space;
+pub(crate) mod bitmap;
 mod info;
+mod spaces;
 
-pub(crate) use address_space::{decode_as_destroy, AsChange, AsCreate, AsEntry};
 pub(crate) use info::{write_info, Info};
+pub(crate) use spaces::{decode_as_destroy, AsChange, AsCreate, AsEntry};
 
+use crate::base::iova::IovaRange;
+use crate::ffi::abi;
 use crate::ffi::attach::Site;
 use crate::ffi::device::Bdf;
 use crate::ffi::dma_fault::DmaWatch;
 use crate::ffi::errno::eopnotsupp;
 use crate::ffi::nested::{InvalidationEntries, Stage1Data};
 use crate::ffi::paging::Access;
-use crate::ffi::uapi;
 use crate::ffi::user::Pointer;
-use crate::ioas::dirty::Bitmap;
-use crate::ioas::iova::IovaRange;
+use bitmap::Bitmap;
 use core::mem::size_of;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 
 const fn io(nr: u32) -> u32 {
-    (uapi::VFIO_TYPE as u32) << 8 | nr
+    (abi::VFIO_TYPE as u32) << 8 | nr
 }
 
 /// Request numbers, `_IO(VFIO_TYPE, …)` in the headers.
 pub(crate) mod nr {
-    use super::{io, uapi};
+    use super::{abi, io};
 
-    pub(crate) const GET_INFO: u32 = io(uapi::VFIO_BASE + 12);
-    pub(crate) const MAP_DMA: u32 = io(uapi::VFIO_BASE + 13);
-    pub(crate) const UNMAP_DMA: u32 = io(uapi::VFIO_BASE + 14);
-    pub(crate) const DIRTY_PAGES: u32 = io(uapi::VFIO_BASE + 17);
-    pub(crate) const PASID_ALLOC: u32 = io(uapi::VFIO_IOASID_BASE);
-    pub(crate) const PASID_FREE: u32 = io(uapi::VFIO_IOASID_BASE + 1);
-    pub(crate) const BIND: u32 = io(uapi::VFIO_IOASID_BASE + 2);
-    pub(crate) const UNBIND: u32 = io(uapi::VFIO_IOASID_BASE + 3);
-    pub(crate) const INVALIDATE: u32 = io(uapi::VFIO_IOASID_BASE + 4);
-    pub(crate) const FAULT_QUEUE: u32 = io(uapi::VFIO_IOASID_BASE + 5);
-    pub(crate) const DEVICES: u32 = io(uapi::VFIO_IOASID_BASE + 6);
-    pub(crate) const STATS: u32 = io(uapi::VFIO_IOASID_BASE + 7);
-    pub(crate) const AS_CREATE: u32 = io(uapi::VFIO_IOASID_BASE + 8);
-    pub(crate) const AS_DESTROY: u32 = io(uapi::VFIO_IOASID_BASE + 9);
-    pub(crate) const AS_MAP: u32 = io(uapi::VFIO_IOASID_BASE + 10);
-    pub(crate) const AS_UNMAP: u32 = io(uapi::VFIO_IOASID_BASE + 11);
+    pub(crate) const GET_INFO: u32 = io(abi::VFIO_BASE + 12);
+    pub(crate) const MAP_DMA: u32 = io(abi::VFIO_BASE + 13);
+    pub(crate) const UNMAP_DMA: u32 = io(abi::VFIO_BASE + 14);
+    pub(crate) const DIRTY_PAGES: u32 = io(abi::VFIO_BASE + 17);
+    pub(crate) const PASID_ALLOC: u32 = io(abi::VFIO_IOASID_BASE);
+    pub(crate) const PASID_FREE: u32 = io(abi::VFIO_IOASID_BASE + 1);
+    pub(crate) const BIND: u32 = io(abi::VFIO_IOASID_BASE + 2);
+    pub(crate) const UNBIND: u32 = io(abi::VFIO_IOASID_BASE + 3);
+    pub(crate) const INVALIDATE: u32 = io(abi::VFIO_IOASID_BASE + 4);
+    pub(crate) const FAULT_QUEUE: u32 = io(abi::VFIO_IOASID_BASE + 5);
+    pub(crate) const DEVICES: u32 = io(abi::VFIO_IOASID_BASE + 6);
+    pub(crate) const STATS: u32 = io(abi::VFIO_IOASID_BASE + 7);
+    pub(crate) const AS_CREATE: u32 = io(abi::VFIO_IOASID_BASE + 8);
+    pub(crate) const AS_DESTROY: u32 = io(abi::VFIO_IOASID_BASE + 9);
+    pub(crate) const AS_MAP: u32 = io(abi::VFIO_IOASID_BASE + 10);
+    pub(crate) const AS_UNMAP: u32 = io(abi::VFIO_IOASID_BASE + 11);
 }
 
 /// The ABI's name of a device.
-pub(crate) fn device_of(bdf: Bdf) -> uapi::vfio_ioasid_device {
-    uapi::vfio_ioasid_device {
+pub(crate) fn device_of(bdf: Bdf) -> abi::vfio_ioasid_device {
+    abi::vfio_ioasid_device {
         segment: bdf.segment,
         bus: bdf.bus,
         devfn: bdf.devfn,
     }
 }
 
-fn bdf_of(device: uapi::vfio_ioasid_device) -> Bdf {
+fn bdf_of(device: abi::vfio_ioasid_device) -> Bdf {
     Bdf {
         segment: device.segment,
         bus: device.bus,
@@ -85,14 +86,12 @@ pub(crate) enum Scope {
 }
 
 impl Scope {
-    fn decode(flags: u32, device: uapi::vfio_ioasid_device, pasid: u32) -> Result<Self> {
+    fn decode(flags: u32, device: abi::vfio_ioasid_device, pasid: u32) -> Result<Self> {
         match flags {
-            uapi::VFIO_IOASID_SCOPE_BINDING => {
-                Ok(Self::Binding(bdf_of(device), Site::Pasid(pasid)))
-            }
-            uapi::VFIO_IOASID_SCOPE_DEVICE => Ok(Self::Device(bdf_of(device))),
-            uapi::VFIO_IOASID_SCOPE_CONTAINER => Ok(Self::Container),
-            uapi::VFIO_IOASID_SCOPE_RID => Ok(Self::Binding(bdf_of(device), Site::Rid)),
+            abi::VFIO_IOASID_SCOPE_BINDING => Ok(Self::Binding(bdf_of(device), Site::Pasid(pasid))),
+            abi::VFIO_IOASID_SCOPE_DEVICE => Ok(Self::Device(bdf_of(device))),
+            abi::VFIO_IOASID_SCOPE_CONTAINER => Ok(Self::Container),
+            abi::VFIO_IOASID_SCOPE_RID => Ok(Self::Binding(bdf_of(device), Site::Rid)),
             _ => Err(EINVAL),
         }
     }
@@ -112,11 +111,11 @@ impl Map {
     ///   range is empty or not aligned to pages.
     /// - [`EOVERFLOW`] if the range of addresses wraps.
     pub(crate) fn decode(arg: Pointer) -> Result<Self> {
-        let map: uapi::vfio_iommu_type1_dma_map = arg.read()?;
-        let known = uapi::VFIO_DMA_MAP_FLAG_READ
-            | uapi::VFIO_DMA_MAP_FLAG_WRITE
-            | uapi::VFIO_DMA_MAP_FLAG_VADDR;
-        if (map.argsz as usize) < size_of::<uapi::vfio_iommu_type1_dma_map>() {
+        let map: abi::vfio_iommu_type1_dma_map = arg.read()?;
+        let known = abi::VFIO_DMA_MAP_FLAG_READ
+            | abi::VFIO_DMA_MAP_FLAG_WRITE
+            | abi::VFIO_DMA_MAP_FLAG_VADDR;
+        if (map.argsz as usize) < size_of::<abi::vfio_iommu_type1_dma_map>() {
             return Err(EINVAL);
         }
         no_flags(map.flags, known)?;
@@ -126,10 +125,10 @@ impl Map {
         let range = IovaRange::sized(map.iova, map.size).ok_or(EOVERFLOW)?;
         IovaRange::sized(map.vaddr, map.size).ok_or(EOVERFLOW)?;
         let access = Access {
-            read: map.flags & uapi::VFIO_DMA_MAP_FLAG_READ != 0,
-            write: map.flags & uapi::VFIO_DMA_MAP_FLAG_WRITE != 0,
+            read: map.flags & abi::VFIO_DMA_MAP_FLAG_READ != 0,
+            write: map.flags & abi::VFIO_DMA_MAP_FLAG_WRITE != 0,
         };
-        let set_vaddr = map.flags & uapi::VFIO_DMA_MAP_FLAG_VADDR != 0;
+        let set_vaddr = map.flags & abi::VFIO_DMA_MAP_FLAG_VADDR != 0;
         if set_vaddr == (access.read || access.write) {
             return Err(EINVAL);
         }
@@ -157,7 +156,7 @@ pub(crate) struct Unmap {
     pub(crate) all: bool,
     /// Where to report the dirty pages of what goes.
     pub(crate) bitmap: Option<Bitmap>,
-    reply: uapi::vfio_iommu_type1_dma_unmap,
+    reply: abi::vfio_iommu_type1_dma_unmap,
 }
 
 impl Unmap {
@@ -168,14 +167,14 @@ impl Unmap {
     /// - [`EOVERFLOW`] if the range of addresses wraps.
     /// - [`EOPNOTSUPP`] for a flag that is known but not offered here.
     pub(crate) fn decode(arg: Pointer) -> Result<Self> {
-        let unmap: uapi::vfio_iommu_type1_dma_unmap = arg.read()?;
-        let dirty = uapi::VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP;
-        let vaddr = uapi::VFIO_DMA_UNMAP_FLAG_VADDR;
-        if (unmap.argsz as usize) < size_of::<uapi::vfio_iommu_type1_dma_unmap>() {
+        let unmap: abi::vfio_iommu_type1_dma_unmap = arg.read()?;
+        let dirty = abi::VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP;
+        let vaddr = abi::VFIO_DMA_UNMAP_FLAG_VADDR;
+        if (unmap.argsz as usize) < size_of::<abi::vfio_iommu_type1_dma_unmap>() {
             return Err(EINVAL);
         }
-        no_flags(unmap.flags, uapi::VFIO_DMA_UNMAP_FLAG_ALL | dirty | vaddr)?;
-        let all = unmap.flags & uapi::VFIO_DMA_UNMAP_FLAG_ALL != 0;
+        no_flags(unmap.flags, abi::VFIO_DMA_UNMAP_FLAG_ALL | dirty | vaddr)?;
+        let all = unmap.flags & abi::VFIO_DMA_UNMAP_FLAG_ALL != 0;
         if unmap.flags & dirty != 0 && unmap.flags & !dirty != 0 {
             return Err(EINVAL);
         }
@@ -183,7 +182,7 @@ impl Unmap {
             return Err(eopnotsupp());
         }
         let bitmap = if unmap.flags & dirty != 0 {
-            let fixed = size_of::<uapi::vfio_iommu_type1_dma_unmap>();
+            let fixed = size_of::<abi::vfio_iommu_type1_dma_unmap>();
             if (unmap.argsz as usize) < fixed + size_of::<[u64; 3]>() {
                 return Err(EINVAL);
             }
@@ -246,9 +245,9 @@ impl DirtyPages {
             return Err(EINVAL);
         }
         match flags {
-            uapi::VFIO_IOMMU_DIRTY_PAGES_FLAG_START => Ok(Self::Start),
-            uapi::VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP => Ok(Self::Stop),
-            uapi::VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP => {
+            abi::VFIO_IOMMU_DIRTY_PAGES_FLAG_START => Ok(Self::Start),
+            abi::VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP => Ok(Self::Stop),
+            abi::VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP => {
                 if (argsz as usize) < FIXED + size_of::<[u64; 5]>() {
                     return Err(EINVAL);
                 }
@@ -266,11 +265,11 @@ impl DirtyPages {
 }
 
 /// `VFIO_IOASID_PASID_ALLOC`.
-pub(crate) struct PasidAlloc(uapi::vfio_ioasid_pasid_alloc);
+pub(crate) struct PasidAlloc(abi::vfio_ioasid_pasid_alloc);
 
 impl PasidAlloc {
     pub(crate) fn decode(arg: Pointer) -> Result<Self> {
-        let call: uapi::vfio_ioasid_pasid_alloc = arg.read_call()?;
+        let call: abi::vfio_ioasid_pasid_alloc = arg.read_call()?;
         no_flags(call.flags, 0)?;
         Ok(Self(call))
     }
@@ -288,7 +287,7 @@ impl PasidAlloc {
 
 /// `VFIO_IOASID_PASID_FREE`: the first PASID and how many.
 pub(crate) fn decode_pasid_free(arg: Pointer) -> Result<(u32, u32)> {
-    let call: uapi::vfio_ioasid_pasid_free = arg.read_call()?;
+    let call: abi::vfio_ioasid_pasid_free = arg.read_call()?;
     no_flags(call.flags, 0)?;
     Ok((call.pasid, call.count))
 }
@@ -315,7 +314,7 @@ pub(crate) struct Bind {
     pub(crate) guest_pasid: u32,
     pub(crate) fault_fd: Option<u32>,
     pub(crate) cookie: u64,
-    reply: uapi::vfio_ioasid_bind,
+    reply: abi::vfio_ioasid_bind,
 }
 
 impl Bind {
@@ -324,13 +323,13 @@ impl Bind {
     /// [`EINVAL`] for an unknown flag, a field that the flags rule out, or a negative `fault_fd`
     /// other than -1.
     pub(crate) fn decode(arg: Pointer) -> Result<Self> {
-        const RID: u32 = uapi::VFIO_IOASID_BIND_RID;
-        const REPLACE: u32 = uapi::VFIO_IOASID_BIND_REPLACE;
-        const STAGE2: u32 = uapi::VFIO_IOASID_BIND_STAGE2;
-        const AS: u32 = uapi::VFIO_IOASID_BIND_AS;
-        const BLOCKED: u32 = uapi::VFIO_IOASID_BIND_BLOCKED;
+        const RID: u32 = abi::VFIO_IOASID_BIND_RID;
+        const REPLACE: u32 = abi::VFIO_IOASID_BIND_REPLACE;
+        const STAGE2: u32 = abi::VFIO_IOASID_BIND_STAGE2;
+        const AS: u32 = abi::VFIO_IOASID_BIND_AS;
+        const BLOCKED: u32 = abi::VFIO_IOASID_BIND_BLOCKED;
 
-        let call: uapi::vfio_ioasid_bind = arg.read_call()?;
+        let call: abi::vfio_ioasid_bind = arg.read_call()?;
         no_flags(call.flags, RID | REPLACE | STAGE2 | AS | BLOCKED)?;
         let site = match call.flags & RID {
             0 => Site::Pasid(call.pasid),
@@ -382,7 +381,7 @@ impl Bind {
 
 /// `VFIO_IOASID_UNBIND`.
 pub(crate) fn decode_unbind(arg: Pointer) -> Result<Scope> {
-    let call: uapi::vfio_ioasid_unbind = arg.read_call()?;
+    let call: abi::vfio_ioasid_unbind = arg.read_call()?;
     Scope::decode(call.flags, call.device, call.pasid)
 }
 
@@ -390,7 +389,7 @@ pub(crate) fn decode_unbind(arg: Pointer) -> Result<Scope> {
 pub(crate) struct Invalidate {
     pub(crate) scope: Scope,
     pub(crate) entries: InvalidationEntries,
-    reply: uapi::vfio_ioasid_invalidate,
+    reply: abi::vfio_ioasid_invalidate,
 }
 
 impl Invalidate {
@@ -398,7 +397,7 @@ impl Invalidate {
     ///
     /// [`EINVAL`] for a bad scope, or more than `VFIO_IOASID_INVALIDATE_MAX` entries.
     pub(crate) fn decode(arg: Pointer) -> Result<Self> {
-        let call: uapi::vfio_ioasid_invalidate = arg.read_call()?;
+        let call: abi::vfio_ioasid_invalidate = arg.read_call()?;
         let decoded = Self {
             scope: Scope::decode(call.flags, call.device, call.pasid)?,
             entries: InvalidationEntries {
@@ -409,7 +408,7 @@ impl Invalidate {
             },
             reply: call,
         };
-        if call.entry_num > uapi::VFIO_IOASID_INVALIDATE_MAX {
+        if call.entry_num > abi::VFIO_IOASID_INVALIDATE_MAX {
             decoded.reply(arg, 0, 0)?;
             return Err(EINVAL);
         }
@@ -432,7 +431,7 @@ pub(crate) struct NewFaultQueue {
     pub(crate) nonblock: bool,
     /// It gets the container's DMA faults.
     pub(crate) dma: bool,
-    reply: uapi::vfio_ioasid_fault_queue,
+    reply: abi::vfio_ioasid_fault_queue,
 }
 
 impl NewFaultQueue {
@@ -441,12 +440,12 @@ impl NewFaultQueue {
     /// - [`EINVAL`] for an unknown flag or too large a depth.
     /// - [`EOPNOTSUPP`] for DMA faults where the kernel does not tell of them.
     pub(crate) fn decode(arg: Pointer) -> Result<Self> {
-        let call: uapi::vfio_ioasid_fault_queue = arg.read_call()?;
-        let cloexec = uapi::VFIO_IOASID_FAULT_QUEUE_CLOEXEC;
-        let nonblock = uapi::VFIO_IOASID_FAULT_QUEUE_NONBLOCK;
-        let dma = uapi::VFIO_IOASID_FAULT_QUEUE_DMA;
+        let call: abi::vfio_ioasid_fault_queue = arg.read_call()?;
+        let cloexec = abi::VFIO_IOASID_FAULT_QUEUE_CLOEXEC;
+        let nonblock = abi::VFIO_IOASID_FAULT_QUEUE_NONBLOCK;
+        let dma = abi::VFIO_IOASID_FAULT_QUEUE_DMA;
         no_flags(call.flags, cloexec | nonblock | dma)?;
-        if call.depth > uapi::VFIO_IOASID_FAULT_DEPTH_MAX || call.__reserved != 0 {
+        if call.depth > abi::VFIO_IOASID_FAULT_DEPTH_MAX || call.__reserved != 0 {
             return Err(EINVAL);
         }
         if call.flags & dma != 0 && !DmaWatch::is_offered() {
@@ -473,7 +472,7 @@ pub(crate) struct Devices {
     pub(crate) room: u32,
     entry_len: usize,
     pointer: Pointer,
-    reply: uapi::vfio_ioasid_devices,
+    reply: abi::vfio_ioasid_devices,
 }
 
 impl Devices {
@@ -481,10 +480,10 @@ impl Devices {
     ///
     /// - [`EINVAL`] for an unknown flag or an entry that is too small.
     pub(crate) fn decode(arg: Pointer) -> Result<Self> {
-        let call: uapi::vfio_ioasid_devices = arg.read_call()?;
+        let call: abi::vfio_ioasid_devices = arg.read_call()?;
         no_flags(call.flags, 0)?;
         let entry_len = call.entry_len as usize;
-        if !(size_of::<uapi::vfio_ioasid_device_info>()..=PAGE_SIZE).contains(&entry_len) {
+        if !(size_of::<abi::vfio_ioasid_device_info>()..=PAGE_SIZE).contains(&entry_len) {
             return Err(EINVAL);
         }
         Ok(Self {
@@ -496,7 +495,7 @@ impl Devices {
     }
 
     /// Writes entry number `index`; a longer entry of the user keeps its tail.
-    pub(crate) fn write(&self, index: usize, info: &uapi::vfio_ioasid_device_info) -> Result {
+    pub(crate) fn write(&self, index: usize, info: &abi::vfio_ioasid_device_info) -> Result {
         let at = index.checked_mul(self.entry_len).ok_or(EFAULT)?;
         self.pointer.offset(at)?.write(info)
     }
@@ -508,8 +507,8 @@ impl Devices {
 }
 
 /// `VFIO_IOASID_STATS`: checks the call.
-pub(crate) fn decode_stats(arg: Pointer) -> Result<uapi::vfio_ioasid_stats> {
-    let call: uapi::vfio_ioasid_stats = arg.read_call()?;
+pub(crate) fn decode_stats(arg: Pointer) -> Result<abi::vfio_ioasid_stats> {
+    let call: abi::vfio_ioasid_stats = arg.read_call()?;
     no_flags(call.flags, 0)?;
     Ok(call)
 }

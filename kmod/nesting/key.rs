@@ -8,9 +8,9 @@ use crate::ffi::device::Bdf;
 /// A site of a device. Places stand by site, the RID first, then by device: those of a PASID are
 /// neighbours.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place(u64);
+pub(crate) struct BindingKey(u64);
 
-impl Place {
+impl BindingKey {
     /// That of `site` of `device`. PASID 0 is nobody's: the pool does not give it.
     pub(crate) fn new(site: Site, device: Bdf) -> Self {
         let pasid = match site {

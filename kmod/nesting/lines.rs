@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A container's lines of debugfs; their format is described at [`crate::inspect`].
+//! A container's lines of debugfs; their format is described at [`crate::debugfs`].
 //!
 //! Each function writes the first line from `at.item` on of container number `id`, and moves
 //! `at.item` behind it.
 
-use super::{Kind, Nesting, Place, RidState};
+use super::{BindingKey, BoundKind, Nesting, RidState};
 use crate::ffi::attach::Site;
 use crate::ffi::debugfs::{Cursor, Line};
 use crate::ffi::device::Bdf;
@@ -41,7 +41,7 @@ impl Nesting {
             RidState::Bound => "bound",
             RidState::Blocked => "blocked",
         };
-        let keeper = attached.keeper_pasid().filter(|_| attached.is_kept());
+        let held = attached.host_pasid().filter(|_| attached.holds_pri());
         let mut write = || {
             write!(line, "container={id} device=")?;
             match bdf {
@@ -50,9 +50,9 @@ impl Nesting {
             }
             write!(line, " max_pasids={}", attached.device.max_pasids())?;
             write!(line, " shared={} rid={rid}", u8::from(attached.is_shared()))?;
-            match keeper {
-                Some(pasid) => writeln!(line, " keeper={pasid}"),
-                None => writeln!(line, " keeper=none"),
+            match held {
+                Some(pasid) => writeln!(line, " host_pasid={pasid}"),
+                None => writeln!(line, " host_pasid=none"),
             }
         };
         Some(write())
@@ -77,16 +77,16 @@ impl Nesting {
         at: &mut Cursor,
         line: &mut Line<'_>,
     ) -> Option<fmt::Result> {
-        let from = Place::from_number(at.item);
+        let from = BindingKey::from_number(at.item);
         let cursor = self.bindings.cursor_lower_bound(&from)?;
         let (place, binding) = cursor.current();
         let (site, device) = (place.site(), place.device());
         at.item = place.next_number()?;
         let (kind, space) = match binding.kind {
-            Kind::Stage1 => ("stage1", 0),
-            Kind::Stage2 => ("stage2", 0),
-            Kind::AddressSpace(space) => ("as", space),
-            Kind::Blocked => ("blocked", 0),
+            BoundKind::Stage1 => ("stage1", 0),
+            BoundKind::Stage2 => ("stage2", 0),
+            BoundKind::AddressSpace(space) => ("as", space),
+            BoundKind::Blocked => ("blocked", 0),
         };
         let mut write = || {
             write!(line, "container={id} device={device}")?;
