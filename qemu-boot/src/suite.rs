@@ -84,7 +84,10 @@ pub fn ready_with(setup: &Setup, which: Which, ioasid: module::KernelModule) -> 
         }
     };
     let build = |module: module::KernelModule| module.make(setup, &tools, &tree);
-    let mut modules = vec![build(ioasid)?, build(module::SVA)?, build(module::DELAY)?];
+    let mut modules = vec![build(ioasid)?, build(module::SVA)?];
+    for module in module::PROBES {
+        modules.push(build(module)?);
+    }
     if which == Which::Debug {
         for module in module::PLANTED {
             modules.push(build(module)?);

@@ -50,7 +50,7 @@ cp -a /tools/. .
 mkdir -p bin dev proc sys tmp
 cp /bin/busybox bin/
 for module in modules/*.xz; do [ -e "$module" ] && xz -d "$module"; done
-strip --strip-debug modules/{vfio_iommu_ioasid,pasid_dma_sva,delay_function}.ko
+strip --strip-debug modules/{vfio_iommu_ioasid,pasid_dma_sva,delay_function,reserve_region,invalidate_fewer}.ko
 find . | cpio -o -H newc --quiet > ../image
 "#;
 

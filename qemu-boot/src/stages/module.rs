@@ -49,14 +49,23 @@ pub const SVA: KernelModule = KernelModule {
     make: "",
 };
 
-/// Lets a function of the kernel take longer, so that a race is met every time.
-pub const DELAY: KernelModule = KernelModule {
-    stage: "delay-module",
-    file: "delay_function.ko",
-    folder: "qemu-boot",
-    sources: &["delay"],
-    make: "",
-};
+/// What tests change in a running kernel: a function takes longer, so that a race is met every
+/// time; a group has a reserved region more; the driver invalidates less than it is asked to.
+pub const PROBES: [KernelModule; 3] = [
+    probes("delay_function.ko"),
+    probes("reserve_region.ko"),
+    probes("invalidate_fewer.ko"),
+];
+
+const fn probes(file: &'static str) -> KernelModule {
+    KernelModule {
+        stage: "probe-modules",
+        file,
+        folder: "qemu-boot",
+        sources: &["probes"],
+        make: "",
+    }
+}
 
 /// Wrong on purpose, in C and in Rust: what the debug kernel must see.
 pub const PLANTED: [KernelModule; 2] = [planted("planted_c.ko"), planted("planted_rust.ko")];

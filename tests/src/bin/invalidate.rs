@@ -5,7 +5,7 @@
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
     bytes_of, entry, expect_errno, expect_ok, expect_status, invalidate_args, program, range,
-    status, Errno, Memory, Order, Outcome, Rig, Space, Stop, INACCESSIBLE, PAGE,
+    status, Errno, FewInvalidations, Memory, Order, Outcome, Rig, Space, Stop, INACCESSIBLE, PAGE,
 };
 
 const GVA: u64 = 0x2345_6789_a000;
@@ -105,6 +105,37 @@ fn page_in_the_device_tlb_is_stale_before_and_new_after() -> Outcome {
 
 fn page_in_the_iotlb_is_stale_before_and_new_after() -> Outcome {
     changed_entry_is_stale_before_and_new_after(Way::Untranslated)
+}
+
+fn driver_that_does_few_entries_a_call_does_all_in_the_end() -> Outcome {
+    let bench = Bench::open()?;
+    let pages: Vec<u64> = (0..10).map(|page| GVA + page * PAGE).collect();
+    for page in &pages {
+        bench.make_stale(*page, Way::Ats)?;
+    }
+    let few = FewInvalidations::of(3)?;
+    let entries: Vec<_> = pages.iter().map(|page| range(*page, 1)).collect();
+    bench.invalidate(&entries)?;
+    assert_eq!(few.calls()?, 4, "calls of the driver");
+    for page in &pages {
+        assert_eq!(bench.seen(*page, Way::Ats)?, 2, "{page:#x}");
+    }
+    Ok(())
+}
+
+fn driver_that_does_nothing_is_an_error() -> Outcome {
+    let bench = Bench::open()?;
+    bench.make_stale(GVA, Way::Ats)?;
+    let _few = FewInvalidations::of(0)?;
+    let done = bench.rig.container.invalidate(
+        VFIO_IOASID_SCOPE_BINDING,
+        bench.rig.id(),
+        bench.space.pasid,
+        &[range(GVA, 1)],
+    );
+    expect_errno(done.result, Errno::EIO, "INVALIDATE");
+    assert_eq!((done.done, done.bad_index), (0, 0));
+    Ok(())
 }
 
 fn leaf_flag_is_enough_for_a_changed_leaf() -> Outcome {
@@ -583,6 +614,8 @@ fn rebinding_a_pasid_never_shows_the_old_table() -> Outcome {
 program![
     page_in_the_device_tlb_is_stale_before_and_new_after,
     page_in_the_iotlb_is_stale_before_and_new_after,
+    driver_that_does_few_entries_a_call_does_all_in_the_end,
+    driver_that_does_nothing_is_an_error,
     leaf_flag_is_enough_for_a_changed_leaf,
     whole_address_space_in_one_entry_drops_every_page,
     range_of_many_pages_drops_all_of_them,

@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Functions of the kernel that take longer (qemu-boot/delay), so that a race is met every time.
+//! Functions of the kernel that take longer (qemu-boot/probes), so that a race is met every time.
 
 use super::check::wait_until;
+use super::probe::Probe;
 use crate::ktap::{fail, Outcome};
-use nix::kmod::{DeleteModuleFlags, ModuleInitFlags};
 use nix::sched::CpuSet;
-use std::ffi::CString;
-use std::fs::{self, File};
+use std::fs;
 use std::time::Duration;
-
-const MODULE: &str = "delay_function";
 
 /// A function to delay.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +21,7 @@ pub struct Delay {
 
 /// Delays that are in force until this is dropped.
 #[derive(Debug)]
-pub struct Delays(());
+pub struct Delays(Probe);
 
 impl Delays {
     /// Delays three functions at most.
@@ -42,9 +39,7 @@ impl Delays {
             list(|delay| u8::from(delay.at_return).to_string()),
             list(|delay| delay.time.as_millis().to_string()),
         );
-        let file = File::open(format!("/modules/{MODULE}.ko"))?;
-        nix::kmod::finit_module(&file, &CString::new(parameters)?, ModuleInitFlags::empty())?;
-        Ok(Self(()))
+        Ok(Self(Probe::load("delay_function", &parameters)?))
     }
 
     /// How often function number `index` was called.
@@ -53,7 +48,7 @@ impl Delays {
     ///
     /// If the module does not say.
     pub fn calls(&self, index: usize) -> Outcome<u32> {
-        let text = fs::read_to_string(format!("/sys/module/{MODULE}/parameters/calls"))?;
+        let text = fs::read_to_string(format!("{}/calls", self.0.parameters()))?;
         match text.trim().split(',').nth(index).map(str::parse) {
             Some(Ok(calls)) => Ok(calls),
             _ => fail(format!("calls: {text}")),
@@ -69,14 +64,6 @@ impl Delays {
         wait_until("a call of the delayed function", || {
             Ok(self.calls(index)? != 0)
         })
-    }
-}
-
-impl Drop for Delays {
-    fn drop(&mut self) {
-        let name = CString::new(MODULE).unwrap_or_default();
-        // A module that stays makes the next test fail, which says why.
-        let _ = nix::kmod::delete_module(&name, DeleteModuleFlags::O_NONBLOCK);
     }
 }
 

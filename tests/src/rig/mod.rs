@@ -18,6 +18,7 @@ mod kernel_log;
 mod memory;
 mod monitor;
 mod patience;
+mod probe;
 mod process;
 mod space;
 mod thread;
@@ -39,6 +40,7 @@ pub use kernel_log::KernelLog;
 pub use memory::{Canary, Memory, Snapshot};
 pub use monitor::Monitor;
 pub use patience::{all, Attempt};
+pub use probe::{FewInvalidations, ReservedRegion};
 pub use process::{
     as_type1, child, drop_ipc_lock, held_bytes, load_module, locked_bytes, module_is_loaded,
     module_references, pinned_bytes, receive_fd, run_as_child, run_child, say_ready, send_fd,
