@@ -44,6 +44,17 @@ impl<T> InlineFirst<T> {
         Ok(self.rest.push(value, flags)?)
     }
 
+    /// Adds one where there is room; gives it back where there is none.
+    pub(crate) fn push_within_capacity(&mut self, value: T) -> Result<(), T> {
+        if self.first.is_none() {
+            self.first = Some(value);
+            return Ok(());
+        }
+        self.rest
+            .push_within_capacity(value)
+            .map_err(|error| error.0)
+    }
+
     /// How many.
     pub(crate) fn len(&self) -> usize {
         usize::from(self.first.is_some()) + self.rest.len()

@@ -2,6 +2,7 @@
 //! MAP_DMA and UNMAP_DMA.
 
 use super::Container;
+use crate::base::inline_first::InlineFirst;
 use crate::base::iova::IovaRange;
 use crate::budget::Work;
 use crate::call::{Map, Unmap};
@@ -88,18 +89,10 @@ impl Container {
         };
         let mut bytes = 0u64;
         loop {
-            let claimed = {
-                let mut ioas = self.ioas.lock();
-                loop {
-                    match ioas.claim(ticket, &unmap.range, whole, UNMAP_STEP) {
-                        Claim::Busy => ioas.wait()?,
-                        Claim::Nothing => return Ok(bytes),
-                        Claim::Claimed { range, count } => break (range, count),
-                    }
-                }
+            let Some((range, batch)) = self.claim(ticket, &unmap.range, whole)? else {
+                return Ok(bytes);
             };
-            let (range, count) = claimed;
-            let gone = self.unmap_claimed(ticket, &range, count, report.as_mut(), work);
+            let gone = self.unmap_claimed(ticket, &range, batch, report.as_mut(), work);
             if gone.is_err() {
                 self.ioas.lock().unclaim(ticket, &range);
             }
@@ -112,20 +105,51 @@ impl Container {
         }
     }
 
-    /// Unmaps the mappings that were claimed in `range`, `count` of them; gives their bytes. On
-    /// failure they stay mapped.
+    /// Claims the next mappings of an UNMAP_DMA, with room for their memory: many, or one at a time
+    /// where there is no memory for that, for a teardown fails for no want of it. `None` if there
+    /// are no more. Waits for what comes or goes.
+    fn claim(
+        &self,
+        ticket: Ticket,
+        range: &IovaRange,
+        whole: bool,
+    ) -> Result<Option<(IovaRange, InlineFirst<MappedMemory>)>> {
+        let mut most = UNMAP_STEP;
+        loop {
+            let (claimed, count) = {
+                let mut ioas = self.ioas.lock();
+                loop {
+                    match ioas.claim(ticket, range, whole, most) {
+                        Claim::Busy => ioas.wait()?,
+                        Claim::Nothing => return Ok(None),
+                        Claim::Claimed { range, count } => break (range, count),
+                    }
+                }
+            };
+            match InlineFirst::with_capacity(count, GFP_KERNEL_ACCOUNT) {
+                Ok(batch) => return Ok(Some((claimed, batch))),
+                Err(_) => {
+                    most = 1;
+                    self.ioas.lock().unclaim(ticket, &claimed);
+                    self.ioas.notify();
+                }
+            }
+        }
+    }
+
+    /// Unmaps the mappings that were claimed in `range`; `batch` has room for all. Gives their
+    /// bytes. On failure they stay mapped.
     fn unmap_claimed(
         &self,
         ticket: Ticket,
         range: &IovaRange,
-        count: usize,
+        mut batch: InlineFirst<MappedMemory>,
         report: Option<&mut Report>,
         work: &mut Work,
     ) -> Result<u64> {
         if let Some(report) = report {
             self.report_range(report, range, work)?;
         }
-        let mut batch = KVec::with_capacity(count, GFP_KERNEL_ACCOUNT)?;
         self.zap_claimed(ticket, range, work)?;
         let bytes = {
             let mut ioas = self.ioas.lock();

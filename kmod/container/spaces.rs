@@ -2,6 +2,7 @@
 //! AS_CREATE, AS_DESTROY, AS_MAP and AS_UNMAP, and the tables that a BIND needs.
 
 use super::Container;
+use crate::base::inline_first::InlineFirst;
 use crate::base::iova::IovaRange;
 use crate::base::range_map::{self, Ranged};
 use crate::budget::Work;
@@ -84,7 +85,9 @@ impl Container {
     ) -> Result<Changed> {
         let work = &mut Work::of_call();
         let space = self.ioas.lock().spaces.get(call.id)?;
-        self.prepare_tables(&space, work)?;
+        if operation == AsOperation::Map {
+            self.prepare_tables(&space, work)?;
+        }
         let mut done = 0;
         let mut result = Ok(());
         while result.is_ok() && done < call.count {
@@ -92,7 +95,12 @@ impl Container {
             let changed = match operation {
                 AsOperation::Map => self.map_step(&space, call, done, step, work),
                 _ => self.unmap_step(&space, call, done, step, work),
-            }?;
+            };
+            // What was done before is told all the same.
+            let changed = changed.unwrap_or_else(|error| Changed {
+                done: 0,
+                result: Err(error),
+            });
             done += changed.done;
             result = changed.result.and_then(|()| match done < call.count {
                 true => work.look(),
@@ -166,13 +174,17 @@ impl Container {
         step: u32,
         work: &mut Work,
     ) -> Result<Changed> {
-        let mut ranges = KVec::with_capacity(step as usize, GFP_KERNEL_ACCOUNT)?;
-        let read = (first..first + step)
-            .try_for_each(|index| Ok(ranges.push(call.range(index)?, GFP_KERNEL_ACCOUNT)?));
+        // Without memory for many, one by one: a teardown fails for no want of it.
+        let (mut ranges, step) = InlineFirst::with_capacity(step as usize, GFP_KERNEL_ACCOUNT)
+            .map_or_else(|_| (InlineFirst::new(), 1), |ranges| (ranges, step));
+        let read = (first..first + step).try_for_each(|index| {
+            let range = call.range(index)?;
+            ranges.push_within_capacity(range).map_err(|_| ENOMEM)
+        });
         let mut tables = space.tables.lock_killable()?;
         let mut done = 0;
         let mut taken = 0;
-        for range in &ranges {
+        for range in ranges.iter() {
             if range_map::cuts(tables.entries(), range) {
                 tables.flush();
                 return Ok(Changed {

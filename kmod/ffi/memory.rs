@@ -7,6 +7,7 @@ use super::account::User;
 use super::paging::{Access, PagingDomain};
 use super::shim;
 use super::work::Work;
+use crate::base::inline_first::InlineFirst;
 use crate::base::iova::{large_pages, IovaRange, LargePages};
 use crate::base::range_map::Ranged;
 use kernel::bindings;
@@ -382,14 +383,17 @@ impl MappedMemory {
     }
 
     /// Unmaps all of a batch, with one flush for each domain, and unpins it.
-    pub(crate) fn unmap_all(mut batch: KVec<Self>, work: &mut Work) {
+    pub(crate) fn unmap_all(mut batch: InlineFirst<Self>, work: &mut Work) {
         let mut ranges: KVec<IovaRange> = KVec::new();
         // Without memory for it, one by one, when they are dropped.
         if ranges.reserve(batch.len(), GFP_KERNEL_ACCOUNT).is_ok() {
-            while let Some(domain) = batch
-                .iter()
-                .find_map(|memory| memory.domains.last().cloned())
-            {
+            loop {
+                let domain = batch
+                    .iter()
+                    .find_map(|memory| memory.domains.last().cloned());
+                let Some(domain) = domain else {
+                    break;
+                };
                 ranges.clear();
                 for memory in batch.iter_mut() {
                     let at = memory
@@ -405,7 +409,7 @@ impl MappedMemory {
                 domain.unmap_ranges(&ranges);
             }
         }
-        for memory in batch {
+        for memory in batch.into_iter() {
             drop(memory);
             // A teardown that began goes to its end.
             let _ = work.step();

@@ -27,7 +27,7 @@ pub(crate) enum AnsweredBy {
 }
 
 /// What happens to an address space.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum AsOperation {
     /// AS_CREATE.

@@ -8,6 +8,7 @@
 pub(crate) mod address_space;
 pub(crate) mod dirty_log;
 
+use crate::base::inline_first::InlineFirst;
 use crate::base::iova::{IovaRange, LargePages, Windows};
 use crate::base::range_map::{self, Ranged};
 use crate::budget::{Owner, Work};
@@ -470,7 +471,7 @@ impl Ioas {
         &mut self,
         ticket: Ticket,
         range: &IovaRange,
-        batch: &mut KVec<MappedMemory>,
+        batch: &mut InlineFirst<MappedMemory>,
     ) -> Option<u64> {
         let mut held = false;
         self.for_each_claimed(ticket, range, |mapping| {

@@ -325,13 +325,22 @@ fn teardown() -> Outcome {
         let (slot, _) = bench.pending()?;
         let (rig, space) = (&bench.rig, &bench.space);
         let id = rig.container.as_create()?;
-        let entries = [as_entry(0x10_0000, rig.mem.base(), PAGE, perm)];
+        let entries = [0x10_0000, 0x20_0000].map(|at| as_entry(at, rig.mem.base(), PAGE, perm));
         assert_eq!(rig.container.as_map(id, &entries).0, Ok(()));
+        // Two mappings that go with one call.
+        let (base, size) = (rig.mem.base(), rig.mem.size());
+        let other = Memory::new(PAGE)?;
+        rig.container.map(&other, base + size)?;
         let (result, failed) = with_nth_failing(nth, || -> Called<()> {
             rig.container
                 .unbind(VFIO_IOASID_SCOPE_CONTAINER, rig.id(), 0)?;
             drop(bench.queue);
-            rig.unmap_memory()?;
+            let (unmapped, ..) = rig.container.as_unmap(id, 0x10_0000, PAGE);
+            unmapped.map_err(|errno| CallError {
+                call: "AS_UNMAP",
+                errno,
+            })?;
+            rig.container.unmap(base, size + PAGE)?;
             rig.container.as_destroy(id)?;
             rig.container.pasid_free(space.pasid, 1)
         })?;
