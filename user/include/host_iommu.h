@@ -189,8 +189,21 @@
 // Extended accessed flags.
 #define HOST_IOMMU_VTD_EXTENDED_ACCESSED (1 << 5)
 
-// Tables in the format of the second stage, and none of the first: for a context that shadows.
+// Tables in the format of the second stage: for a context that shadows. None of the first, but with
+// HOST_IOMMU_VTD_BOTH_STAGES.
 #define HOST_IOMMU_VTD_SECOND_STAGE (1 << 6)
+
+// Tables in the format of the first stage beside those of the second.
+#define HOST_IOMMU_VTD_BOTH_STAGES (1 << 7)
+
+// Interrupt remapping, by host_iommu_vtd_remap().
+#define HOST_IOMMU_VTD_INTERRUPT_REMAPPING (1 << 8)
+
+// Destinations of interrupts of 32 bits, for more than 255 CPUs.
+#define HOST_IOMMU_VTD_EXTENDED_INTERRUPTS (1 << 9)
+
+// Snoop control.
+#define HOST_IOMMU_VTD_SNOOP_CONTROL (1 << 10)
 
 // A guest tells of each change of its second-stage tables, as it does for a unit with caching mode;
 // tables of the first stage are refused.
@@ -201,6 +214,9 @@
 
 // It tells of what changes or goes, and page requests fill the holes: bindings need a fault queue.
 #define HOST_IOMMU_SHADOW_PAGE_REQUESTS 3
+
+// As HOST_IOMMU_SHADOW_CACHING_MODE; tables of the first stage are nested by the context below.
+#define HOST_IOMMU_SHADOW_SECOND_STAGE 4
 
 // Something that is bound.
 struct host_iommu_binding;
@@ -505,7 +521,7 @@ struct host_iommu_space_entry {
 struct host_iommu_vtd_config {
     // Set to sizeof(struct host_iommu_vtd_config).
     uint32_t size;
-    // HOST_IOMMU_VTD_FIVE_LEVELS to HOST_IOMMU_VTD_SECOND_STAGE.
+    // HOST_IOMMU_VTD_FIVE_LEVELS to HOST_IOMMU_VTD_SNOOP_CONTROL.
     uint32_t flags;
     // The guest-physical address of its registers, on a page.
     uint64_t base;
@@ -817,7 +833,7 @@ const char *host_iommu_last_error(void);
 
 // Makes a context over another, in which nothing is mapped yet: it walks guests' tables itself and
 // binds what they say as address spaces, for hosts that have those and cannot nest. `promise`,
-// HOST_IOMMU_SHADOW_CACHING_MODE to HOST_IOMMU_SHADOW_PAGE_REQUESTS, is what the guest does; a
+// HOST_IOMMU_SHADOW_CACHING_MODE to HOST_IOMMU_SHADOW_SECOND_STAGE, is what the guest does; a
 // table that it does not cover is refused. The guest's memory is that of `regions`, as for
 // host_iommu_vtd_new().
 //
@@ -943,6 +959,20 @@ int host_iommu_vtd_run(const struct host_iommu_vtd *unit);
 
 // Takes an interrupt that the guest is to get: 1 if there was one, 0 if there is none now.
 int host_iommu_vtd_interrupt(const struct host_iommu_vtd *unit, struct host_iommu_msi *message);
+
+// What becomes of an interrupt that a device or an IOAPIC behind the unit sends, which the guest knows
+// as `source`: 1 and the message that reaches the CPUs, or 0 if the guest's table blocks it. Bits 31:8
+// of a destination of 32 bits are in the upper half of the address, as KVM has them. What it gives
+// holds until the guest writes the unit's registers.
+int host_iommu_vtd_remap(const struct host_iommu_vtd *unit,
+                         uint16_t source,
+                         uint64_t address,
+                         uint32_t data,
+                         struct host_iommu_msi *message);
+
+// To be called when the device was reset, as by the guest: its entries stay in force, what the host
+// has lost of them is bound again, and what the device has asked for is given up.
+int host_iommu_vtd_device_reset(const struct host_iommu_vtd_device *device);
 
 // As after power-on: everything is unbound, and what waits is answered INVALID. The devices stay.
 int host_iommu_vtd_reset(const struct host_iommu_vtd *unit);

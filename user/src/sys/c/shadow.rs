@@ -6,7 +6,7 @@ use super::pointer::{given, slice};
 use super::result::{done, Failure};
 use super::types::{
     Region, HOST_IOMMU_SHADOW_CACHING_MODE, HOST_IOMMU_SHADOW_EVERY_CHANGE,
-    HOST_IOMMU_SHADOW_PAGE_REQUESTS,
+    HOST_IOMMU_SHADOW_PAGE_REQUESTS, HOST_IOMMU_SHADOW_SECOND_STAGE,
 };
 use crate::capabilities::Shadowing;
 use crate::context::HostIommu;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// Makes a context over another, in which nothing is mapped yet: it walks guests' tables itself and
 /// binds what they say as address spaces, for hosts that have those and cannot nest. `promise`,
-/// HOST_IOMMU_SHADOW_CACHING_MODE to HOST_IOMMU_SHADOW_PAGE_REQUESTS, is what the guest does; a
+/// HOST_IOMMU_SHADOW_CACHING_MODE to HOST_IOMMU_SHADOW_SECOND_STAGE, is what the guest does; a
 /// table that it does not cover is refused. The guest's memory is that of `regions`, as for
 /// host_iommu_vtd_new().
 ///
@@ -40,6 +40,7 @@ extern "C" fn host_iommu_open_shadow(
             HOST_IOMMU_SHADOW_CACHING_MODE => Shadowing::CachingMode,
             HOST_IOMMU_SHADOW_EVERY_CHANGE => Shadowing::EveryChange,
             HOST_IOMMU_SHADOW_PAGE_REQUESTS => Shadowing::PageRequests,
+            HOST_IOMMU_SHADOW_SECOND_STAGE => Shadowing::SecondStage,
             _ => return Err(Failure::argument("The promise is none")),
         };
         let memory = super::vtd::guest_memory(slice(regions, count, "regions")?)?;

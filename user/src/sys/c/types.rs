@@ -701,8 +701,17 @@ pub const HOST_IOMMU_VTD_SUPERVISOR: u32 = 1 << 4;
 /// Extended accessed flags.
 pub const HOST_IOMMU_VTD_EXTENDED_ACCESSED: u32 = 1 << 5;
 
-/// Tables in the format of the second stage, and none of the first: for a context that shadows.
+/// Tables in the format of the second stage: for a context that shadows. None of the first, but with
+/// HOST_IOMMU_VTD_BOTH_STAGES.
 pub const HOST_IOMMU_VTD_SECOND_STAGE: u32 = 1 << 6;
+/// Tables in the format of the first stage beside those of the second.
+pub const HOST_IOMMU_VTD_BOTH_STAGES: u32 = 1 << 7;
+/// Interrupt remapping, by host_iommu_vtd_remap().
+pub const HOST_IOMMU_VTD_INTERRUPT_REMAPPING: u32 = 1 << 8;
+/// Destinations of interrupts of 32 bits, for more than 255 CPUs.
+pub const HOST_IOMMU_VTD_EXTENDED_INTERRUPTS: u32 = 1 << 9;
+/// Snoop control.
+pub const HOST_IOMMU_VTD_SNOOP_CONTROL: u32 = 1 << 10;
 
 /// A guest tells of each change of its second-stage tables, as it does for a unit with caching mode;
 /// tables of the first stage are refused.
@@ -711,6 +720,8 @@ pub const HOST_IOMMU_SHADOW_CACHING_MODE: u32 = 1;
 pub const HOST_IOMMU_SHADOW_EVERY_CHANGE: u32 = 2;
 /// It tells of what changes or goes, and page requests fill the holes: bindings need a fault queue.
 pub const HOST_IOMMU_SHADOW_PAGE_REQUESTS: u32 = 3;
+/// As HOST_IOMMU_SHADOW_CACHING_MODE; tables of the first stage are nested by the context below.
+pub const HOST_IOMMU_SHADOW_SECOND_STAGE: u32 = 4;
 
 /// What a VT-d unit is and offers.
 #[repr(C)]
@@ -718,7 +729,7 @@ pub const HOST_IOMMU_SHADOW_PAGE_REQUESTS: u32 = 3;
 pub struct UnitConfig {
     /// Set to sizeof(struct host_iommu_vtd_config).
     pub size: u32,
-    /// HOST_IOMMU_VTD_FIVE_LEVELS to HOST_IOMMU_VTD_SECOND_STAGE.
+    /// HOST_IOMMU_VTD_FIVE_LEVELS to HOST_IOMMU_VTD_SNOOP_CONTROL.
     pub flags: u32,
     /// The guest-physical address of its registers, on a page.
     pub base: u64,

@@ -5,9 +5,11 @@ use super::context::Context;
 use super::pointer::{self, fill, given, read, slice};
 use super::result::{done, give_back, guard, Failure, Result};
 use super::types::{
-    CBdf, Msi, Region, UnitConfig, HOST_IOMMU_RID, HOST_IOMMU_VTD_DEVICE_TLBS,
-    HOST_IOMMU_VTD_EXTENDED_ACCESSED, HOST_IOMMU_VTD_FIVE_LEVELS, HOST_IOMMU_VTD_HUGE_PAGES,
-    HOST_IOMMU_VTD_PAGE_REQUESTS, HOST_IOMMU_VTD_SECOND_STAGE, HOST_IOMMU_VTD_SUPERVISOR,
+    CBdf, Msi, Region, UnitConfig, HOST_IOMMU_RID, HOST_IOMMU_VTD_BOTH_STAGES,
+    HOST_IOMMU_VTD_DEVICE_TLBS, HOST_IOMMU_VTD_EXTENDED_ACCESSED,
+    HOST_IOMMU_VTD_EXTENDED_INTERRUPTS, HOST_IOMMU_VTD_FIVE_LEVELS, HOST_IOMMU_VTD_HUGE_PAGES,
+    HOST_IOMMU_VTD_INTERRUPT_REMAPPING, HOST_IOMMU_VTD_PAGE_REQUESTS, HOST_IOMMU_VTD_SECOND_STAGE,
+    HOST_IOMMU_VTD_SNOOP_CONTROL, HOST_IOMMU_VTD_SUPERVISOR,
 };
 use crate::ops::{Delivered, Plugged};
 use crate::sys::Errno;
@@ -70,9 +72,18 @@ pub struct UnitDma(IommuMemory<GuestMemoryMmap, VtdTranslation>);
 /// A field that a flag stands for.
 type Field = fn(&mut VtdConfig) -> &mut bool;
 
-const FLAGS: [(u32, Field); 7] = [
+const FLAGS: [(u32, Field); 10] = [
     (HOST_IOMMU_VTD_SECOND_STAGE, |config| {
         &mut config.second_stage
+    }),
+    (HOST_IOMMU_VTD_INTERRUPT_REMAPPING, |config| {
+        &mut config.interrupt_remapping
+    }),
+    (HOST_IOMMU_VTD_EXTENDED_INTERRUPTS, |config| {
+        &mut config.extended_interrupts
+    }),
+    (HOST_IOMMU_VTD_SNOOP_CONTROL, |config| {
+        &mut config.snoop_control
     }),
     (HOST_IOMMU_VTD_FIVE_LEVELS, |config| &mut config.five_levels),
     (HOST_IOMMU_VTD_HUGE_PAGES, |config| &mut config.huge_pages),
@@ -92,6 +103,9 @@ impl From<VtdConfig> for UnitConfig {
         for (flag, field) in FLAGS {
             flags |= if *field(&mut config) { flag } else { 0 };
         }
+        if config.first_stage && config.second_stage {
+            flags |= HOST_IOMMU_VTD_BOTH_STAGES;
+        }
         Self {
             size: size_of::<Self>() as u32,
             flags,
@@ -108,7 +122,8 @@ impl TryFrom<UnitConfig> for VtdConfig {
     type Error = Failure;
 
     fn try_from(given: UnitConfig) -> Result<Self> {
-        let known = FLAGS.iter().fold(0, |known, (flag, _)| known | flag);
+        let flags = FLAGS.iter().map(|(flag, _)| flag);
+        let known = flags.fold(HOST_IOMMU_VTD_BOTH_STAGES, |known, flag| known | flag);
         if given.flags & !known != 0 || given.reserved != 0 {
             return Err(Failure::argument(
                 "The unit's configuration has unknown flags",
@@ -124,7 +139,8 @@ impl TryFrom<UnitConfig> for VtdConfig {
         for (flag, field) in FLAGS {
             *field(&mut config) = given.flags & flag != 0;
         }
-        config.first_stage = !config.second_stage;
+        let both = given.flags & HOST_IOMMU_VTD_BOTH_STAGES != 0;
+        config.first_stage = both || !config.second_stage;
         Ok(config)
     }
 }
@@ -298,6 +314,45 @@ extern "C" fn host_iommu_vtd_interrupt(
             reserved: 0,
         });
         Ok(1)
+    })
+}
+
+/// What becomes of an interrupt that a device or an IOAPIC behind the unit sends, which the guest knows
+/// as `source`: 1 and the message that reaches the CPUs, or 0 if the guest's table blocks it. Bits 31:8
+/// of a destination of 32 bits are in the upper half of the address, as KVM has them. What it gives
+/// holds until the guest writes the unit's registers.
+#[no_mangle]
+extern "C" fn host_iommu_vtd_remap(
+    unit: Option<&Unit>,
+    source: u16,
+    address: u64,
+    data: u32,
+    message: Option<&mut MaybeUninit<Msi>>,
+) -> c_int {
+    guard(|| {
+        let unit = &given(unit, "unit")?.unit;
+        let place = given(message, "place of the message")?;
+        let sent = vtd::Msi { address, data };
+        let Some(remapped) = unit.remap(SourceId(source), sent) else {
+            return Ok(0);
+        };
+        place.write(Msi {
+            address: remapped.address,
+            data: remapped.data,
+            reserved: 0,
+        });
+        Ok(1)
+    })
+}
+
+/// To be called when the device was reset, as by the guest: its entries stay in force, what the host
+/// has lost of them is bound again, and what the device has asked for is given up.
+#[no_mangle]
+extern "C" fn host_iommu_vtd_device_reset(device: Option<&UnitDevice>) -> c_int {
+    done(|| {
+        let device = given(device, "device")?;
+        device.unit.device_reset(device.device);
+        Ok(())
     })
 }
 
