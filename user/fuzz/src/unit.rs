@@ -3,8 +3,9 @@
 
 use super::Input;
 use host_iommu::backend::soft::{Dma, Soft, SoftDevice, SoftDeviceOptions};
-use host_iommu::vtd::{Msi, SourceId, Vtd, VtdConfig, VtdEvents, MAX_BINDINGS};
-use host_iommu::{Bdf, HostIommu, Iova, Plugged, RegionListener, SharedMemory};
+use host_iommu::shadow::Shadow;
+use host_iommu::vtd::{Msi, SourceId, Vtd, VtdConfig, VtdEvents, VtdTranslation, MAX_BINDINGS};
+use host_iommu::{Bdf, HostIommu, Iova, Plugged, RegionListener, Shadowing, SharedMemory};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -20,7 +21,13 @@ const QUEUE: u64 = 0x5000;
 const REQUESTS: u64 = 0x6000;
 const TABLE: u64 = 0x7000;
 const SOURCE: u64 = 0x28;
-const DEVICE: Bdf = Bdf::new(0, 0x3a, 4 << 3);
+/// What the host has: one with all, one with few PASIDs, one without.
+const DEVICES: [(Bdf, u64, u32); 3] = [
+    (Bdf::new(0, 0x3a, 4 << 3), SOURCE, 1 << 20),
+    (Bdf::new(0, 0x3a, 5 << 3), SOURCE + 8, 4),
+    (Bdf::new(0, 0x3a, 6 << 3), SOURCE + 0x80, 0),
+];
+const DEVICE: Bdf = DEVICES[0].0;
 /// More calls of `run` than what can be left takes: a queue of 2^15 descriptors and tables of 2^20
 /// PASIDs, in pieces.
 const ROUNDS: u32 = 200_000;
@@ -90,35 +97,51 @@ struct Machine {
     memory: Shifting,
     unit: Arc<Vtd>,
     host: HostIommu,
-    device: SoftDevice,
-    plugged: Plugged,
+    devices: Vec<SoftDevice>,
+    plugged: Vec<Plugged>,
 }
 
 impl Machine {
-    fn new() -> Self {
+    /// `kind` chooses what the host and the unit are.
+    fn new(kind: u8) -> Self {
         let soft = Soft::new();
         let bus = soft.bus();
-        let device = bus
-            .add(DEVICE, &SoftDeviceOptions::default())
-            .expect("room");
-        let host = HostIommu::new(soft);
+        let devices = DEVICES.map(|(device, _, max_pasids)| {
+            let options = SoftDeviceOptions {
+                max_pasids,
+                page_requests: max_pasids != 0,
+            };
+            bus.add(device, &options).expect("room")
+        });
         let memory = Shifting {
             memory: memory(),
             changes: Arc::default(),
         };
+        let memory_of = || memory.memory.clone();
+        let over = |soft, promise| Shadow::over(soft, memory_of(), promise).expect("empty");
+        let host = match kind & 3 {
+            0 | 1 => HostIommu::new(soft),
+            2 => HostIommu::new(over(soft, Shadowing::SecondStage)),
+            _ => HostIommu::new(over(soft, Shadowing::CachingMode)),
+        };
         let mapped = RegionListener::new(host.clone()).update(&*memory.memory);
         assert!(mapped.expect("mapped").is_empty());
         let nesting = host.capabilities().expect("a report").nesting;
-        let config = VtdConfig::carried_by(&nesting.expect("it nests"));
+        let mut config = VtdConfig::carried_by(&nesting.expect("it nests"));
+        config.interrupt_remapping = kind & 4 != 0;
+        config.extended_interrupts = kind & 12 == 12;
+        config.fault_records = if kind & 16 == 0 { 8 } else { 1 };
         let unit = Vtd::new(config, memory.clone(), Arc::new(Events)).expect("a unit");
-        unit.assign(DEVICE, SourceId(SOURCE as u16));
-        let plugged = host.plug(DEVICE, unit.clone()).expect("a place");
+        let plugged = DEVICES.map(|(device, source, _)| {
+            unit.assign(device, SourceId(source as u16));
+            host.plug(device, unit.clone()).expect("a place")
+        });
         Self {
             memory,
             unit,
             host,
-            device,
-            plugged,
+            devices: devices.into(),
+            plugged: plugged.into(),
         }
     }
 
@@ -146,7 +169,10 @@ impl Machine {
         self.write8(0x90, QUEUE | 1 << 11);
         self.command(1 << 26);
         self.put(ROOT, CONTEXTS | 1);
-        self.put(CONTEXTS + SOURCE * 32, DIRECTORY | 0x1d);
+        for (_, source, _) in DEVICES {
+            self.put(ROOT + (source >> 7) * 8, CONTEXTS | 1);
+            self.put(CONTEXTS + (source & 0x7f) * 32, DIRECTORY | 0x1d);
+        }
         self.put(DIRECTORY, PASIDS | 1);
         self.put(PASIDS, 1 | 4 << 6);
         self.put(PASIDS + 8, 1);
@@ -182,7 +208,44 @@ impl Machine {
 
     fn dma(&self, input: &mut Input<'_>) {
         let kind = input.byte();
-        let address = Iova(u64::from(input.half()) << 8);
+        let which = usize::from(input.byte());
+        let device = &self.devices[which % self.devices.len()];
+        // Also at the edges of all address spaces.
+        let edge = [
+            0,
+            1 << 38,
+            1 << 47,
+            1 << 48,
+            1 << 56,
+            0xfee0_0000,
+            !0 << 47,
+            !0 << 12,
+        ];
+        let edge = edge[which / 3 % edge.len()];
+        let address = u64::from(input.half()) << 8;
+        if which & 0x80 != 0 {
+            // A device of the VMM's.
+            let pasid = (kind >> 4 != 0).then_some(u32::from(kind >> 4));
+            let source = SourceId((SOURCE + u64::from(kind & 8)) as u16);
+            let iommu = VtdTranslation::new(self.unit.clone(), source, pasid);
+            let memory =
+                vm_memory::IommuMemory::new((*self.memory.memory).clone(), iommu, true, ());
+            let at = GuestAddress(address.wrapping_add(edge));
+            let mut data = [0; 24];
+            // What is not there is a fault.
+            if kind & 1 == 0 {
+                drop(memory.read_slice(&mut data, at));
+            } else {
+                drop(memory.write_slice(&data, at));
+            }
+            let message = Msi {
+                address: 0xfee0_0000 | address & 0xf_ffff,
+                data: kind.into(),
+            };
+            self.unit.remap(source, message);
+            return;
+        }
+        let address = Iova(address.saturating_add(edge));
         let mut dma = if kind & 1 == 0 {
             Dma::read(address, 8)
         } else {
@@ -190,7 +253,7 @@ impl Machine {
         };
         if let Ok(pasid) = u32::from(kind >> 4).try_into() {
             if kind >> 4 != 0 {
-                dma = match self.host.host_pasid(DEVICE, pasid) {
+                dma = match self.host.host_pasid(device.address(), pasid) {
                     Some(pasid) => dma.at(pasid),
                     None => return,
                 };
@@ -200,7 +263,7 @@ impl Machine {
             dma = dma.no_ats();
         }
         // Too many that wait are refused.
-        drop(self.device.run(dma, Duration::ZERO));
+        drop(device.run(dma, Duration::ZERO));
         self.deliver();
     }
 
@@ -213,8 +276,9 @@ impl Machine {
     /// What holds whatever was done.
     fn check(&self) {
         let stats = self.host.stats().expect("counters");
-        assert!(stats.bindings <= MAX_BINDINGS as u64 + 1, "{stats:?}");
-        assert!(self.unit.waiting() <= MAX_WAITING);
+        let most = DEVICES.len() * (MAX_BINDINGS + 1);
+        assert!(stats.bindings <= most as u64, "{stats:?}");
+        assert!(self.unit.waiting() <= DEVICES.len() * MAX_WAITING);
     }
 
     /// Saved and restored it is the same; after a reset nothing is left.
@@ -266,6 +330,7 @@ fn step(machine: &Machine, input: &mut Input<'_>) {
         3 => machine.put(place(input), entry(input)),
         4 => machine.later((input.byte(), place(input), entry(input))),
         5 => machine.dma(input),
+        6 if input.byte() & 7 == 0 => machine.unit.device_reset(DEVICE),
         6 => machine.run(),
         _ => {
             let odd: [u8; 9] = input.bytes();
@@ -281,8 +346,8 @@ fn step(machine: &Machine, input: &mut Input<'_>) {
 ///
 /// If what [`Machine`] asserts does not hold.
 pub fn registers(data: &[u8]) {
-    let machine = Machine::new();
     let mut input = Input::new(data);
+    let machine = Machine::new(input.byte());
     if input.byte() & 1 != 0 {
         machine.boot();
     }
@@ -301,9 +366,9 @@ pub fn registers(data: &[u8]) {
 ///
 /// If what [`Machine`] asserts does not hold.
 pub fn descriptors(data: &[u8]) {
-    let machine = Machine::new();
-    machine.boot();
     let mut input = Input::new(data);
+    let machine = Machine::new(input.byte());
+    machine.boot();
     let mut tail = 0;
     while !input.is_empty() {
         let flags = input.byte();
@@ -346,9 +411,9 @@ pub fn descriptors(data: &[u8]) {
 ///
 /// If what [`Machine`] asserts does not hold.
 pub fn tables(data: &[u8]) {
-    let machine = Machine::new();
-    machine.boot();
     let mut input = Input::new(data);
+    let machine = Machine::new(input.byte());
+    machine.boot();
     let mut tail = 0;
     while !input.is_empty() {
         let kind = input.byte();
