@@ -270,7 +270,6 @@ struct Inner {
     registry: Mutex<Registry>,
     /// Who is told of each device's faults: a context gives those of its DMA to one queue, whichever
     /// vIOMMU the device is behind.
-    #[cfg(feature = "vtd")]
     plugged: Mutex<BTreeMap<Bdf, std::sync::Weak<dyn PciIommuOps>>>,
     /// PASIDs of guests' numbers, which all units over the context share.
     #[cfg(feature = "vtd")]
@@ -308,7 +307,6 @@ impl HostIommu {
             inner: Arc::new(Inner {
                 context: context.into(),
                 registry: Mutex::default(),
-                #[cfg(feature = "vtd")]
                 plugged: Mutex::default(),
                 #[cfg(feature = "vtd")]
                 shared_pasids: Mutex::default(),
@@ -338,15 +336,22 @@ impl HostIommu {
         WeakHost(Arc::downgrade(&self.inner))
     }
 
-    /// The vIOMMU of a device changes: to none if `None`.
-    #[cfg(feature = "vtd")]
-    pub(crate) fn set_plugged(&self, device: Bdf, ops: Option<&Arc<dyn PciIommuOps>>) {
+    /// A vIOMMU has a device from now on, unless another one has it.
+    pub(crate) fn set_plugged(&self, device: Bdf, ops: &Arc<dyn PciIommuOps>) -> Result<()> {
         let plugged = self.inner.plugged.lock();
         let mut plugged = plugged.unwrap_or_else(PoisonError::into_inner);
-        match ops {
-            Some(ops) => plugged.insert(device, Arc::downgrade(ops)),
-            None => plugged.remove(&device),
-        };
+        if plugged.contains_key(&device) {
+            return Err(Error::failed(Operation::PlugIn(device), Errno::EBUSY));
+        }
+        plugged.insert(device, Arc::downgrade(ops));
+        Ok(())
+    }
+
+    /// No vIOMMU has a device any more, and another one may have it.
+    pub(crate) fn set_unplugged(&self, device: Bdf) {
+        let plugged = self.inner.plugged.lock();
+        let mut plugged = plugged.unwrap_or_else(PoisonError::into_inner);
+        plugged.remove(&device);
     }
 
     /// The vIOMMU that a device is behind.
@@ -736,7 +741,8 @@ impl HostIommu {
     ///
     /// # Errors
     ///
-    /// What [`PciIommuOps::set_context`] says.
+    /// What [`PciIommuOps::set_context`] says. [`Error::Failed`] with EBUSY for a device that is
+    /// behind a vIOMMU already.
     pub fn plug(&self, device: Bdf, ops: Arc<dyn PciIommuOps>) -> Result<Plugged> {
         Plugged::new(self.clone(), device, ops)
     }

@@ -152,8 +152,8 @@ pub use capabilities::{
 pub use context::{Binding, HostIommu, HostIommuContext, Mapping, Scope, Translation};
 pub use error::{Error, Operation, Result};
 pub use fault::{
-    DmaFault, FaultChannel, FaultEvent, FaultGroup, FaultQueue, FaultQueueOptions, FaultRead,
-    FaultRecord, PageRequest, RequestedAccess, Response, ResponseRecord,
+    DmaFault, FaultChannel, FaultEvent, FaultGroup, FaultQueue, FaultQueueId, FaultQueueOptions,
+    FaultRead, FaultRecord, PageRequest, RequestedAccess, Response, ResponseRecord,
 };
 #[cfg(feature = "vm-memory")]
 pub use listener::{RegionListener, Skipped, SkippedBecause};

@@ -3,7 +3,9 @@
 
 use crate::context::{HostIommu, Scope};
 use crate::error::Result;
-use crate::fault::{DmaFault, FaultEvent, FaultGroup, FaultQueue, FaultRead};
+use crate::fault::{
+    delivery::Turn, DmaFault, FaultEvent, FaultGroup, FaultQueue, FaultQueueId, FaultRead,
+};
 use crate::types::Bdf;
 use std::fmt;
 use std::sync::Arc;
@@ -48,7 +50,8 @@ pub trait PciIommuOps: fmt::Debug + Send + Sync {
     /// What the vIOMMU cannot do with the context; the device is then not plugged in.
     fn set_context(&self, device: Bdf, context: &HostIommu) -> Result<()>;
 
-    /// Required. The context of `device` goes: everything bound at the device is unbound already,
+    /// Required. The context of `device` goes: what the vIOMMU has bound for it is to be dropped.
+    /// Until this returns the device's requests go by what is bound; what is left then is unbound,
     /// and owned values for it do nothing any more.
     fn unset_context(&self, device: Bdf);
 
@@ -60,9 +63,10 @@ pub trait PciIommuOps: fmt::Debug + Send + Sync {
         let _ = fault;
     }
 
-    /// Optional: the group with this cookie needs no answer any more. Ignored by default.
-    fn cancelled(&self, cookie: u64) {
-        let _ = cookie;
+    /// Optional: the group of this queue with this cookie needs no answer any more. Groups of other
+    /// queues may have the same cookie. Ignored by default.
+    fn cancelled(&self, queue: FaultQueueId, cookie: u64) {
+        let _ = (queue, cookie);
     }
 
     /// Optional: this many page requests were answered INVALID for want of room in the queue.
@@ -84,34 +88,48 @@ pub enum Delivered {
 }
 
 impl FaultQueue {
-    /// Reads once, as [`FaultQueue::read`] does, and hands each event to the vIOMMU.
+    /// Reads once, as [`FaultQueue::read`] does, and hands each event to the vIOMMU. Threads that
+    /// deliver take turns: when this returns, everything that any of them has read before was handed
+    /// on. A delivery from inside a method of the vIOMMU, on the same thread, goes on where the outer
+    /// one is.
     ///
     /// # Errors
     ///
     /// As [`FaultQueue::read`].
     pub fn deliver(&self, ops: &dyn PciIommuOps) -> Result<Delivered> {
-        let events = match self.read()? {
-            FaultRead::Events(events) => events,
-            FaultRead::Empty => return Ok(Delivered::Nothing),
-            FaultRead::Ended => return Ok(Delivered::Ended),
-        };
-        let count = events.len();
-        for event in events {
+        let turn = self.delivery.turn();
+        // What a delivery around this one has read comes first.
+        let mut count = self.hand_on(&turn, ops);
+        if count == 0 {
+            match self.read()? {
+                FaultRead::Events(events) => turn.put(events),
+                FaultRead::Empty => return Ok(Delivered::Nothing),
+                FaultRead::Ended => return Ok(Delivered::Ended),
+            }
+            count = self.hand_on(&turn, ops);
+        }
+        Ok(Delivered::Events(count))
+    }
+
+    fn hand_on(&self, turn: &Turn<'_>, ops: &dyn PciIommuOps) -> usize {
+        let mut count = 0usize;
+        while let Some(event) = turn.next() {
             match event {
                 FaultEvent::PageRequests(group) => ops.page_request(group),
                 FaultEvent::Dma(fault) => ops.dma_fault(fault),
                 FaultEvent::Overflow(lost) => ops.overflow(lost),
                 FaultEvent::Cancelled(cookie) | FaultEvent::Expired(cookie) => {
-                    ops.cancelled(cookie);
+                    ops.cancelled(self.id(), cookie);
                 }
             }
+            count = count.saturating_add(1);
         }
-        Ok(Delivered::Events(count))
+        count
     }
 }
 
-/// A device that a vIOMMU knows the context of. Dropping it unbinds everything of the device, then
-/// takes the context away from the vIOMMU.
+/// A device that a vIOMMU knows the context of. Dropping it takes the context away from the vIOMMU,
+/// then unbinds what is left of the device: its requests without PASID reach stage 2 again.
 #[derive(Debug)]
 pub struct Plugged {
     host: HostIommu,
@@ -121,9 +139,11 @@ pub struct Plugged {
 
 impl Plugged {
     pub(crate) fn new(host: HostIommu, device: Bdf, ops: Arc<dyn PciIommuOps>) -> Result<Self> {
-        ops.set_context(device, &host)?;
-        #[cfg(feature = "vtd")]
-        host.set_plugged(device, Some(&ops));
+        host.set_plugged(device, &ops)?;
+        if let Err(error) = ops.set_context(device, &host) {
+            host.set_unplugged(device);
+            return Err(error);
+        }
         Ok(Self { host, device, ops })
     }
 
@@ -135,10 +155,11 @@ impl Plugged {
 
 impl Drop for Plugged {
     fn drop(&mut self) {
+        // While the vIOMMU knows the device, its requests go by what is bound, or are stopped.
+        self.ops.unset_context(self.device);
         // A device that has left the context has no bindings.
         let _ = self.host.unbind(Scope::Device(self.device));
-        self.ops.unset_context(self.device);
-        #[cfg(feature = "vtd")]
-        self.host.set_plugged(self.device, None);
+        // Only now may somebody else have it, whose bindings it would have been.
+        self.host.set_unplugged(self.device);
     }
 }

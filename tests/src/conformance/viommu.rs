@@ -14,8 +14,8 @@ use crate::ktap::{fail, Outcome};
 use crate::memory::GuestMemory;
 use crate::stage1::{entry, Table};
 use host_iommu::{
-    Bdf, Delivered, Error, FaultGroup, FaultRead, HostIommu, Invalidation, Iova, MapAccess, Pasid,
-    PasidRequest, PciIommuOps, Response, Scope, Stage1Binding,
+    Bdf, Delivered, Error, FaultGroup, FaultQueueId, FaultRead, HostIommu, Invalidation, Iova,
+    MapAccess, Pasid, PasidRequest, PciIommuOps, Response, Scope, Stage1Binding,
 };
 use nix::errno::Errno;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -60,7 +60,7 @@ impl PciIommuOps for Viommu {
         self.told().groups.push(group);
     }
 
-    fn cancelled(&self, cookie: u64) {
+    fn cancelled(&self, _: FaultQueueId, cookie: u64) {
         self.told().cancelled.push(cookie);
     }
 

@@ -2,6 +2,7 @@
 //! The fault queue: page requests to read and answer.
 
 mod channel;
+pub(crate) mod delivery;
 mod outstanding;
 
 pub use channel::{FaultChannel, FaultRecord, ResponseRecord};
@@ -10,11 +11,12 @@ use crate::error::{Error, Operation, Result};
 use crate::trace::tell;
 use crate::types::{Bdf, Iova, Pasid};
 pub(crate) use channel::FdChannel;
+use delivery::Delivery;
 use host_iommu_bindings::uapi as abi;
 use outstanding::{Outstanding, Token};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -107,11 +109,16 @@ pub enum Response {
     Invalid,
 }
 
+/// A fault queue of this process, by a number that no other has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FaultQueueId(u64);
+
 /// A page request group that waits for its answer. Answering consumes it; one that is dropped is
 /// answered INVALID.
 #[derive(Debug)]
 pub struct FaultGroup {
     channel: Weak<dyn FaultChannel>,
+    queue: FaultQueueId,
     cookie: u64,
     device: Bdf,
     pasid: Option<Pasid>,
@@ -125,8 +132,13 @@ pub struct FaultGroup {
 }
 
 impl FaultGroup {
+    /// The queue that gave it.
+    pub fn queue(&self) -> FaultQueueId {
+        self.queue
+    }
+
     /// The group's name: unique for the life of its queue, as in
-    /// [`FaultEvent::Cancelled`].
+    /// [`FaultEvent::Cancelled`]. Other queues may use the same one.
     pub fn cookie(&self) -> u64 {
         self.cookie
     }
@@ -262,9 +274,11 @@ pub enum FaultRead {
 /// request of its bindings.
 #[derive(Debug)]
 pub struct FaultQueue {
+    id: FaultQueueId,
     channel: Arc<dyn FaultChannel>,
     outstanding: Arc<Outstanding>,
     frozen: AtomicBool,
+    pub(crate) delivery: Delivery,
 }
 
 impl AsFd for FaultQueue {
@@ -291,11 +305,21 @@ impl FaultQueue {
 
     /// A queue over what a backend made.
     pub fn from_channel(channel: Arc<dyn FaultChannel>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
+            id: FaultQueueId(NEXT.fetch_add(1, Ordering::Relaxed)),
             channel,
             outstanding: Arc::default(),
             frozen: AtomicBool::new(false),
+            delivery: Delivery::default(),
         }
+    }
+
+    /// Its number, as [`FaultGroup::queue`] and [`PciIommuOps::cancelled`] name it.
+    ///
+    /// [`PciIommuOps::cancelled`]: crate::PciIommuOps::cancelled
+    pub fn id(&self) -> FaultQueueId {
+        self.id
     }
 
     pub(crate) fn channel(&self) -> &dyn FaultChannel {
@@ -409,6 +433,7 @@ impl FaultQueue {
     fn group(&self, record: &abi::vfio_ioasid_fault) -> Result<FaultGroup> {
         Ok(FaultGroup {
             channel: Arc::downgrade(&self.channel),
+            queue: self.id,
             cookie: record.cookie,
             device: record.device.into(),
             pasid: pasid(record)?,

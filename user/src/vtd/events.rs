@@ -9,7 +9,8 @@ use crate::fault::FaultGroup;
 use crate::trace::tell;
 use std::fmt;
 
-/// What a unit tells its VMM. No lock of the unit is held during these calls.
+/// What a unit tells its VMM. No lock of the unit is held during these calls, but the unit's work may
+/// wait for them: they may read and write its registers, and must not plug, reset, save or restore.
 pub trait VtdEvents: fmt::Debug + Send + Sync {
     /// Required. The guest is to be interrupted.
     fn interrupt(&self, message: Msi);

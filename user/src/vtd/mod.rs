@@ -94,7 +94,7 @@ pub use work::BUDGET;
 
 use crate::context::{HostIommu, WeakHost};
 use crate::error::{Error, Operation, Result};
-use crate::fault::{DmaFault, FaultGroup, FaultQueue, FaultQueueOptions};
+use crate::fault::{DmaFault, FaultGroup, FaultQueue, FaultQueueId, FaultQueueOptions};
 use crate::ops::PciIommuOps;
 use crate::sys::Errno;
 use crate::types::Bdf;
@@ -619,11 +619,11 @@ impl PciIommuOps for Vtd {
             }
             seat
         };
-        let gone = seat.and_then(|seat| hold.engine().remove(seat.source));
+        // What it has bound goes before anybody can plug it in again.
+        drop(seat.and_then(|seat| hold.engine().remove(seat.source)));
         // It may be that others waited for its flush.
         self.begin_work(hold);
         out.send(&*self.events);
-        drop(gone);
     }
 
     fn page_request(&self, group: FaultGroup) {
@@ -683,9 +683,9 @@ impl PciIommuOps for Vtd {
         }
     }
 
-    fn cancelled(&self, cookie: u64) {
+    fn cancelled(&self, queue: FaultQueueId, cookie: u64) {
         let mut out = Outbox::default();
-        self.state().unit.requests.cancel(cookie, &mut out);
+        self.state().unit.requests.cancel(queue, cookie, &mut out);
         out.send(&*self.events);
     }
 

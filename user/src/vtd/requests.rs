@@ -7,7 +7,7 @@ use super::registers::{
     Msi, PageRequestStatus, Registers, PECTL, PQA, PQH, PQT, PRS, QUEUE_INDEX, QUEUE_SIZE,
 };
 use super::tables::SourceId;
-use crate::fault::FaultGroup;
+use crate::fault::{FaultGroup, FaultQueueId};
 use std::collections::BTreeMap;
 
 const PENDING: u64 = PageRequestStatus::PPR.bits();
@@ -98,9 +98,11 @@ impl Requests {
         self.groups.remove(&(source, pasid, number)).flatten()
     }
 
-    /// The host has answered the group of this cookie, which the guest may answer yet.
-    pub(super) fn cancel(&mut self, cookie: u64, out: &mut Outbox) {
-        self.give_up(out, |_, group| group.cookie() == cookie);
+    /// The host has answered the group that a queue has under this cookie, which the guest may answer
+    /// yet.
+    pub(super) fn cancel(&mut self, queue: FaultQueueId, cookie: u64, out: &mut Outbox) {
+        let named = |_, group: &FaultGroup| group.queue() == queue && group.cookie() == cookie;
+        self.give_up(out, named);
     }
 
     /// Answers INVALID to what a device waits for. The guest may answer it yet.

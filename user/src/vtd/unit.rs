@@ -23,8 +23,9 @@ use std::sync::Arc;
 
 /// Bytes of a descriptor of 256 bits.
 const DESCRIPTOR: u64 = 32;
-/// Most descriptors that are carried out together.
-const MAX_BATCH: usize = 256;
+/// Most descriptors that are carried out together: what the budget lets through, and more than Linux
+/// puts between two waits.
+const MAX_BATCH: usize = 1024;
 
 /// What a unit is, but for its devices.
 #[derive(Debug)]

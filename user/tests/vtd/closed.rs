@@ -15,7 +15,7 @@ use vm_memory::{Bytes, GuestAddress, IommuMemory};
 /// Where the device's DMA goes if it is not translated.
 const OPEN: u64 = 0x20_0000;
 
-fn unreliable() -> (Guest, Control) {
+pub fn unreliable() -> (Guest, Control) {
     let control = Control::default();
     let theirs = control.clone();
     let guest = Guest::over(
@@ -26,7 +26,7 @@ fn unreliable() -> (Guest, Control) {
 }
 
 /// A table that maps the address to a page; gives the table's root and the page.
-fn table_at(guest: &mut Guest, address: u64) -> (u64, u64) {
+pub fn table_at(guest: &mut Guest, address: u64) -> (u64, u64) {
     let root = guest.page();
     let page = guest.map(root, address);
     (root, page)

@@ -6,6 +6,7 @@ use host_iommu::backend::soft::{Dma, DmaEnd, Soft, SoftBus, SoftDevice, SoftDevi
 use host_iommu::shadow::Shadow;
 use host_iommu::vtd::{Msi, SourceId, Vtd, VtdConfig, VtdEvent, VtdEvents};
 use host_iommu::{Bdf, Delivered, HostIommu, Iova, Plugged, RegionListener, Shadowing};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
@@ -28,11 +29,17 @@ pub struct Told {
     pub interrupts: Mutex<Vec<Msi>>,
     pub more: Mutex<u32>,
     pub events: Mutex<Vec<String>>,
+    /// How many milliseconds it takes to interrupt the guest.
+    pub slow: AtomicU64,
 }
 
 impl VtdEvents for Told {
     fn interrupt(&self, message: Msi) {
         self.interrupts.lock().unwrap().push(message);
+        let slow = self.slow.load(Ordering::Relaxed);
+        if slow != 0 {
+            std::thread::sleep(Duration::from_millis(slow));
+        }
     }
 
     fn more(&self) {

@@ -7,5 +7,6 @@ mod closed;
 mod guest;
 mod guests;
 mod host;
+mod order;
 mod unit;
 mod vmm;

@@ -6,7 +6,7 @@ use crate::bus::Registers;
 use crate::irq::{Interrupts, Message};
 use anyhow::{Context, Result};
 use host_iommu::vtd::{Msi, Vtd, VtdConfig, VtdEvents, SIZE};
-use host_iommu::{Bdf, DmaFault, FaultGroup, HostIommu, PciIommuOps};
+use host_iommu::{Bdf, DmaFault, FaultGroup, FaultQueueId, HostIommu, PciIommuOps};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
@@ -118,9 +118,9 @@ impl PciIommuOps for Iommu {
         self.unit.dma_fault(fault);
     }
 
-    fn cancelled(&self, cookie: u64) {
+    fn cancelled(&self, queue: FaultQueueId, cookie: u64) {
         count(&self.counters.cancelled, 1);
-        self.unit.cancelled(cookie);
+        self.unit.cancelled(queue, cookie);
     }
 
     fn overflow(&self, lost: u64) {
