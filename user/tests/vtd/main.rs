@@ -4,6 +4,7 @@
 
 mod clauses;
 mod closed;
+mod edges;
 mod guest;
 mod guests;
 mod host;
