@@ -119,7 +119,7 @@ fn run(arguments: Arguments) -> Result<()> {
             ends,
             only,
         } => suite::test(&setup, &kernels, &parts, &only, Long { storm, ends }),
-        Task::Guest { steps } => suite::ready(&setup, Which::Stock)?.guest_steps(&setup, &steps),
+        Task::Guest { steps } => suite::ready_for_guest(&setup)?.guest_steps(&setup, &steps),
         Task::Bench { profile, subjects } => bench::run(&setup, &subjects, profile),
         Task::Fuzz(wanted) => fuzz::run(&setup, &wanted),
         Task::Shell => suite::ready(&setup, Which::Stock)?.shell(&setup),

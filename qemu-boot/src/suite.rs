@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What `make demo` and `make test` run once everything is set up, and their verdict.
 
+mod l2;
+
+pub use l2::ready_for_guest;
+
 use crate::boot::{Hardware, Machine};
 use crate::command::{output, tail};
 use crate::hw;
-use crate::judge::{console, ktap, steps, Totals};
+use crate::judge::{console, ktap, Totals};
 use crate::places::{Place, Which};
 use crate::progress::Progress;
 use crate::replay;
@@ -12,10 +16,10 @@ use crate::root::Root;
 use crate::setup::Setup;
 use crate::stages::kernel::{Bootable, Kernel};
 use crate::stages::packages::{self, Packages};
-use crate::stages::programs::Programs;
+use crate::stages::programs::{Placed, Programs};
 use crate::stages::{
-    build_root, debian_qemu, frames, image, kernel, l2_image, metadata, module, own_kernel,
-    patched_source, programs, qemu, selftests,
+    build_root, debian_qemu, frames, image, kernel, metadata, module, own_kernel, patched_source,
+    programs, qemu, selftests,
 };
 use anyhow::{bail, Context, Result};
 use std::fs;
@@ -29,8 +33,6 @@ use std::time::Duration;
 
 /// The demo takes seconds; a machine under load may take many.
 const DEMO_LIMIT: Duration = Duration::from_secs(180);
-/// The steps of a guest's guest, likewise.
-const L2_LIMIT: Duration = Duration::from_secs(900);
 /// The whole guest suite.
 const TESTS_LIMIT: Duration = Duration::from_secs(900);
 
@@ -65,6 +67,15 @@ pub fn ready(setup: &Setup, which: Which) -> Result<Ready> {
 
 /// The same with the product built so.
 pub fn ready_with(setup: &Setup, which: Which, ioasid: module::KernelModule) -> Result<Ready> {
+    ready_for(setup, which, ioasid, programs::make)
+}
+
+fn ready_for(
+    setup: &Setup,
+    which: Which,
+    ioasid: module::KernelModule,
+    programs: fn(&Setup) -> Result<Programs>,
+) -> Result<Ready> {
     let (root, packages, kernel, metadata) = kernel_side(setup)?;
     let qemu = qemu::make(setup, &root, &packages)?;
     let stock_source = || -> Result<_> {
@@ -93,7 +104,7 @@ pub fn ready_with(setup: &Setup, which: Which, ioasid: module::KernelModule) -> 
             modules.push(build(module)?);
         }
     }
-    let programs = programs::make(setup)?;
+    let programs = programs(setup)?;
     Ok(Ready {
         root,
         kernel,
@@ -179,24 +190,21 @@ impl Ready {
         with: impl FnOnce(&Machine<'_>) -> Result<T>,
     ) -> Result<T> {
         let run = setup.cache.run_folder()?;
-        self.boot_in(
-            setup,
-            run.path(),
-            hardware,
-            &self.contents(selftests, inputs),
-            with,
-        )
+        let programs = self.programs.all(setup)?;
+        let contents = self.contents(&programs, selftests, inputs);
+        self.boot_in(setup, run.path(), hardware, &contents, with)
     }
 
     fn contents<'a>(
         &'a self,
+        programs: &'a [Placed],
         selftests: &'a [PathBuf],
         inputs: &'a [PathBuf],
     ) -> image::Contents<'a> {
         image::Contents {
             kernel: &self.kernel,
             modules: &self.modules,
-            programs: &self.programs,
+            programs,
             selftests,
             inputs,
             l2: None,
@@ -223,81 +231,6 @@ impl Ready {
             run,
             hardware,
         })
-    }
-
-    /// Boots a guest on the VMM in the machine, and goes through its steps, all or those of these
-    /// numbers. Each line goes to `line` as it is printed.
-    fn l2(
-        &self,
-        setup: &Setup,
-        steps: &[String],
-        mut line: impl FnMut(&str),
-    ) -> Result<ktap::Report> {
-        const NAME: &str = "l2";
-        programs::make_vmm(setup)?;
-        let run = setup.cache.run_folder()?;
-        let driver = self
-            .modules
-            .iter()
-            .find(|module| module.ends_with("pasid_dma_sva.ko"));
-        let driver = driver.context("there is no driver for the guest's guest")?;
-        let agent = self.programs.guest_agent();
-        let initrd = l2_image::make(setup, &self.root, run.path(), &self.kernel, driver, &agent)?;
-        let contents = image::Contents {
-            l2: Some([(self.kernel.image.clone(), "vmlinuz"), (initrd, "initrd")]),
-            ..self.contents(&[], &[])
-        };
-        let words = format!("run=guest only={}", steps.join(","));
-        let mut said = steps::Parser::default();
-        let ended = self.boot_in(setup, run.path(), Hardware::USUAL, &contents, |machine| {
-            let ended = machine.run(&words, L2_LIMIT, |text| {
-                said.line(text);
-                line(text);
-            })?;
-            keep_console(setup, machine, NAME)?;
-            Ok(ended)
-        })?;
-        if ended.timed_out {
-            said.fail(format!("stopped after {L2_LIMIT:?}"));
-        }
-        for bad in console::bad_lines(&ended.console) {
-            said.fail(format!("the kernel complained: {bad}"));
-        }
-        Ok(said.finish())
-    }
-
-    /// Runs the steps of a guest's guest; their lines appear as they are printed.
-    pub fn guest_steps(&self, setup: &Setup, steps: &[String]) -> Result<()> {
-        eprintln!(
-            "guest: booting {}, and in it a guest of the same kernel",
-            self.kernel.name
-        );
-        let report = self.l2(setup, steps, |line| {
-            if !line.starts_with("exit status ") {
-                println!("{line}");
-            }
-        })?;
-        match &report.failures[..] {
-            [] => Ok(()),
-            failures => bail!("{}", failures.join("\n  ")),
-        }
-    }
-
-    /// The same as a part of the tests.
-    fn l2_totals(&self, setup: &Setup) -> Result<Totals> {
-        let name = "l2";
-        let what = "booting a guest on the VMM in the machine";
-        let progress = Progress::start(name, what);
-        let log = setup.cache.log(name);
-        let mut text = fs::File::create(&log).context("cannot write the steps' log")?;
-        let report = self.l2(setup, &[], |line| {
-            progress.peek(line);
-            // A log that cannot be written must not end the run.
-            drop(writeln!(text, "{line}"));
-        })?;
-        progress.done();
-        show(name, &report, &log, &console_file(setup, name));
-        Ok(report.totals)
     }
 
     /// A shell in the booted machine.
@@ -552,7 +485,8 @@ pub fn test(
     }
     let mut hardware = wanted(Part::Hardware, stock);
     for &which in kernels {
-        let l2 = wanted(Part::L2, false);
+        // The kernels of ours have no KVM.
+        let l2 = which == Which::Stock && wanted(Part::L2, false);
         if !hardware && !l2 && !wanted(Part::Guest, true) && !wanted(Part::Outside, false) {
             break;
         }
@@ -575,7 +509,8 @@ pub fn test(
             jobs.push(Box::new(|| ready.run(setup, run)));
         }
         if l2 {
-            jobs.push(Box::new(|| ready.l2_totals(setup)));
+            // The longest of all: it begins first.
+            jobs.insert(0, Box::new(|| ready.l2_totals(setup, only)));
         }
         if std::mem::take(&mut hardware) {
             let filter = only.first().map_or("", String::as_str);

@@ -8,7 +8,7 @@ use crate::setup::Setup;
 use crate::stages::accel_config;
 use crate::stages::build_root::BUILD;
 use crate::stages::kernel::Bootable;
-use crate::stages::programs::Programs;
+use crate::stages::programs::Placed;
 use anyhow::{bail, Context, Result};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -60,8 +60,8 @@ pub struct Contents<'a> {
     pub kernel: &'a Bootable,
     /// Our modules.
     pub modules: &'a [PathBuf],
-    /// The tests and the demo.
-    pub programs: &'a Programs,
+    /// What runs in it.
+    pub programs: &'a [Placed],
     /// Linux's own selftests.
     pub selftests: &'a [PathBuf],
     /// What a program is to read: files for /inputs.
@@ -91,8 +91,8 @@ pub fn make(setup: &Setup, root: &Root, dir: &Path, contents: &Contents<'_>) -> 
     for module in contents.modules {
         copy_into(module, &tree.join("modules"))?;
     }
-    for test in contents.programs.tests(setup)? {
-        copy_into(&test, &tree.join("tests"))?;
+    for (program, folder) in contents.programs {
+        copy_into(program, &tree.join(folder))?;
     }
     for test in contents.selftests {
         copy_into(test, &tree.join("selftests"))?;
@@ -100,16 +100,7 @@ pub fn make(setup: &Setup, root: &Root, dir: &Path, contents: &Contents<'_>) -> 
     for input in contents.inputs {
         copy_into(input, &tree.join("inputs"))?;
     }
-    copy_into(&contents.programs.hostiommu(), &tree.join("bin"))?;
-    for example in contents.programs.examples() {
-        copy_into(&example, &tree.join("demo"))?;
-    }
-    copy_into(&contents.programs.bench(), &tree.join("bin"))?;
-    copy_into(&contents.programs.fuzz(), &tree.join("bin"))?;
     if let Some(l2) = &contents.l2 {
-        for program in contents.programs.vmm() {
-            copy_into(&program, &tree.join("bin"))?;
-        }
         let guest = tree.join("guest");
         fs::create_dir_all(&guest).with_context(|| format!("cannot make {}", guest.display()))?;
         for (from, name) in l2 {

@@ -13,12 +13,21 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The name of the example of the C API.
 const C_EXAMPLE: &str = "demo_c";
 
+/// A program, and the folder of an image that it goes to.
+pub type Placed = (PathBuf, &'static str);
+
 /// The folders of the built programs.
 pub struct Programs {
     release: PathBuf,
 }
 
 impl Programs {
+    fn built(setup: &Setup) -> Self {
+        Self {
+            release: target_folder(setup).join(TARGET).join("release"),
+        }
+    }
+
     /// The test programs, by name.
     pub fn tests(&self, setup: &Setup) -> Result<Vec<PathBuf>> {
         let sources = setup.repo.join("tests/src/bin");
@@ -35,34 +44,24 @@ impl Programs {
             .collect())
     }
 
-    /// The command `hostiommu`.
-    pub fn hostiommu(&self) -> PathBuf {
-        self.release.join("hostiommu")
-    }
-
-    /// What `make bench` runs.
-    pub fn bench(&self) -> PathBuf {
-        self.release.join("bench")
-    }
-
-    /// What `make fuzz` runs.
-    pub fn fuzz(&self) -> PathBuf {
-        self.release.join("fuzz")
+    /// Everything but what [`Programs::of_guest`] has, and the folders that it goes to.
+    pub fn all(&self, setup: &Setup) -> Result<Vec<Placed>> {
+        let tests = self.tests(setup)?.into_iter().map(|test| (test, "tests"));
+        let examples = ["demo", C_EXAMPLE, "rust_vmm", "vsva"];
+        let examples = examples.map(|name| (self.release.join("examples").join(name), "demo"));
+        let tools = ["hostiommu", "bench", "fuzz"].map(|name| (self.release.join(name), "bin"));
+        Ok(tests.chain(examples).chain(tools).collect())
     }
 
     /// The VMM, and what runs a guest on it.
-    pub fn vmm(&self) -> [PathBuf; 2] {
-        ["vmm", "guest"].map(|name| self.release.join(name))
+    pub fn of_guest(&self) -> Vec<Placed> {
+        let names = ["vmm", "guest"];
+        names.map(|name| (self.release.join(name), "bin")).into()
     }
 
     /// What runs in that guest.
     pub fn guest_agent(&self) -> PathBuf {
         self.release.join("guest-agent")
-    }
-
-    /// The demo, and the crate's examples.
-    pub fn examples(&self) -> [PathBuf; 4] {
-        ["demo", C_EXAMPLE, "rust_vmm", "vsva"].map(|name| self.release.join("examples").join(name))
     }
 }
 
@@ -109,13 +108,18 @@ fn build(setup: &Setup, what: &str, log: &Log, progress: &Progress) -> Result<()
     )
 }
 
-/// Builds the VMM, which only its guest needs.
-pub fn make_vmm(setup: &Setup) -> Result<()> {
-    let progress = Progress::start("vmm", "the VMM, static");
+/// Builds what a guest's guest needs, and nothing else.
+pub fn make_guest(setup: &Setup) -> Result<Programs> {
+    let progress = Progress::start("vmm", "the VMM and what runs in its guest, static");
     let log = Log::create(setup.cache.log("vmm"))?;
-    build(setup, "build -p host-iommu-vmm", &log, &progress)?;
+    for what in [
+        "build -p host-iommu-vmm",
+        "build -p host-iommu-tests --bin guest --bin guest-agent",
+    ] {
+        build(setup, what, &log, &progress)?;
+    }
     progress.done();
-    Ok(())
+    Ok(Programs::built(setup))
 }
 
 /// Builds the programs; cargo knows what is up to date.
@@ -130,10 +134,10 @@ pub fn make(setup: &Setup) -> Result<Programs> {
     ] {
         build(setup, what, &log, &progress)?;
     }
-    let release = target_folder(setup).join(TARGET).join("release");
-    c_example(setup, &release, &log, &progress)?;
+    let programs = Programs::built(setup);
+    c_example(setup, &programs.release, &log, &progress)?;
     progress.done();
-    Ok(Programs { release })
+    Ok(programs)
 }
 
 /// A folder of its own below target: other flags than the host's builds have.

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `make guest`: a guest on the VMM in the booted machine, and its steps.
+
+use super::{console_file, keep_console, ready_for, show, Ready};
+use crate::boot::Hardware;
+use crate::judge::{console, ktap, steps, Totals};
+use crate::places::Which;
+use crate::progress::Progress;
+use crate::setup::Setup;
+use crate::stages::{image, l2_image, module, programs};
+use anyhow::{bail, Context, Result};
+use std::fs;
+use std::io::Write;
+use std::time::Duration;
+
+/// The steps take two minutes; a machine under load may take many.
+const LIMIT: Duration = Duration::from_secs(900);
+/// The name of the logs.
+const NAME: &str = "l2";
+
+/// What a guest's guest needs, without the tests' programs.
+pub fn ready_for_guest(setup: &Setup) -> Result<Ready> {
+    ready_for(setup, Which::Stock, module::IOASID, programs::make_guest)
+}
+
+impl Ready {
+    /// Boots a guest on the VMM in the machine, and goes through its steps, all or those of these
+    /// numbers. Each line goes to `line` as it is printed.
+    fn l2(
+        &self,
+        setup: &Setup,
+        steps: &[String],
+        mut line: impl FnMut(&str),
+    ) -> Result<ktap::Report> {
+        programs::make_guest(setup)?;
+        let run = setup.cache.run_folder()?;
+        let driver = self
+            .modules
+            .iter()
+            .find(|module| module.ends_with("pasid_dma_sva.ko"));
+        let driver = driver.context("there is no driver for the guest's guest")?;
+        let agent = self.programs.guest_agent();
+        let initrd = l2_image::make(setup, &self.root, run.path(), &self.kernel, driver, &agent)?;
+        let programs = self.programs.of_guest();
+        let contents = image::Contents {
+            l2: Some([(self.kernel.image.clone(), "vmlinuz"), (initrd, "initrd")]),
+            ..self.contents(&programs, &[], &[])
+        };
+        let words = format!("run=guest only={}", steps.join(","));
+        let mut said = steps::Parser::default();
+        let ended = self.boot_in(setup, run.path(), Hardware::USUAL, &contents, |machine| {
+            let ended = machine.run(&words, LIMIT, |text| {
+                said.line(text);
+                line(text);
+            })?;
+            keep_console(setup, machine, NAME)?;
+            Ok(ended)
+        })?;
+        if ended.timed_out {
+            said.fail(format!("stopped after {LIMIT:?}"));
+        }
+        for bad in console::bad_lines(&ended.console) {
+            said.fail(format!("the kernel complained: {bad}"));
+        }
+        Ok(said.finish())
+    }
+
+    /// Runs the steps of a guest's guest; their lines appear as they are printed.
+    pub fn guest_steps(&self, setup: &Setup, steps: &[String]) -> Result<()> {
+        eprintln!(
+            "guest: booting {}, and in it a guest of the same kernel",
+            self.kernel.name
+        );
+        let report = self.l2(setup, steps, |line| {
+            if !line.starts_with("exit status ") {
+                println!("{line}");
+            }
+        })?;
+        match &report.failures[..] {
+            [] => Ok(()),
+            failures => bail!("{}", failures.join("\n  ")),
+        }
+    }
+
+    /// The same as a part of the tests.
+    pub(super) fn l2_totals(&self, setup: &Setup, steps: &[String]) -> Result<Totals> {
+        let what = "booting a guest on the VMM in the machine";
+        let progress = Progress::start(NAME, what);
+        let log = setup.cache.log(NAME);
+        let mut text = fs::File::create(&log).context("cannot write the steps' log")?;
+        let report = self.l2(setup, steps, |line| {
+            progress.peek(line);
+            // A log that cannot be written must not end the run.
+            drop(writeln!(text, "{line}"));
+        })?;
+        progress.done();
+        show(NAME, &report, &log, &console_file(setup, NAME));
+        Ok(report.totals)
+    }
+}
