@@ -30,21 +30,6 @@
 // change of it; it changes when something that was there means something else.
 #define HOST_IOMMU_API_VERSION 1
 
-// Devices may read.
-#define HOST_IOMMU_READ (1 << 0)
-
-// Devices may write.
-#define HOST_IOMMU_WRITE (1 << 1)
-
-// In faults: to fetch instructions.
-#define HOST_IOMMU_EXECUTE (1 << 2)
-
-// In faults: as a supervisor.
-#define HOST_IOMMU_PRIVILEGED (1 << 3)
-
-// Stands for requests without PASID, which the requester id alone names.
-#define HOST_IOMMU_RID 0
-
 // A guest's stage-1 table.
 #define HOST_IOMMU_STAGE1 1
 
@@ -77,6 +62,42 @@
 
 // Every binding.
 #define HOST_IOMMU_SCOPE_ALL 3
+
+// Pages are asked for, and an answer is due.
+#define HOST_IOMMU_PAGE_REQUESTS 1
+
+// A request failed; there is nothing to answer.
+#define HOST_IOMMU_DMA_FAULT 2
+
+// The queue was full: `cookie` page requests were answered INVALID.
+#define HOST_IOMMU_OVERFLOW 3
+
+// The group with this cookie needs no answer any more: its binding is gone.
+#define HOST_IOMMU_CANCELLED 4
+
+// The group with this cookie needs no answer any more: its deadline passed.
+#define HOST_IOMMU_EXPIRED 5
+
+// The pages are there, or the device finds out when it tries again.
+#define HOST_IOMMU_SUCCESS 0
+
+// They are not, and will not be.
+#define HOST_IOMMU_INVALID 1
+
+// Devices may read.
+#define HOST_IOMMU_READ (1 << 0)
+
+// Devices may write.
+#define HOST_IOMMU_WRITE (1 << 1)
+
+// In faults: to fetch instructions.
+#define HOST_IOMMU_EXECUTE (1 << 2)
+
+// In faults: as a supervisor.
+#define HOST_IOMMU_PRIVILEGED (1 << 3)
+
+// Stands for requests without PASID, which the requester id alone names.
+#define HOST_IOMMU_RID 0
 
 // The host can do it.
 #define HOST_IOMMU_PRESENT 0
@@ -122,27 +143,6 @@
 
 // Stage-1 tables of five levels.
 #define HOST_IOMMU_WIDTH_57 (1 << 4)
-
-// Pages are asked for, and an answer is due.
-#define HOST_IOMMU_PAGE_REQUESTS 1
-
-// A request failed; there is nothing to answer.
-#define HOST_IOMMU_DMA_FAULT 2
-
-// The queue was full: `cookie` page requests were answered INVALID.
-#define HOST_IOMMU_OVERFLOW 3
-
-// The group with this cookie needs no answer any more: its binding is gone.
-#define HOST_IOMMU_CANCELLED 4
-
-// The group with this cookie needs no answer any more: its deadline passed.
-#define HOST_IOMMU_EXPIRED 5
-
-// The pages are there, or the device finds out when it tries again.
-#define HOST_IOMMU_SUCCESS 0
-
-// They are not, and will not be.
-#define HOST_IOMMU_INVALID 1
 
 // Past the device TLB, and so without page requests.
 #define HOST_IOMMU_SOFT_NO_ATS (1 << 0)

@@ -216,6 +216,7 @@ pub enum Operation {
     UnplugDevice(Bdf),
     SubmitDma(Bdf),
     ReadFaults,
+    WatchFaults,
     Respond {
         cookie: u64,
     },
@@ -298,6 +299,9 @@ impl fmt::Display for Operation {
             Self::MakeUnit => f.write_str("make an IOMMU for the guest"),
             Self::RestoreUnit => f.write_str("restore the guest's IOMMU"),
             Self::PlugIn(device) => write!(f, "plug {device} in behind the guest's IOMMU"),
+            Self::WatchFaults => {
+                f.write_str("watch the fault queue (was it made by FaultQueueOptions::nonblocking?)")
+            }
             Self::ReadFaults => f.write_str("read the fault queue"),
             Self::Respond { cookie } => write!(f, "answer page request group {cookie:#x}"),
         }

@@ -19,12 +19,14 @@
 //! | forward its invalidations | [`Stage1Binding::flush`] |
 //! | take page requests and answer | [`FaultQueue::deliver`], [`FaultGroup::respond`] |
 //! | stop a device's DMA | [`HostIommu::block_rid`], [`Stage1Binding::block`] |
+//! | read a fault queue in a task of tokio | `AsyncFaultQueue`, with the feature `tokio` |
 //! | translate the guest's PASIDs | [`HostIommu::host_pasid`], [`HostIommu::guest_pasid`] |
 //! | shadow, or isolate a queue | [`HostIommu::address_space`], an owned [`AddressSpace`] |
 //! | reset or move a guest | [`HostIommu::unbind`], [`HostIommu::export`], [`HostIommu::import`] |
 //! | use a device's regions, interrupts and reset | [`HostIommu::device`], a [`vfio::VfioDevice`] |
 //! | show the guest PASID, ATS and PRI | [`pci::extended_capabilities`] |
 //! | give a guest a VT-d unit | `vtd`, with the feature of that name |
+//! | count and measure | [`HostIommu::metrics`], [`HostIommu::stats`] |
 //! | run in a jail | `from_fds` of the backends, [`seccomp`] |
 //! | use it beside vfio-ioctls | [`backend::kmod::Kmod::share`], and the example `rust_vmm` |
 //! | bind tables on a host that cannot nest | `shadow`, with the feature `shadow` |
@@ -49,7 +51,7 @@
 //! | fault queue at its end | `POLLHUP` | readable | readable |
 //! | attach by fd | groups | devices' own files | no: devices are plugged into a `SoftBus` |
 //!
-//! With the feature `soft` there is a guide, `guide`: six steps, each compiled and run.
+//! With the feature `soft` there is a guide, `guide`: seven steps, each compiled and run.
 //!
 //! # Events
 //!
@@ -63,7 +65,7 @@
 //! | unbound | DEBUG | `scope` |
 //! | flushed | TRACE | `scope`, `entries` |
 //! | page requests | TRACE | `device`, `pasid`, `group`, `cookie`, `pages` |
-//! | answered | TRACE | `cookie`, `response` |
+//! | answered | TRACE | `cookie`, `response`, `micros` since it was read |
 //! | cancelled, expired | DEBUG | `cookie` |
 //! | DMA fault | DEBUG | `device`, `address`, `reason` |
 //! | queue overflow | DEBUG | `lost` |
@@ -115,6 +117,10 @@ pub mod backend;
 #[cfg(feature = "soft")]
 #[doc = include_str!("guide.md")]
 pub mod guide {}
+/// The README's program, compiled and run.
+#[cfg(all(doctest, feature = "soft"))]
+#[doc = include_str!("../README.md")]
+mod readme {}
 pub mod pci;
 pub mod vfio;
 #[cfg(feature = "vtd")]
@@ -129,6 +135,7 @@ mod error;
 mod fault;
 #[cfg(feature = "vm-memory")]
 mod listener;
+mod metrics;
 mod nesting;
 mod ops;
 mod pasid;
@@ -151,12 +158,15 @@ pub use capabilities::{
 };
 pub use context::{Binding, HostIommu, HostIommuContext, Mapping, Scope, Translation};
 pub use error::{Error, Operation, Result};
+#[cfg(feature = "tokio")]
+pub use fault::AsyncFaultQueue;
 pub use fault::{
     DmaFault, FaultChannel, FaultEvent, FaultGroup, FaultQueue, FaultQueueId, FaultQueueOptions,
     FaultRead, FaultRecord, PageRequest, RequestedAccess, Response, ResponseRecord,
 };
 #[cfg(feature = "vm-memory")]
 pub use listener::{RegionListener, Skipped, SkippedBecause};
+pub use metrics::{Latencies, Metrics};
 pub use nesting::{Invalidation, InvalidationEntry, Stage1Binding, Stage1Table, TableFormat};
 pub use ops::{Delivered, PciIommuOps, Plugged};
 pub use pasid::{PasidAllocation, PasidRequest};

@@ -385,8 +385,22 @@ enum Owner<'a> {
     Binding(u64),
 }
 
-/// Binds; gives the name in the registry.
+/// Binds, and counts that; gives the name in the registry.
 fn bind(
+    host: &HostIommu,
+    device: Bdf,
+    pasid: Pasid,
+    translation: Translation,
+    faults: Option<&FaultQueue>,
+    owner: &Owner<'_>,
+) -> Result<u64> {
+    let bound = bind_in_registry(host, device, pasid, translation, faults, owner);
+    let replaced = matches!(owner, Owner::Binding(_));
+    host.counted().bind(&bound, replaced);
+    bound
+}
+
+fn bind_in_registry(
     host: &HostIommu,
     device: Bdf,
     pasid: Pasid,

@@ -2,8 +2,8 @@
 //! What a jailed VMM's seccomp filter has to let through, for a context on [`kmod`](crate::backend::kmod)
 //! or [`iommufd`](crate::backend::iommufd) that was built from fds handed in.
 //!
-//! Beside these a VMM needs what its memory, its threads and its Rust runtime do. The lists are
-//! those of x86-64 and of this version of the crate; guest programs of the project run under them.
+//! Beside these a VMM needs what its own code does. The lists are those of x86-64 and of this
+//! version of the crate; guest programs of the project run under them, and one under them alone.
 
 use host_iommu_bindings::ioctl;
 use libc::c_long;
@@ -40,6 +40,15 @@ pub const THREAD_SYSCALLS: [c_long; 17] = [
     libc::SYS_futex,
     libc::SYS_exit,
     libc::SYS_exit_group,
+];
+
+/// System calls of Rust's allocator and clock. The clock is read without one where the kernel's
+/// clock source is the TSC, and with one elsewhere.
+pub const RUNTIME_SYSCALLS: [c_long; 4] = [
+    libc::SYS_brk,
+    libc::SYS_mremap,
+    libc::SYS_clock_gettime,
+    libc::SYS_getrandom,
 ];
 
 /// Requests of `ioctl`, the second argument, of a context that is built.

@@ -35,13 +35,11 @@ pub(crate) struct Leaf {
     /// The guest-physical address.
     pub(crate) address: u64,
     /// The table lets it be read.
-    #[cfg_attr(
-        not(feature = "vtd"),
-        expect(dead_code, reason = "always so in the first stage")
-    )]
     pub(crate) read: bool,
     /// The table lets it be written, and its dirty bit is set.
     pub(crate) write: bool,
+    /// The page has two to the power of this many bytes.
+    pub(crate) size_bits: u32,
 }
 
 const PRESENT: u64 = 1 << 0;
@@ -68,13 +66,45 @@ pub(crate) struct Access {
 }
 
 /// What the entries so far allow.
-#[derive(Clone, Copy)]
-struct Rights {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rights {
     user: bool,
     write: bool,
 }
 
-fn shift(level: u32) -> u32 {
+/// A table below the root, as the entries above it lead there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lower {
+    /// Of its entries: 1 for those of 4 KiB.
+    pub(crate) level: u32,
+    at: u64,
+    rights: Rights,
+}
+
+/// What hardware may remember of the tables on the way (VT-d 4.1, 6.2.5: paging-structure caches).
+pub(crate) trait LowerTables {
+    /// The lowest table that is remembered for an address.
+    fn lowest(&self, address: u64) -> Option<Lower>;
+
+    /// Notes a table that was read for an address.
+    fn note(&mut self, address: u64, table: Lower);
+}
+
+/// Remembers nothing.
+#[cfg(any(feature = "vtd", test))]
+struct Forgetful;
+
+#[cfg(any(feature = "vtd", test))]
+impl LowerTables for Forgetful {
+    fn lowest(&self, _: u64) -> Option<Lower> {
+        None
+    }
+
+    fn note(&mut self, _: u64, _: Lower) {}
+}
+
+/// Addresses that one entry of a level translates, as a power of two.
+pub(crate) fn shift(level: u32) -> u32 {
     12 + 9 * (level - 1)
 }
 
@@ -134,17 +164,29 @@ pub(crate) mod reason {
     pub(crate) const INTERRUPTS: u32 = 0x87;
 }
 
-/// Where `address` leads, if the table allows the access; whether it may be written too is told with
-/// it.
-///
-/// # Errors
-///
-/// The [`reason`].
+/// [`walk_from`] the root.
+#[cfg(any(feature = "vtd", test))]
 pub(crate) fn walk(
     memory: &impl TableMemory,
     table: &Stage1Table,
     address: u64,
     access: Access,
+) -> Result<Leaf, u32> {
+    walk_from(memory, table, address, access, &mut Forgetful)
+}
+
+/// Where `address` leads, if the table allows the access; whether it may be written too is told with
+/// it. The walk of a first-stage table begins at the lowest table that `lower` has.
+///
+/// # Errors
+///
+/// The [`reason`].
+pub(crate) fn walk_from(
+    memory: &impl TableMemory,
+    table: &Stage1Table,
+    address: u64,
+    access: Access,
+    lower: &mut impl LowerTables,
 ) -> Result<Leaf, u32> {
     if table.format == TableFormat::SecondStage {
         return second(memory, table, address, access);
@@ -159,13 +201,21 @@ pub(crate) fn walk(
     if !canonical {
         return Err(reason::NOT_CANONICAL);
     }
-    let mut rights = Rights {
-        user: true,
-        write: true,
-    };
-    let mut at = table.root.0 & ADDRESS;
     let levels = (bits - 12) / 9;
-    for level in (1..=levels).rev() {
+    let root = Lower {
+        level: levels,
+        at: table.root.0 & ADDRESS,
+        rights: Rights {
+            user: true,
+            write: true,
+        },
+    };
+    let Lower {
+        level: from,
+        mut at,
+        mut rights,
+    } = lower.lowest(address).unwrap_or(root);
+    for level in (1..=from).rev() {
         let gpa = at + 8 * ((address >> shift(level)) & 0x1ff);
         let place = Place {
             gpa,
@@ -173,7 +223,11 @@ pub(crate) fn walk(
             root: level == levels,
         };
         match step(memory, table, place, address, rights, access)? {
-            Step::Table(next, now) => (at, rights) = (next, now),
+            Step::Table(next, now) => {
+                (at, rights) = (next, now);
+                let level = level.saturating_sub(1);
+                lower.note(address, Lower { level, at, rights });
+            }
             Step::Leaf(leaf) => return Ok(leaf),
         }
     }
@@ -219,6 +273,7 @@ fn second(
                 address,
                 read,
                 write,
+                size_bits: shift(level),
             });
         }
         at = entry & ADDRESS;
@@ -299,6 +354,7 @@ fn step(
                 address: target,
                 read: true,
                 write: writable && dirty,
+                size_bits: shift(level),
             }));
         }
     }

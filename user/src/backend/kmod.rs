@@ -11,6 +11,8 @@ use crate::space::{AddressSpaceEntry, AddressSpaceId};
 use crate::sys::{ioasid, memory, vfio, Errno};
 use crate::types::{Bdf, IovaRange, MapAccess, Pasid};
 use host_iommu_bindings::uapi as abi;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,6 +36,23 @@ pub struct Kmod {
 struct Groups {
     next: u64,
     open: Vec<(u64, OwnedFd)>,
+    /// The stay of each device that was seen: one that has left and come back has another.
+    stays: BTreeMap<Bdf, u64>,
+    next_stay: u64,
+}
+
+impl Groups {
+    /// Takes note of the devices that are attached now.
+    fn see(&mut self, devices: &[DeviceInfo]) {
+        let there: BTreeSet<Bdf> = devices.iter().map(|info| info.device).collect();
+        self.stays.retain(|device, _| there.contains(device));
+        for device in there {
+            if let Entry::Vacant(new) = self.stays.entry(device) {
+                new.insert(self.next_stay);
+                self.next_stay = self.next_stay.wrapping_add(1);
+            }
+        }
+    }
 }
 
 impl AsFd for Kmod {
@@ -124,6 +143,17 @@ impl Kmod {
         Err(failed(Errno::ENODEV))
     }
 
+    /// The devices that are attached now, of whose stays note is taken.
+    fn look(&self, groups: &mut Groups) -> Result<()> {
+        let devices = match self.devices() {
+            // A container has a driver from the first group to the last: there is none.
+            Err(error) if error.errno() == Some(libc::EINVAL) => Vec::new(),
+            devices => devices?,
+        };
+        groups.see(&devices);
+        Ok(())
+    }
+
     /// The list is whole whatever a thread that panicked was doing.
     fn groups(&self) -> MutexGuard<'_, Groups> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
@@ -165,6 +195,10 @@ fn scope_parts(scope: Scope) -> (u32, abi::vfio_ioasid_device, u32) {
 impl HostIommuContext for Kmod {
     /// Attaches a group by its fd, as from `/dev/vfio/12`.
     fn attach(&self, fd: OwnedFd) -> Result<u64> {
+        let mut groups = self.groups();
+        // Those that have left are seen to be gone before they can come back. What cannot be asked
+        // about stays as it was noted.
+        let _ = self.look(&mut groups);
         vfio::group_set_container(fd.as_fd(), self.as_fd())
             .map_err(|errno| Error::failed(Operation::AttachGroup, errno))?;
         // A container has a driver from the first group to the last: this may be the first.
@@ -176,7 +210,6 @@ impl HostIommuContext for Kmod {
                 return Err(Error::failed(Operation::SelectBackend, errno));
             }
         }
-        let mut groups = self.groups();
         let number = groups.next;
         groups.next = number.wrapping_add(1);
         groups.open.push((number, fd));
@@ -194,7 +227,9 @@ impl HostIommuContext for Kmod {
         if let Some((_, group)) = groups.open.get(position) {
             vfio::group_unset_container(group.as_fd()).map_err(failed)?;
         }
-        Ok(groups.open.swap_remove(position).1)
+        let fd = groups.open.swap_remove(position).1;
+        let _ = self.look(&mut groups);
+        Ok(fd)
     }
 
     fn device_fd(&self, device: Bdf) -> Result<OwnedFd> {
@@ -225,15 +260,9 @@ impl HostIommuContext for Kmod {
     }
 
     fn stay(&self, device: Bdf) -> Result<Option<u64>> {
-        match self.devices() {
-            Ok(devices) => {
-                let there = devices.iter().any(|info| info.device == device);
-                Ok(there.then_some(0))
-            }
-            // A container has a driver from the first group to the last: there is none.
-            Err(error) if error.errno() == Some(libc::EINVAL) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let mut groups = self.groups();
+        self.look(&mut groups)?;
+        Ok(groups.stays.get(&device).copied())
     }
 
     fn map(&self, mapping: &Mapping<'_>) -> Result<()> {
@@ -450,5 +479,34 @@ impl Kmod {
             before = before.saturating_add(chunk.len());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capabilities::Support;
+
+    fn seen(groups: &mut Groups, numbers: &[u8]) -> Vec<u64> {
+        let info = |&number: &u8| DeviceInfo {
+            device: Bdf::new(0, 0, number),
+            stage1: Support::Present,
+            page_requests: Support::Present,
+            rid: true,
+            max_pasids: 1 << 20,
+            vtd_cap: 0,
+            vtd_ecap: 0,
+        };
+        groups.see(&numbers.iter().map(info).collect::<Vec<_>>());
+        groups.stays.values().copied().collect()
+    }
+
+    #[test]
+    fn device_that_came_back_has_another_stay() {
+        let mut groups = Groups::default();
+        assert_eq!(seen(&mut groups, &[1, 2]), [0, 1]);
+        assert_eq!(seen(&mut groups, &[1, 2, 3]), [0, 1, 2]);
+        assert_eq!(seen(&mut groups, &[2]), [1]);
+        assert_eq!(seen(&mut groups, &[1, 2]), [3, 1]);
     }
 }

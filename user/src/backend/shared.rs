@@ -173,6 +173,10 @@ impl<S: Kept> FaultChannel for Channel<S> {
         })
     }
 
+    fn waits(&self) -> bool {
+        !self.nonblocking
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }

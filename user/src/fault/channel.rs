@@ -36,6 +36,12 @@ pub trait FaultChannel: AsFd + fmt::Debug + Send + Sync {
     /// unknown code.
     fn write(&self, responses: &[ResponseRecord]) -> io::Result<usize>;
 
+    /// Whether [`FaultChannel::read`] waits if there is nothing. A backend that does not say is
+    /// taken to.
+    fn waits(&self) -> bool {
+        true
+    }
+
     /// Itself, for the backend that made it.
     fn as_any(&self) -> &dyn Any;
 }
@@ -70,6 +76,10 @@ impl FaultChannel for FdChannel {
         // The fd takes whole records.
         let len = (&self.0).write(bytes_of_slice(responses))?;
         Ok(len / size_of::<ResponseRecord>())
+    }
+
+    fn waits(&self) -> bool {
+        !crate::sys::is_nonblocking(self.as_fd())
     }
 
     fn as_any(&self) -> &dyn Any {

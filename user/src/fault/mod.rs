@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The fault queue: page requests to read and answer.
 
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod channel;
 pub(crate) mod delivery;
 mod outstanding;
 
+#[cfg(feature = "tokio")]
+pub use asynchronous::AsyncFaultQueue;
 pub use channel::{FaultChannel, FaultRecord, ResponseRecord};
 
 use crate::error::{Error, Operation, Result};
+use crate::metrics::{Counted, Metrics};
 use crate::trace::tell;
 use crate::types::{Bdf, Iova, Pasid};
 pub(crate) use channel::FdChannel;
@@ -128,7 +133,7 @@ pub struct FaultGroup {
     requests: Vec<PageRequest>,
     answered: bool,
     // Counts the group as outstanding until it is dropped.
-    _token: Token,
+    token: Token,
 }
 
 impl FaultGroup {
@@ -206,7 +211,11 @@ impl FaultGroup {
             }
         }
         self.answered = true;
-        tell!(trace, cookie = self.cookie, ?response, "answered");
+        let took = self.token.answered();
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        tell!(trace, cookie = self.cookie, ?response, micros, "answered");
+        #[cfg(not(feature = "tracing"))]
+        let _ = micros;
         Ok(())
     }
 }
@@ -279,6 +288,8 @@ pub struct FaultQueue {
     outstanding: Arc<Outstanding>,
     frozen: AtomicBool,
     pub(crate) delivery: Delivery,
+    #[cfg(feature = "tokio")]
+    thawed: tokio::sync::Notify,
 }
 
 impl AsFd for FaultQueue {
@@ -305,13 +316,19 @@ impl FaultQueue {
 
     /// A queue over what a backend made.
     pub fn from_channel(channel: Arc<dyn FaultChannel>) -> Self {
+        Self::counted(channel, Counted::default())
+    }
+
+    pub(crate) fn counted(channel: Arc<dyn FaultChannel>, counted: Counted) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             id: FaultQueueId(NEXT.fetch_add(1, Ordering::Relaxed)),
             channel,
-            outstanding: Arc::default(),
+            outstanding: Arc::new(Outstanding::new(counted)),
             frozen: AtomicBool::new(false),
             delivery: Delivery::default(),
+            #[cfg(feature = "tokio")]
+            thawed: tokio::sync::Notify::new(),
         }
     }
 
@@ -320,6 +337,10 @@ impl FaultQueue {
     /// [`PciIommuOps::cancelled`]: crate::PciIommuOps::cancelled
     pub fn id(&self) -> FaultQueueId {
         self.id
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire)
     }
 
     pub(crate) fn channel(&self) -> &dyn FaultChannel {
@@ -333,7 +354,7 @@ impl FaultQueue {
     /// [`Error::Failed`], with EINTR if a signal came; [`Error::Malformed`] for records that make
     /// no sense. Whole groups that came before those are then answered INVALID.
     pub fn read(&self) -> Result<FaultRead> {
-        if self.frozen.load(Ordering::Acquire) {
+        if self.is_frozen() {
             return Ok(FaultRead::Empty);
         }
         let mut records = vec![FaultRecord::default(); RECORDS];
@@ -342,6 +363,7 @@ impl FaultQueue {
             Ok(count) => {
                 records.truncate(count);
                 let events = self.decode(&records)?;
+                self.outstanding.counted().events(&events);
                 events.iter().for_each(tell_of);
                 Ok(FaultRead::Events(events))
             }
@@ -363,6 +385,14 @@ impl FaultQueue {
     /// Reading goes on.
     pub fn thaw(&self) {
         self.frozen.store(false, Ordering::Release);
+        #[cfg(feature = "tokio")]
+        self.thawed.notify_waiters();
+    }
+
+    /// What came and was answered, with that of the context's other queues if
+    /// [`HostIommu::fault_queue`](crate::HostIommu::fault_queue) made this one.
+    pub fn metrics(&self) -> Metrics {
+        self.outstanding.counted().snapshot()
     }
 
     /// Groups that were read and are not answered yet.
@@ -442,7 +472,7 @@ impl FaultQueue {
             user_cookie: record.user_cookie,
             requests: Vec::new(),
             answered: false,
-            _token: self.outstanding.token(),
+            token: self.outstanding.token(),
         })
     }
 }

@@ -101,6 +101,23 @@ unsafe fn take_fd(number: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
+/// Whether reads of a file do not wait (`O_NONBLOCK`).
+pub(crate) fn is_nonblocking(file: BorrowedFd<'_>) -> bool {
+    // SAFETY: the call takes numbers and touches no memory of ours.
+    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    // Of an open file it does not fail.
+    flags >= 0 && flags & libc::O_NONBLOCK != 0
+}
+
+/// Has tokio watch a file for what there is to read.
+#[cfg(feature = "tokio")]
+pub(crate) fn watch(file: OwnedFd) -> std::io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
+    let readable = tokio::io::Interest::READABLE;
+    // SAFETY: an `OwnedFd` is open, and gives the same number, until it is dropped.
+    let watched = unsafe { tokio::io::unix::AsyncFd::register_with_interest(file, readable) };
+    Ok(watched?)
+}
+
 /// Gives another file descriptor of the file that a value of another crate has open, where that
 /// value has no [`AsFd`](std::os::fd::AsFd), as those of vfio-ioctls and vmm-sys-util have none.
 ///

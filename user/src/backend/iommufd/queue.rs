@@ -446,3 +446,49 @@ pub(super) fn open(
     })?;
     Ok(Channel::new(inner.clone(), id, options.nonblocking, event))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::plain::bytes_of_slice;
+    use std::os::unix::net::UnixDatagram;
+    use std::sync::mpsc;
+
+    /// A device that goes on asking must not keep the lock from everybody else.
+    #[test]
+    fn pump_ends_while_the_device_goes_on_asking() {
+        let (theirs, ours) = UnixDatagram::pair().expect("a pair of sockets");
+        let mut state = State::default();
+        let kernel = KernelQueue {
+            id: 1,
+            file: File::from(OwnedFd::from(theirs)),
+        };
+        let options = FaultQueueOptions::nonblocking();
+        let queue = Queue::new(1, &options, 1, event().expect("an eventfd"));
+        let found = FaultState {
+            queue: queue.expect("a queue"),
+            kernel: Some(Arc::new(kernel)),
+            wake: event().expect("an eventfd"),
+            thread: None,
+            users: 0,
+            closed: false,
+        };
+        state.queues.insert(1, found);
+
+        let asks = vec![abi::iommu_hwpt_pgfault::default(); 64];
+        let answers = ours.try_clone().expect("a socket");
+        // They end with the test.
+        thread::spawn(move || while ours.send(bytes_of_slice(&asks)).is_ok() {});
+        thread::spawn(move || while answers.recv(&mut [0; 64]).is_ok_and(|len| len != 0) {});
+        let (done, ended) = mpsc::channel();
+        thread::spawn(move || {
+            let pumped = state.pump(1);
+            let _ = done.send((pumped, state.counters.host_invalid));
+        });
+        let (pumped, invalid) = ended
+            .recv_timeout(Duration::from_secs(20))
+            .expect("it ends although there is more");
+        assert_eq!(pumped, Ok(true), "there is more");
+        assert_eq!(invalid, READS_OF_A_TURN as u64, "a group each: one cookie");
+    }
+}

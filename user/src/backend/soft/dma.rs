@@ -10,7 +10,7 @@ use crate::context::Translation;
 use crate::fault::FaultRecord;
 use crate::sys::Errno;
 use crate::types::{Bdf, Iova, IovaRange, Pasid};
-use crate::walk::{reason, walk, Access};
+use crate::walk::{reason, walk_from, Access};
 use host_iommu_bindings::uapi as abi;
 use std::collections::BTreeMap;
 
@@ -293,8 +293,17 @@ impl State {
         let page = match self.bindings.get(&(device, pasid)) {
             Some(bound) => match bound.translation {
                 Translation::Stage1(table) => {
-                    let leaf = walk(&self.stage2, &table, address, access)?;
+                    let leaf = match self.iotlb.leaf((device, pasid), address, access) {
+                        Some(leaf) => leaf,
+                        None => {
+                            let tables = &mut self.iotlb.tables((device, pasid));
+                            walk_from(&self.stage2, &table, address, access, tables)?
+                        }
+                    };
                     let page = self.stage2.page(leaf.address).ok_or(reason::STAGE2)?;
+                    page.allow(access)?;
+                    let privileged = access.privileged;
+                    self.iotlb.note((device, pasid), address, privileged, leaf);
                     Page {
                         write: page.write && leaf.write,
                         ..page

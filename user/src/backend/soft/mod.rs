@@ -7,7 +7,9 @@
 //!
 //! What is real: tables are walked in guest memory entry by entry through stage 2, with their
 //! accessed and dirty bits set there (VT-d 4.1, 3.6, 3.8, 9.7: four and five levels, pages of
-//! 4 KiB, 2 MiB and 1 GiB); the device TLB goes stale; page request groups obey the queue's depth,
+//! 4 KiB, 2 MiB and 1 GiB); the IOMMU's own caches of leaves and of tables go stale as the device
+//! TLB does, so that an invalidation that a guest forgets shows, also for DMA without ATS and where
+//! a table changed under [`Invalidation::leaf`](crate::Invalidation::leaf); page request groups obey the queue's depth,
 //! deadline and cookies as the module's fault fd does. What is not: nothing runs beside the caller.
 //! DMA happens in the thread that submits it, or in the one that answers its page request.
 //!
@@ -43,6 +45,7 @@
 
 mod client;
 mod dma;
+mod iotlb;
 mod memory;
 mod queue;
 mod spaces;

@@ -6,6 +6,7 @@ use super::super::pasid::Pool;
 use super::super::queue::Queue;
 use super::super::shared::{count, Kept, Shared};
 use super::dma::Device;
+use super::iotlb::Iotlb;
 use super::memory::Stage2;
 use super::queue::Asker;
 use super::spaces::Spaces;
@@ -43,6 +44,7 @@ pub(super) struct State {
     /// Whether dirty pages may be asked for.
     pub(super) tracking: bool,
     pub(super) stage2: Stage2,
+    pub(super) iotlb: Iotlb,
     pub(super) spaces: Spaces,
     pub(super) pasids: Pool,
     pub(super) devices: BTreeMap<Bdf, Device>,
@@ -160,6 +162,8 @@ impl State {
     /// Takes a binding out: nothing is translated by it or waits for it afterwards.
     fn detach(&mut self, device: Bdf, pasid: Pasid) {
         self.bindings.remove(&(device, pasid));
+        self.iotlb
+            .invalidate((device, pasid), IovaRange::ALL, false);
         self.drop_cached(device, pasid, IovaRange::ALL);
         let askers: Vec<Asker> = self
             .queues
@@ -202,6 +206,8 @@ impl State {
         });
         for (device, pasid) in keys {
             for entry in entries {
+                self.iotlb
+                    .invalidate((device, pasid), entry.range, entry.leaf_only);
                 self.drop_cached(device, pasid, entry.range);
                 count(&mut self.counters.invalidations, 1);
             }
@@ -253,6 +259,7 @@ impl State {
         self.pasids.clear();
         self.stage2 = Stage2::default();
         self.spaces = Spaces::default();
+        self.iotlb.clear();
         self.queues.values_mut().for_each(Queue::end);
     }
 

@@ -19,6 +19,9 @@ pub enum Error {
     /// Root, and the kernel does not let it.
     #[error("the kernel's lockdown keeps root from {0}; cat /sys/kernel/security/lockdown shows it, and only a boot without it ends it")]
     LockedDown(PathBuf),
+    /// Root of a user namespace, or one whose capabilities were taken.
+    #[error("root may not read {0} here: it lacks CAP_DAC_OVERRIDE; run hostiommu outside of the container or user namespace")]
+    NoCapability(PathBuf),
     /// Not root.
     #[error("only root may read {0}; try sudo hostiommu")]
     NotRoot(PathBuf),
@@ -228,10 +231,19 @@ fn read(debugfs: &Path, file: &str) -> Result<String, Error> {
                 Error::NotMounted(debugfs.to_owned())
             }
         }
-        ErrorKind::PermissionDenied if is_root() => Error::LockedDown(path),
-        ErrorKind::PermissionDenied => Error::NotRoot(path),
-        _ => Error::Read(path, error),
+        _ => refused(path, error, is_root()),
     })
+}
+
+/// Why a file that is there cannot be read. Its mode is looked at first, which says EACCES; lockdown
+/// says EPERM afterwards (debugfs_locked_down).
+fn refused(path: PathBuf, error: io::Error, root: bool) -> Error {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => Error::LockedDown(path),
+        Some(libc::EACCES) if root => Error::NoCapability(path),
+        Some(libc::EACCES) => Error::NotRoot(path),
+        _ => Error::Read(path, error),
+    }
 }
 
 #[cfg(test)]
@@ -299,6 +311,26 @@ mod tests {
         assert!(matches!(Report::read(&folder.0), Err(Error::NotMounted(_))));
         let gone = folder.0.join("gone");
         assert!(matches!(Report::read(&gone), Err(Error::NotMounted(_))));
+    }
+
+    #[test]
+    fn refusal_names_its_reason() {
+        let of = |errno, root| {
+            let error = io::Error::from_raw_os_error(errno);
+            refused(PathBuf::from("module"), error, root).to_string()
+        };
+        for root in [false, true] {
+            let text = of(libc::EPERM, root);
+            assert!(
+                text.contains("lockdown") && !text.contains("sudo"),
+                "{text}"
+            );
+            assert!(of(libc::EIO, root).contains("os error 5"));
+        }
+        assert!(of(libc::EACCES, false).contains("sudo"));
+        let text = of(libc::EACCES, true);
+        let wrong = text.contains("sudo") || text.contains("lockdown");
+        assert!(text.contains("CAP_DAC_OVERRIDE") && !wrong, "{text}");
     }
 
     #[test]
