@@ -110,12 +110,12 @@ impl Bound {
 
 /// The errno and the text of an error that has to come.
 #[track_caller]
-fn expect_error<T>(result: Result<T, Error>, errno: Errno, text: &str) {
+fn expect_error<T>(result: Result<T, Error>, errno: impl Into<Option<Errno>>, text: &str) {
     match result {
         Ok(_) => panic!("it worked, instead of: {text}"),
         Err(error) => {
             assert_eq!(error.to_string(), text);
-            assert_eq!(error.errno(), Some(errno.raw()), "{text}");
+            assert_eq!(error.errno(), errno.into().map(Errno::raw), "{text}");
         }
     }
 }
@@ -225,6 +225,49 @@ fn detach_and_attach_again_starts_from_nothing() -> Outcome {
     assert_eq!(host.devices()?[0].device, device);
     // What was allocated before is gone, which is what its owner wants.
     pasids.free()?;
+    Ok(())
+}
+
+fn binding_that_went_with_its_group_is_gone() -> Outcome {
+    let device = endpoint(0)?;
+    let host = HostIommu::new(Kmod::from_fds(
+        Container::open()?.into_fd(),
+        Group::open(endpoints()[0])?.as_fd().try_clone_to_owned()?,
+    )?);
+    match host.capabilities()?.nesting {
+        Some(nesting) if nesting.stage1.is_present() => {}
+        _ => return skip("the host does not nest"),
+    }
+    let table = Stage1Table::four_level(Gpa(0)).with_guest_pasid(5);
+    let bind = |pasids: &PasidAllocation| host.bind(device, pasids, pasids.first(), &table, None);
+    // By a call that the owned values are told of, and behind their back as an unplug is.
+    for behind in [false, true] {
+        let pasids = host.alloc_pasids(&PasidRequest::exactly(70.try_into()?))?;
+        let mut old = bind(&pasids)?;
+        let number = u64::from(behind);
+        let group = match behind {
+            true => host.context().detach(number)?,
+            false => host.detach(number)?,
+        };
+        host.attach(group)?;
+        assert!(!old.is_bound());
+        assert_eq!(host.export(), []);
+
+        // The host has forgotten the PASIDs too: another owner's, at the same guest's number.
+        let again = host.alloc_pasids(&PasidRequest::exactly(70.try_into()?))?;
+        expect_error(
+            bind(&pasids).map(drop),
+            None::<Errno>,
+            "PASID 70 is not of this allocation",
+        );
+        let new = bind(&again)?;
+        old.unbind()?;
+        drop((old, pasids));
+        assert!(new.is_bound());
+        assert_eq!(host.stats()?.bindings, 1);
+        assert_eq!(host.stats()?.pasids, 1);
+        drop((new, again));
+    }
     Ok(())
 }
 
@@ -646,6 +689,7 @@ suite![
     from_container_that_is_set_up_shares_it,
     from_container_without_the_module_fails,
     detach_and_attach_again_starts_from_nothing,
+    binding_that_went_with_its_group_is_gone,
     detach_of_an_open_device_is_busy,
     map_over_a_mapping_names_the_range,
     map_beyond_the_memory_is_refused_by_the_crate,

@@ -256,6 +256,7 @@ macro_rules! each_conformance_test {
             tables: table_cannot_leave_stage_2,
             tables: table_with_a_large_page,
             tables: flush_shows_a_new_page_and_not_before,
+            tables: flush_is_needed_past_the_device_tlb_too,
             tables: flush_of_nothing_bound_is_refused,
             blocked: block_stops_the_requests_without_pasid,
             blocked: block_stops_the_requests_of_a_pasid_and_keeps_it,

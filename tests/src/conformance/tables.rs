@@ -325,6 +325,22 @@ pub fn flush_shows_a_new_page_and_not_before(machine: &dyn Machine) -> Outcome {
     Ok(())
 }
 
+pub fn flush_is_needed_past_the_device_tlb_too(machine: &dyn Machine) -> Outcome {
+    let vm = Vm::new(machine)?;
+    let (bound, space) = vm.bind(None)?;
+    let load = Job {
+        ats: false,
+        ..Job::load(GVA).at(bound.pasid())
+    };
+    let old = vm.run(load)?;
+    let fresh = vm.memory.alloc_page();
+    vm.memory.write_u64(fresh, 1);
+    vm.table(space).map(GVA, fresh, entry::RW);
+    expect(vm.run(load)?, old, "before the flush")?;
+    bound.flush(&Invalidation::new().leaf(pages(GVA, 1)?))?;
+    expect(vm.run(load)?, End::Done(1), "after the flush")
+}
+
 pub fn flush_of_nothing_bound_is_refused(machine: &dyn Machine) -> Outcome {
     let vm = Vm::new(machine)?;
     let scope = Scope::Binding(vm.device, 77.try_into()?);
