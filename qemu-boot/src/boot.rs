@@ -37,6 +37,8 @@ pub struct Hardware {
     /// Whether Debian's own QEMU is the machine, unpatched, with a VT-d that only knows second
     /// stage, and devices of its own; what follows about VT-d is then of no account.
     pub debian_qemu: bool,
+    /// Whether a second VT-d unit has an endpoint of its own, behind a root bus of its own.
+    pub two_units: bool,
     /// Whether the emulated VT-d offers nesting.
     pub nesting: bool,
     /// Whether its stage 1 may have five levels.
@@ -81,6 +83,15 @@ const ENDPOINTS: [&str; 18] = [
     "intel-dsa,id=dsa1,addr=0x9",
 ];
 
+/// Those of a machine with two units: one of the first, and one of the second.
+const NEAR_ENDPOINT: &[&str] = &["-device", "pasid-dma-testdev,id=endpoint0,addr=0x4"];
+const FAR_ENDPOINT: [&str; 4] = [
+    "-device",
+    "pcie-root-port,id=port0,bus=far,chassis=1,slot=1",
+    "-device",
+    "pasid-dma-testdev,id=endpoint1,bus=port0",
+];
+
 /// What Debian's own QEMU has instead: a unit as it is by default, and two devices that make
 /// requests of any 64-bit address. A unit comes before the devices that it is for.
 const DEBIAN_DEVICES: [&str; 6] = [
@@ -102,6 +113,7 @@ impl Hardware {
     /// What everything runs on that does not ask for something else.
     pub const USUAL: Self = Self {
         debian_qemu: false,
+        two_units: false,
         nesting: true,
         five_levels: true,
         five_level_cpu: false,
@@ -128,6 +140,7 @@ impl Machine<'_> {
         let image = format!("{KERNEL}/{}", image.to_string_lossy());
         let Hardware {
             debian_qemu,
+            two_units,
             nesting,
             five_levels,
             five_level_cpu,
@@ -194,7 +207,7 @@ impl Machine<'_> {
             arguments.extend(DEBIAN_DEVICES);
         } else {
             arguments.extend(["-device", &iommu]);
-            arguments.extend(ENDPOINTS);
+            arguments.extend(if two_units { NEAR_ENDPOINT } else { &ENDPOINTS });
         }
         let backend =
             format!("memory-backend-file,id=ring,share=on,mem-path={RUN}/{RING},size={ring}");
@@ -206,6 +219,13 @@ impl Machine<'_> {
             arguments.extend(["-icount", "shift=0,sleep=off"]);
         }
         arguments.extend(consoles);
+        let far_iommu = format!("{iommu},primary-bus=far");
+        if two_units {
+            // Behind everything: what names no bus would go to the last one that has room.
+            arguments.extend(["-device", "pxb-pcie,id=far,bus=pcie.0,bus_nr=0x40"]);
+            arguments.extend(["-device", &far_iommu]);
+            arguments.extend(FAR_ENDPOINT);
+        }
         let binds = [(self.qemu, "/build"), (kernel, KERNEL), (self.run, RUN)];
         Ok(self.root.command(&binds, arguments))
     }

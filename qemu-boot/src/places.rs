@@ -25,6 +25,10 @@ const FIVE_LEVEL_CPU: [&str; 2] = ["five_levels", "hw_bringup"];
 /// (`memory_lock`, `iommu_group::mutex`); pciehp takes its `reset_lock` on both sides of
 /// `pci_rescan_remove_lock`.
 const WITHOUT_LOCKDEP: [&str; 2] = ["hotplug", "hw_bringup"];
+/// Programs for a machine with two units.
+const TWO_UNITS: [&str; 1] = ["two_units"];
+/// Those that run there too: each device is of another unit then.
+const TWO_UNITS_TOO: [&str; 3] = ["containers", "isolation", "reserved"];
 /// Programs that need what only the debug kernel has.
 const DEBUG_ONLY: [&str; 1] = ["fail_nth"];
 /// Programs that need our patches in the kernel.
@@ -120,10 +124,12 @@ pub enum Place {
     FiveLevelCpu,
     /// One of the debug kernel's that does not prove locking.
     WithoutLockdep,
+    /// One with two VT-d units, whose second endpoint is the second unit's.
+    TwoUnits,
 }
 
 impl Place {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Usual,
         Self::WithoutNesting,
         Self::DebianQemu,
@@ -131,6 +137,7 @@ impl Place {
         Self::FourLevels,
         Self::FiveLevelCpu,
         Self::WithoutLockdep,
+        Self::TwoUnits,
     ];
 
     /// The name of a run in it.
@@ -143,6 +150,7 @@ impl Place {
             Self::FourLevels => "guest-four-levels",
             Self::FiveLevelCpu => "guest-five-level-cpu",
             Self::WithoutLockdep => "guest-without-lockdep",
+            Self::TwoUnits => "guest-two-units",
         }
     }
 
@@ -154,6 +162,8 @@ impl Place {
             Self::DebianQemu
         } else if FOUR_LEVELS.contains(&program) {
             Self::FourLevels
+        } else if TWO_UNITS.contains(&program) {
+            Self::TwoUnits
         } else if kernel == Which::Debug && WITHOUT_LOCKDEP.contains(&program) {
             Self::WithoutLockdep
         } else {
@@ -169,6 +179,7 @@ impl Place {
             Self::DebianQemu => kernel == Which::Stock && DEBIAN_QEMU.contains(&program),
             Self::Recorded => kernel == Which::Stock && RECORDED.contains(&program),
             Self::WithoutNesting if WITHOUT_NESTING_TOO.contains(&program) => true,
+            Self::TwoUnits if TWO_UNITS_TOO.contains(&program) => true,
             _ => Self::of(program, kernel) == self,
         }
     }
@@ -177,6 +188,7 @@ impl Place {
     pub fn hardware(self) -> Hardware {
         Hardware {
             debian_qemu: self == Self::DebianQemu,
+            two_units: self == Self::TwoUnits,
             nesting: self != Self::WithoutNesting,
             five_levels: self != Self::FourLevels,
             five_level_cpu: self == Self::FiveLevelCpu,
