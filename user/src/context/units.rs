@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the guest's units over one context have in common.
 
+#[cfg(feature = "vtd")]
 use super::host::Inner;
 use super::HostIommu;
 use crate::error::{Error, Operation, Result};
 use crate::ops::PciIommuOps;
+#[cfg(feature = "vtd")]
 use crate::pasid::{PasidAllocation, PasidRequest, Run};
 use crate::sys::Errno;
-use crate::types::{Bdf, Pasid};
+use crate::types::Bdf;
+#[cfg(feature = "vtd")]
+use crate::types::Pasid;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -18,13 +22,16 @@ pub(super) struct Units {
     /// vIOMMU the device is behind.
     plugged: Mutex<BTreeMap<Bdf, Weak<dyn PciIommuOps>>>,
     /// PASIDs of guests' numbers.
+    #[cfg(feature = "vtd")]
     shared_pasids: Mutex<BTreeMap<Pasid, Weak<Run>>>,
 }
 
 /// Tells whether a context is the one it was, and does not keep it.
+#[cfg(feature = "vtd")]
 #[derive(Clone, Debug)]
 pub(crate) struct WeakHost(Weak<Inner>);
 
+#[cfg(feature = "vtd")]
 impl WeakHost {
     pub(crate) fn is(&self, host: &HostIommu) -> bool {
         std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&host.inner))
@@ -32,6 +39,7 @@ impl WeakHost {
 }
 
 impl HostIommu {
+    #[cfg(feature = "vtd")]
     pub(crate) fn weak(&self) -> WeakHost {
         WeakHost(Arc::downgrade(&self.inner))
     }
@@ -54,17 +62,17 @@ impl HostIommu {
         plugged.remove(&device);
     }
 
-    #[cfg(feature = "vtd")]
     /// The vIOMMU that a device is behind.
+    #[cfg(feature = "vtd")]
     pub(crate) fn plugged(&self, device: Bdf) -> Option<Arc<dyn PciIommuOps>> {
         let plugged = self.inner.units.plugged.lock();
         let plugged = plugged.unwrap_or_else(PoisonError::into_inner);
         plugged.get(&device)?.upgrade()
     }
 
-    #[cfg(feature = "vtd")]
     /// The PASID of a guest's number, which a passed-through device has in its own registers. Numbers
     /// are a device's: several may use the same one, behind one unit or several.
+    #[cfg(feature = "vtd")]
     pub(crate) fn shared_pasid(&self, pasid: Pasid) -> Result<PasidAllocation> {
         let shared = self.inner.units.shared_pasids.lock();
         let mut shared = shared.unwrap_or_else(PoisonError::into_inner);
