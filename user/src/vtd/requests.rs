@@ -29,31 +29,41 @@ pub(super) struct Requests {
     groups: BTreeMap<Name, Option<FaultGroup>>,
 }
 
+/// What came of a group for the guest.
+pub(super) struct Put {
+    /// The group, if there was no room for it.
+    pub(super) lost: Option<FaultGroup>,
+    /// The interrupt that is due.
+    pub(super) interrupt: Option<Msi>,
+}
+
 impl Requests {
     /// Puts a group into the guest's queue. One that has no room there is answered INVALID and
-    /// noted as lost. Gives the interrupt that is due.
-    ///
-    /// # Errors
-    ///
-    /// The group that was lost, with the same.
+    /// noted as lost.
     pub(super) fn put(
         &mut self,
         memory: &dyn Memory,
         registers: &mut Registers,
         source: SourceId,
         group: FaultGroup,
-    ) -> Result<Option<Msi>, (FaultGroup, Option<Msi>)> {
+    ) -> Put {
         let pasid = group.pasid().map(|_| group.guest_pasid());
         let room = self.number(source, pasid, &group);
         let Some(number) = room.filter(|&number| write(memory, registers, source, number, &group))
         else {
-            return Err((group, lost(registers)));
+            return Put {
+                lost: Some(group),
+                interrupt: lost(registers),
+            };
         };
         self.make_room(source);
         self.groups.insert((source, pasid, number), Some(group));
         let news = registers.get(PRS, 4) & PENDING == 0;
         registers.raise(PRS, 4, PENDING);
-        Ok(news.then(|| registers.event(PECTL)).flatten())
+        Put {
+            lost: None,
+            interrupt: news.then(|| registers.event(PECTL)).flatten(),
+        }
     }
 
     /// A number for a group that no other waits under: the device's own if it is free.

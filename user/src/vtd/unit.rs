@@ -388,13 +388,11 @@ impl Unit {
                 let put = self
                     .requests
                     .put(memory, &mut self.registers, source, group);
-                match put {
-                    Ok(message) => (message, None),
-                    Err((group, message)) => {
-                        out.give_up(group);
-                        (message, Some("there is no room in the guest's queue"))
-                    }
-                }
+                let why = put.lost.map(|group| {
+                    out.give_up(group);
+                    "there is no room in the guest's queue"
+                });
+                (put.interrupt, why)
             }
         };
         out.interrupt(message);
