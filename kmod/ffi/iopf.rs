@@ -122,20 +122,25 @@ impl Drop for PageGroup {
     }
 }
 
-/// Runs in the page request thread of the IOMMU unit, inside `intel_iommu::iopf_lock`.
+/// Runs in the page request thread of the IOMMU unit.
+///
+/// # Safety
+///
+/// - `group` is null, or live and queued with the IOMMU core, which lets go of it here.
+/// - It came to a domain that is attached with a [`Handle`] alone, and `intel_iommu::iopf_lock` is
+///   held: a handle is not freed before a passage through that.
 #[no_mangle]
-extern "C" fn ioasid_iopf_handler(group: *mut bindings::iopf_group) -> c_int {
+unsafe extern "C" fn ioasid_iopf_handler(group: *mut bindings::iopf_group) -> c_int {
     let Some(group) = NonNull::new(group) else {
         return EINVAL.to_errno();
     };
-    // SAFETY: The core passes a live group that it queued just now.
+    // SAFETY: By the requirement.
     unsafe { bindings::iopf_group_dequeue(group.as_ptr()) };
-    // SAFETY: As above; the field is set before the handler is called.
+    // SAFETY: By the requirement; the field is set before the handler is called.
     let handle = unsafe { (*group.as_ptr()).attach_handle };
     // INVARIANT: Dequeued just now; with our return value the answer is ours to give.
     let group = PageGroup { group };
-    // SAFETY: This handler is set for domains that are attached with a `Handle` alone, and a
-    // handle is not freed before a passage through `iopf_lock`, which the caller holds.
+    // SAFETY: By the requirement.
     let handle = unsafe { Handle::from_raw(handle) };
     match handle.page_requests() {
         Some(requests) => requests.page_request(group, PageRequestThread(PhantomData)),

@@ -161,7 +161,7 @@ static void vfio_release(void *data)
  * vfio core reads a container's driver and data without a lock, so a call may
  * come in while the last group leaves: hold the module until it is over.
  */
-static long vfio_ioctl(void *data, unsigned int cmd, unsigned long arg)
+static long ioasid_vfio_ioctl(void *data, unsigned int cmd, unsigned long arg)
 {
 	long ret;
 
@@ -190,7 +190,7 @@ static const struct vfio_iommu_driver_ops vfio_ops = {
 	.owner		= THIS_MODULE,
 	.open		= vfio_open,
 	.release	= vfio_release,
-	.ioctl		= vfio_ioctl,
+	.ioctl		= ioasid_vfio_ioctl,
 	.attach_group	= vfio_attach_group,
 	.detach_group	= vfio_detach_group,
 };
