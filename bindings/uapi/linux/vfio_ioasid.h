@@ -29,7 +29,8 @@
  * - EDQUOT      a quota is reached
  * - ENOMEM      no memory, or RLIMIT_MEMLOCK is reached
  * - EFAULT      a pointer is not accessible
- * - ENODEV      the device has left the machine, and its group stays
+ * - ENODEV      the device has left the machine, and its group stays; or it is
+ *               leaving the container at this moment
  * - EIO         the IOMMU driver did less than it was asked, and does not say why
  * - EINTR       the caller was killed; what was done by then stays done
  *

@@ -47,7 +47,7 @@ const HANGS: Duration = Duration::from_secs(40);
 const REPLAY: Duration = Duration::from_secs(10);
 
 /// What a call may say.
-const EXPECTED: [Errno; 16] = [
+const EXPECTED: [Errno; 17] = [
     Errno::EINVAL,
     Errno::ENOENT,
     Errno::EBUSY,
@@ -64,6 +64,7 @@ const EXPECTED: [Errno; 16] = [
     Errno::ENOMEM,
     Errno::EOVERFLOW,
     Errno::ESPIPE,
+    Errno::ENODEV,
 ];
 
 /// What the kernel says when something is wrong with it.
