@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use host_iommu::sys::userfault::Waiting;
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
-    child, endpoint, fail, program, range, receive_fd, send_fd, size_u32, skip, Attempt, Called,
-    Memory, Outcome, Rig, Space, Unbinding, PAGE,
+    child, endpoint, fail, needs_userfaultfd, program, range, receive_fd, send_fd, size_u32, skip,
+    Attempt, Called, Memory, Outcome, Rig, Space, Unbinding, PAGE,
 };
 use nix::mount::{mount, MsFlags};
 
@@ -230,6 +230,7 @@ fn unmap_of_a_range_flushes_once_for_all_its_mappings() -> Outcome {
 /// A MAP_DMA goes on for as long as its user likes; beside it a binding is made, and one that is
 /// there is invalidated, mapped memory unmapped, a queue made and closed.
 fn short_calls_do_not_wait_for_a_long_map() -> Outcome {
+    needs_userfaultfd()?;
     let rig = Arc::new(Rig::nesting()?);
     let space = Arc::new(Space::new(&rig)?);
     space.bind(&rig)?;

@@ -20,8 +20,8 @@ use host_iommu_bindings::uapi::*;
 use host_iommu_tests::cases;
 use host_iommu_tests::rig::{
     all, as_entry, bind_at, bytes_of, child, endpoint, endpoint_count, fail, invalidate_args,
-    program, receive_fd, send_fd, size_u32, skip, Attempt, Called, Outcome, Rig, Space, Stop,
-    Unbinding, GUEST_BASE, PAGE,
+    needs_userfaultfd, program, receive_fd, send_fd, size_u32, skip, Attempt, Called, Outcome, Rig,
+    Space, Stop, Unbinding, GUEST_BASE, PAGE,
 };
 use nix::mount::{mount, MsFlags};
 
@@ -263,6 +263,7 @@ fn read_debugfs() -> Outcome {
 }
 
 fn nobody_waits_for(case: &str) -> Outcome {
+    needs_userfaultfd()?;
     if fs::read_dir(DEBUGFS)?.next().is_none() {
         let none = None::<&str>;
         mount(

@@ -39,7 +39,7 @@ pub use inject::{prepare_injection, with_nth_failing};
 pub use kernel_log::KernelLog;
 pub use memory::{Canary, Memory, Snapshot};
 pub use monitor::Monitor;
-pub use patience::{all, Attempt};
+pub use patience::{all, needs_userfaultfd, Attempt};
 pub use probe::{FewInvalidations, ReservedRegion};
 pub use process::{
     as_type1, child, drop_ipc_lock, held_bytes, load_module, locked_bytes, module_is_loaded,

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What must happen soon, whoever else waits for something.
 
-use crate::ktap::{fail, patience, Outcome, Stop};
+use crate::ktap::{fail, patience, skip, Outcome, Stop};
+use host_iommu::sys::userfault::Waiting;
+use host_iommu::sys::Errno;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
@@ -58,4 +60,17 @@ pub fn all(outcomes: impl IntoIterator<Item = Outcome>) -> Outcome {
         return Ok(());
     }
     fail(failures.join("; "))
+}
+
+/// Skips where the kernel cannot let memory wait (CONFIG_USERFAULTFD).
+///
+/// # Errors
+///
+/// The skip; what else userfaultfd says.
+pub fn needs_userfaultfd() -> Outcome {
+    match Waiting::missing(4096) {
+        Ok(_) => Ok(()),
+        Err(Errno::ENOSYS) => skip("the kernel has no userfaultfd"),
+        Err(errno) => fail(format!("userfaultfd: {errno:?}")),
+    }
 }
