@@ -560,6 +560,15 @@ int host_iommu_pasids_alloc(const struct host_iommu *context,
                             uint32_t count,
                             struct host_iommu_pasids **pasids);
 
+// Allocates a guest's PASID at the same number, which a passed-through device has in its own
+// registers. Several devices of the context may use it: each caller gets a handle, and the PASID
+// is freed with the last one.
+//
+// Fails as host_iommu_pasids_alloc().
+int host_iommu_pasids_share(const struct host_iommu *context,
+                            uint32_t pasid,
+                            struct host_iommu_pasids **pasids);
+
 // The lowest of the PASIDs; zero for NULL.
 uint32_t host_iommu_pasids_first(const struct host_iommu_pasids *pasids);
 

@@ -61,6 +61,26 @@ extern "C" fn host_iommu_pasids_alloc(
     })
 }
 
+/// Allocates a guest's PASID at the same number, which a passed-through device has in its own
+/// registers. Several devices of the context may use it: each caller gets a handle, and the PASID
+/// is freed with the last one.
+///
+/// Fails as host_iommu_pasids_alloc().
+#[no_mangle]
+extern "C" fn host_iommu_pasids_share(
+    context: Option<&Context>,
+    pasid: u32,
+    pasids: Option<&mut MaybeUninit<Box<Pasids>>>,
+) -> c_int {
+    done(|| {
+        let host = &given(context, "context")?.host;
+        let place = given(pasids, "place of the PASIDs")?;
+        let allocation = host.shared_pasid(pasid.try_into()?)?;
+        place.write(Box::new(Pasids(allocation)));
+        Ok(())
+    })
+}
+
 /// The lowest of the PASIDs; zero for NULL.
 #[no_mangle]
 extern "C" fn host_iommu_pasids_first(pasids: Option<&Pasids>) -> u32 {
