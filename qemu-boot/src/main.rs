@@ -66,6 +66,9 @@ enum Task {
     },
     /// Boot a guest on the VMM in the booted machine, and go through its steps
     Guest {
+        /// The VMM
+        #[arg(long, value_enum, default_value = "own")]
+        vmm: suite::Vmm,
         /// Numbers of steps (by default all)
         steps: Vec<String>,
     },
@@ -119,7 +122,9 @@ fn run(arguments: Arguments) -> Result<()> {
             ends,
             only,
         } => suite::test(&setup, &kernels, &parts, &only, Long { storm, ends }),
-        Task::Guest { steps } => suite::ready_for_guest(&setup)?.guest_steps(&setup, &steps),
+        Task::Guest { vmm, steps } => {
+            suite::ready_for_guest(&setup)?.guest_steps(&setup, vmm, &steps)
+        }
         Task::Bench { profile, subjects } => bench::run(&setup, &subjects, profile),
         Task::Fuzz(wanted) => fuzz::run(&setup, &wanted),
         Task::Shell => suite::ready(&setup, Which::Stock)?.shell(&setup),

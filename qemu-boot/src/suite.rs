@@ -3,7 +3,7 @@
 
 mod l2;
 
-pub use l2::ready_for_guest;
+pub use l2::{ready_for_guest, Vmm};
 
 use crate::boot::{Hardware, Machine};
 use crate::command::{output, tail};
@@ -208,6 +208,7 @@ impl Ready {
             selftests,
             inputs,
             l2: None,
+            over: None,
         }
     }
 

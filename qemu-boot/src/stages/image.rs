@@ -47,6 +47,7 @@ const GUEST: [&str; 6] = [
 const PACK: &str = r#"
 cd /build/tree
 cp -a /tools/. .
+[ ! -d /over ] || cp -a /over/. .
 mkdir -p bin dev proc sys tmp
 cp /bin/busybox bin/
 for module in modules/*.xz; do [ -e "$module" ] && xz -d "$module"; done
@@ -68,6 +69,8 @@ pub struct Contents<'a> {
     pub inputs: &'a [PathBuf],
     /// The guest's own guest, if it boots one: kernel and image, as /guest has them.
     pub l2: Option<[(PathBuf, &'static str); 2]>,
+    /// A tree that goes over the image.
+    pub over: Option<PathBuf>,
 }
 
 /// Makes an image in `dir`, gives its path.
@@ -116,9 +119,11 @@ pub fn make(setup: &Setup, root: &Root, dir: &Path, contents: &Contents<'_>) -> 
             .with_context(|| format!("cannot change {}", to.display()))?;
     }
     let tools = accel_config::make(setup, root)?;
+    let mut binds: Vec<(&Path, &str)> = vec![(dir, BUILD), (&tools, "/tools")];
+    binds.extend(contents.over.as_deref().map(|over| (over, "/over")));
     output(
         "packing the guest's image",
-        &mut root.script(&[(dir, BUILD), (&tools, "/tools")], PACK, &[]),
+        &mut root.script(&binds, PACK, &[]),
     )?;
     Ok(dir.join("image"))
 }

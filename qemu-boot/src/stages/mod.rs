@@ -17,3 +17,4 @@ pub mod patched_source;
 pub mod programs;
 pub mod qemu;
 pub mod selftests;
+pub mod vmm_qemu;

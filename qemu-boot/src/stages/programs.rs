@@ -140,6 +140,30 @@ pub fn make(setup: &Setup) -> Result<Programs> {
     Ok(programs)
 }
 
+/// Builds the C library, shared, under the name that programs look for. It is not for the static
+/// programs of the machine, and so has flags of its own.
+pub fn shared_library(
+    setup: &Setup,
+    soname: &str,
+    log: &Log,
+    progress: &Progress,
+) -> Result<PathBuf> {
+    let target = target_folder(setup).join("shared");
+    log.run(
+        "building the C library",
+        Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+            .current_dir(&setup.repo)
+            .args("rustc -p host-iommu --lib --features capi --crate-type cdylib".split(' '))
+            .args(["--release", "--locked", "--target-dir"])
+            .arg(&target)
+            .arg("--")
+            .arg(format!("-Clink-arg=-Wl,-soname,{soname}"))
+            .env("CARGO_PROFILE_RELEASE_DEBUG", "none"),
+        progress,
+    )?;
+    Ok(target.join("release/libhost_iommu.so"))
+}
+
 /// A folder of its own below target: other flags than the host's builds have.
 fn target_folder(setup: &Setup) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);

@@ -7,7 +7,7 @@ use crate::judge::{console, ktap, steps, Totals};
 use crate::places::Which;
 use crate::progress::Progress;
 use crate::setup::Setup;
-use crate::stages::{image, l2_image, module, programs};
+use crate::stages::{image, l2_image, module, packages, programs, vmm_qemu};
 use anyhow::{bail, Context, Result};
 use std::fs;
 use std::io::Write;
@@ -17,6 +17,25 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(900);
 /// The name of the logs.
 const NAME: &str = "l2";
+
+/// The VMM that a guest's guest runs on.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub enum Vmm {
+    /// The one in user/vmm.
+    Own,
+    /// QEMU with the series in qemu-boot/qemu/vmm.
+    Qemu,
+}
+
+impl Vmm {
+    /// As the machine's init knows it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Qemu => "qemu",
+        }
+    }
+}
 
 /// What a guest's guest needs, without the tests' programs.
 pub fn ready_for_guest(setup: &Setup) -> Result<Ready> {
@@ -29,6 +48,7 @@ impl Ready {
     fn l2(
         &self,
         setup: &Setup,
+        vmm: Vmm,
         steps: &[String],
         mut line: impl FnMut(&str),
     ) -> Result<ktap::Report> {
@@ -42,11 +62,19 @@ impl Ready {
         let agent = self.programs.guest_agent();
         let initrd = l2_image::make(setup, &self.root, run.path(), &self.kernel, driver, &agent)?;
         let programs = self.programs.of_guest();
+        let over = match vmm {
+            Vmm::Own => None,
+            Vmm::Qemu => {
+                let packages = packages::resolve(setup, &self.root)?;
+                Some(vmm_qemu::make(setup, &self.root, &packages, run.path())?)
+            }
+        };
         let contents = image::Contents {
             l2: Some([(self.kernel.image.clone(), "vmlinuz"), (initrd, "initrd")]),
+            over,
             ..self.contents(&programs, &[], &[])
         };
-        let words = format!("run=guest only={}", steps.join(","));
+        let words = format!("run=guest vmm={} only={}", vmm.name(), steps.join(","));
         let mut said = steps::Parser::default();
         let ended = self.boot_in(setup, run.path(), Hardware::USUAL, &contents, |machine| {
             let ended = machine.run(&words, LIMIT, |text| {
@@ -66,12 +94,12 @@ impl Ready {
     }
 
     /// Runs the steps of a guest's guest; their lines appear as they are printed.
-    pub fn guest_steps(&self, setup: &Setup, steps: &[String]) -> Result<()> {
+    pub fn guest_steps(&self, setup: &Setup, vmm: Vmm, steps: &[String]) -> Result<()> {
         eprintln!(
             "guest: booting {}, and in it a guest of the same kernel",
             self.kernel.name
         );
-        let report = self.l2(setup, steps, |line| {
+        let report = self.l2(setup, vmm, steps, |line| {
             if !line.starts_with("exit status ") {
                 println!("{line}");
             }
@@ -88,7 +116,7 @@ impl Ready {
         let progress = Progress::start(NAME, what);
         let log = setup.cache.log(NAME);
         let mut text = fs::File::create(&log).context("cannot write the steps' log")?;
-        let report = self.l2(setup, steps, |line| {
+        let report = self.l2(setup, Vmm::Own, steps, |line| {
             progress.peek(line);
             // A log that cannot be written must not end the run.
             drop(writeln!(text, "{line}"));

@@ -3,10 +3,12 @@
 //! passed through, has `guest-agent` do one thing after the other in the guest, and compares what
 //! the guest, the VMM, the module and the device saw.
 //!
-//! `guest [STEP…]` runs all steps, or those of these numbers.
+//! `guest [STEP…]` runs all steps, or those of these numbers. With `VMM=qemu` in the environment the
+//! VMM is QEMU.
 
 mod agent;
 mod counts;
+mod qemu;
 mod report;
 mod steps;
 mod vmm;

@@ -129,8 +129,7 @@ fn disk(world: &mut World) -> Outcome<String> {
 
 fn untouched(world: &mut World) -> Outcome<String> {
     let module = counts::container("page_requests")?;
-    let status = counts::control(vmm::CONTROL, "status")?;
-    let groups = counts::number(&status, "groups")?;
+    let groups = world.vmm()?.groups()?;
     let seen = world.agent()?.ask(&format!("share {PAGES}"))?;
     let number = |key: &str| -> Outcome<u64> {
         match counts::value(&seen, key).and_then(|number| number.parse().ok()) {
@@ -139,8 +138,7 @@ fn untouched(world: &mut World) -> Outcome<String> {
         }
     };
     let module = counts::container("page_requests")? - module;
-    let status = counts::control(vmm::CONTROL, "status")?;
-    let groups = counts::number(&status, "groups")? - groups;
+    let groups = world.vmm()?.groups()? - groups;
     // The device asks for a page at a time, so that requests and groups are as many.
     let (device, kernel) = (number("requests")?, number("kernel")?);
     let counts = format!(
@@ -174,12 +172,12 @@ fn reset_and_plug(world: &mut World) -> Outcome<String> {
     world.agent()?.ask("share 4")?;
     let device = world.device.clone();
     world.agent()?.ask("remove")?;
-    counts::control(vmm::CONTROL, &format!("unplug {device}"))?;
+    world.vmm()?.unplug(&device)?;
     let left = counts::container("bindings")?;
     if left != 0 {
         return fail(format!("{left} bindings are left of the unplugged device"));
     }
-    counts::control(vmm::CONTROL, &format!("plug {device}"))?;
+    world.vmm()?.plug(&device)?;
     world.agent()?.ask("rescan")?;
     world.agent()?.ask("rid")?;
     world.agent()?.ask("share 4")?;

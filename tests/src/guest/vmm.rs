@@ -2,6 +2,7 @@
 //! A VMM that runs, and what it leaves.
 
 use crate::agent::Agent;
+use crate::{counts, qemu};
 use host_iommu_tests::ktap::{fail, Outcome};
 use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
@@ -12,14 +13,16 @@ pub const CONTROL: &str = "/tmp/vmm";
 pub const DISK: &str = "/tmp/guest-disk";
 const CONSOLE: &str = "/tmp/guest-console";
 const MESSAGES: &str = "/tmp/vmm-messages";
-const MEMORY: &str = "256";
+/// Of the guest, in MiB.
+pub const MEMORY: &str = "256";
 /// What the guest's kernel is told.
-const LINE: &str = "console=ttyS0 loglevel=5 panic=-1 intel_iommu=on,sm_on no_timer_check \
+pub const LINE: &str = "console=ttyS0 loglevel=5 panic=-1 intel_iommu=on,sm_on no_timer_check \
     cryptomgr.notests";
 
 /// A VMM.
 pub struct Vmm {
     child: Child,
+    is_qemu: bool,
     /// What it talks to in the guest.
     pub agent: Agent,
 }
@@ -27,26 +30,51 @@ pub struct Vmm {
 impl Vmm {
     /// Starts it, with these devices passed through.
     pub fn start(devices: &[String], cpus: u32) -> Outcome<Self> {
-        let mut command = Command::new("vmm");
-        command
-            .args(["--kernel", "/guest/vmlinuz", "--initrd", "/guest/initrd"])
-            .args(["--memory", MEMORY, "--cpus", &cpus.to_string()])
-            .args(["--cmdline", LINE])
-            .args(["--serial", &format!("file:{CONSOLE}"), "--serial", "stdio"])
-            .args(["--control", CONTROL, "--disk", DISK, "--log", "info"])
+        let is_qemu = std::env::var_os("VMM").is_some_and(|name| name == "qemu");
+        let mut command = match is_qemu {
+            true => qemu::command(devices, cpus, CONSOLE),
+            false => own(devices, cpus),
+        };
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(File::create(MESSAGES)?);
-        for device in devices {
-            command.args(["--device", device]);
-        }
-        let mut child = command.spawn()?;
+            .stderr(File::create(MESSAGES)?)
+            .spawn()?;
         match (child.stdin.take(), child.stdout.take()) {
             (Some(input), Some(output)) => Ok(Self {
                 child,
+                is_qemu,
                 agent: Agent::new(input, output),
             }),
             _ => fail("the VMM has no pipes"),
+        }
+    }
+
+    fn status(key: &str) -> Outcome<u64> {
+        counts::number(&counts::control(CONTROL, "status")?, key)
+    }
+
+    /// Page request groups that reached it.
+    pub fn groups(&self) -> Outcome<u64> {
+        match self.is_qemu {
+            true => Ok(qemu::groups(&messages())),
+            false => Self::status("groups"),
+        }
+    }
+
+    /// Unplugs a device.
+    pub fn unplug(&self, device: &str) -> Outcome {
+        match self.is_qemu {
+            true => qemu::unplug(),
+            false => counts::control(CONTROL, &format!("unplug {device}")).map(drop),
+        }
+    }
+
+    /// Plugs it in again.
+    pub fn plug(&self, device: &str) -> Outcome {
+        match self.is_qemu {
+            true => qemu::plug(device),
+            false => counts::control(CONTROL, &format!("plug {device}")).map(drop),
         }
     }
 
@@ -56,6 +84,21 @@ impl Vmm {
         self.child.wait()?;
         Ok(())
     }
+}
+
+/// The VMM in user/vmm.
+fn own(devices: &[String], cpus: u32) -> Command {
+    let mut command = Command::new("vmm");
+    command
+        .args(["--kernel", "/guest/vmlinuz", "--initrd", "/guest/initrd"])
+        .args(["--memory", MEMORY, "--cpus", &cpus.to_string()])
+        .args(["--cmdline", LINE])
+        .args(["--serial", &format!("file:{CONSOLE}"), "--serial", "stdio"])
+        .args(["--control", CONTROL, "--disk", DISK, "--log", "info"]);
+    for device in devices {
+        command.args(["--device", device]);
+    }
+    command
 }
 
 impl Drop for Vmm {

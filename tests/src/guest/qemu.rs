@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! QEMU as the VMM, built on the crate's C library: its command line, and its machine protocol (QMP).
+
+use crate::vmm::{CONTROL, DISK, LINE, MEMORY};
+use host_iommu_tests::ktap::{fail, Outcome};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::time::Duration;
+
+/// What its unit shows a guest; it names what is missing when started without one of these.
+const UNIT: &str = "intel-iommu,host-iommu=on,x-scalable-mode=on,x-flts=on,x-pasid-mode=on,\
+    device-iotlb=on,caching-mode=on";
+/// The disk is behind the unit, which a transitional device cannot be.
+const DISK_DEVICE: &str = "virtio-blk-pci,drive=disk,iommu_platform=on,disable-legacy=on";
+/// What it says on standard error, a line each time.
+const TRACED: [&str; 3] = [
+    "host_iommu_page_request",
+    "host_iommu_add_device",
+    "vtd_prq_overflow",
+];
+/// The trace event of a page request group that came from the host.
+const GROUP: &str = "host_iommu_page_request ";
+
+/// The command, with these devices passed through.
+pub fn command(devices: &[String], cpus: u32, console: &str) -> Command {
+    let mut command = Command::new("qemu-system-x86_64");
+    command
+        .args(["-nodefaults", "-no-user-config", "-display", "none"])
+        .args(["-M", "q35,smm=off", "-accel", "kvm", "-cpu", "host"])
+        .args(["-smp", &cpus.to_string(), "-m", MEMORY])
+        .args(["-kernel", "/guest/vmlinuz", "-initrd", "/guest/initrd"])
+        .args(["-append", LINE, "-device", UNIT])
+        .args(["-serial", &format!("file:{console}"), "-serial", "stdio"])
+        .args(["-qmp", &format!("unix:{CONTROL},server=on,wait=off")]);
+    let drive = format!("if=none,id=disk,format=raw,file={DISK}");
+    command.args(["-drive", &drive, "-device", DISK_DEVICE]);
+    for event in TRACED {
+        command.args(["-trace", event]);
+    }
+    // Integrated endpoints cannot be unplugged: each has a port.
+    for (number, device) in devices.iter().enumerate() {
+        let port = format!("pcie-root-port,id=port{number},chassis={number},slot={number}");
+        let device = format!("vfio-pci,{}", properties(device, number));
+        command.args(["-device", &port, "-device", &device]);
+    }
+    command
+}
+
+fn properties(device: &str, number: usize) -> String {
+    format!("id=device{number},bus=port{number},host={device},host-iommu=on")
+}
+
+/// Page request groups that reached it.
+pub fn groups(messages: &str) -> u64 {
+    messages.lines().filter(|line| line.contains(GROUP)).count() as u64
+}
+
+/// A connection to its monitor.
+struct Monitor {
+    stream: UnixStream,
+    lines: BufReader<UnixStream>,
+}
+
+impl Monitor {
+    fn open() -> Outcome<Self> {
+        let stream = UnixStream::connect(CONTROL)?;
+        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+        let lines = BufReader::new(stream.try_clone()?);
+        let mut monitor = Self { stream, lines };
+        monitor.line()?;
+        monitor.execute(r#"{"execute":"qmp_capabilities"}"#)?;
+        Ok(monitor)
+    }
+
+    fn line(&mut self) -> Outcome<String> {
+        let mut line = String::new();
+        match self.lines.read_line(&mut line)? {
+            0 => fail("QEMU has closed its monitor"),
+            _ => Ok(line),
+        }
+    }
+
+    fn execute(&mut self, command: &str) -> Outcome {
+        writeln!(self.stream, "{command}")?;
+        loop {
+            let line = self.line()?;
+            if line.starts_with(r#"{"return""#) {
+                return Ok(());
+            }
+            if line.starts_with(r#"{"error""#) {
+                return fail(format!("{command}: {}", line.trim()));
+            }
+        }
+    }
+}
+
+/// Unplugs the first device, and waits until the guest has let it go.
+pub fn unplug() -> Outcome {
+    let mut monitor = Monitor::open()?;
+    monitor.execute(r#"{"execute":"device_del","arguments":{"id":"device0"}}"#)?;
+    while !monitor.line()?.contains("DEVICE_DELETED") {}
+    Ok(())
+}
+
+/// Plugs it in again.
+pub fn plug(device: &str) -> Outcome {
+    Monitor::open()?.execute(&format!(
+        r#"{{"execute":"device_add","arguments":{{"driver":"vfio-pci","id":"device0","bus":"port0","host":"{device}","host-iommu":"on"}}}}"#
+    ))
+}
