@@ -24,7 +24,7 @@ const GROUP: &str = "host_iommu_page_request ";
 
 /// The command, with these devices passed through.
 pub fn command(devices: &[String], cpus: u32, console: &str) -> Command {
-    let mut command = Command::new("qemu-system-x86_64");
+    let mut command = Command::new("/usr/bin/qemu-system-x86_64");
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none"])
         .args(["-M", "q35,smm=off", "-accel", "kvm", "-cpu", "host"])
