@@ -254,11 +254,15 @@ impl Container {
     pub(super) fn zap(&self, start: u64, work: &mut Work) -> Result {
         loop {
             let space = {
-                let ioas = self.ioas.lock();
-                let Some((id, _)) = ioas.spaces.pointing_at(start) else {
+                let mut ioas = self.ioas.lock();
+                let Some((id, iova)) = ioas.spaces.pointing_at(start) else {
                     return Ok(());
                 };
-                ioas.spaces.find(id).ok_or(EINVAL)?
+                let Some(space) = ioas.spaces.find(id) else {
+                    ioas.unlink_lost(start, id, iova);
+                    continue;
+                };
+                space
             };
             let mut tables = space.tables.lock_killable()?;
             for _ in 0..STEP {

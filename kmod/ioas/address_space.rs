@@ -266,6 +266,8 @@ impl Ioas {
     ///
     /// Those of an entry of `VFIO_IOASID_AS_MAP`; nothing is linked then.
     pub(crate) fn point(&mut self, id: u32, entry: &AsEntry) -> Result<Alias> {
+        // One that is being destroyed gets no link any more: whoever destroys it has looked.
+        self.spaces.get(id)?;
         if !self.windows.contains(&entry.range) {
             return Err(EINVAL);
         }

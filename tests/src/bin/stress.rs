@@ -160,6 +160,33 @@ fn destroy_of_the_same_address_space_in_two_threads_succeeds_for_one() -> Outcom
     Ok(())
 }
 
+fn map_into_an_address_space_that_is_destroyed_leaves_nothing() -> Outcome {
+    let rig = Rig::nesting()?;
+    let current = AtomicU32::new(rig.container.as_create()?);
+    let entries: Vec<_> = (0..40)
+        .map(|page| as_entry(GVA + page * PAGE, rig.mem.base(), PAGE, VFIO_IOASID_AS_READ))
+        .collect();
+    let map = || -> Outcome {
+        let (mapped, ..) = rig
+            .container
+            .as_map(current.load(Ordering::Relaxed), &entries);
+        let known = [Ok(()), Err(Errno::ENOENT), Err(Errno::EEXIST)];
+        assert!(known.contains(&mapped), "AS_MAP: {mapped:?}");
+        Ok(())
+    };
+    let destroy = || -> Outcome {
+        let old = current.swap(rig.container.as_create()?, Ordering::Relaxed);
+        Ok(rig.container.as_destroy(old)?)
+    };
+    let rounds = run_together(&[&map, &map, &destroy])?;
+    assert!(rounds.iter().all(|&rounds| rounds > 0), "{rounds:?}");
+    rig.container.as_destroy(current.into_inner())?;
+    let stats = rig.container.stats()?;
+    assert_eq!((stats.address_spaces, stats.as_entries), (0, 0));
+    rig.unmap_memory()?;
+    Ok(())
+}
+
 fn calls_that_race_the_end_of_the_container_return_einval_alone() -> Outcome {
     let container = Container::open()?;
     let group = Group::open(&endpoint(0)?)?;
@@ -262,6 +289,7 @@ program![
     map_and_unmap_beside_dma_and_invalidation_keep_both_right,
     map_of_the_same_range_in_two_threads_succeeds_for_one_at_a_time,
     destroy_of_the_same_address_space_in_two_threads_succeeds_for_one,
+    map_into_an_address_space_that_is_destroyed_leaves_nothing,
     calls_that_race_the_end_of_the_container_return_einval_alone,
     unbind_races_the_last_close_of_its_queue,
     unbinds_of_two_containers_under_requests_both_end,
