@@ -2,6 +2,8 @@
 //! Debian 13's QEMU with the emulated VT-d that nests and the test endpoint.
 
 use crate::cache::Key;
+use crate::command::Log;
+use crate::progress::Progress;
 use crate::root::Root;
 use crate::setup::Setup;
 use crate::stages::build_root::{self, BUILD};
@@ -52,6 +54,22 @@ pub fn key(setup: &Setup, packages: &Packages) -> Result<Key> {
         .finish())
 }
 
+/// Puts Debian's source package into `dir`, as it is fetched.
+pub fn place_source(
+    setup: &Setup,
+    root: &Root,
+    packages: &Packages,
+    dir: &Path,
+    log: &Log,
+    progress: &Progress,
+) -> Result<()> {
+    let files: Vec<_> = packages.qemu.iter().collect();
+    fetch(setup, root, &files, true, log, progress)?;
+    files
+        .iter()
+        .try_for_each(|file| place(setup, file, &dir.join(&file.name)))
+}
+
 /// Gives the folder with QEMU, and builds it if need be: 5 minutes, 2 GB while it builds; a minute
 /// where only a patch changed.
 pub fn make(setup: &Setup, root: &Root, packages: &Packages) -> Result<PathBuf> {
@@ -61,11 +79,7 @@ pub fn make(setup: &Setup, root: &Root, packages: &Packages) -> Result<PathBuf> 
         &key(setup, packages)?,
         what,
         |dir, log, progress| {
-            let files: Vec<_> = packages.qemu.iter().collect();
-            fetch(setup, root, &files, true, log, progress)?;
-            for file in files {
-                place(setup, file, &dir.join(&file.name))?;
-            }
+            place_source(setup, root, packages, dir, log, progress)?;
             let changes = changes(setup);
             let ccache = ccache::make(setup, root)?;
             let mut binds: Vec<(&Path, &str)> = vec![(dir, BUILD), (&changes, "/src")];

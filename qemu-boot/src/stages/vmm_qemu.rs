@@ -8,8 +8,8 @@ use crate::progress::Progress;
 use crate::root::Root;
 use crate::setup::Setup;
 use crate::stages::build_root::{self, BUILD};
-use crate::stages::packages::{fetch, place, Packages};
-use crate::stages::{ccache, programs};
+use crate::stages::packages::Packages;
+use crate::stages::{ccache, programs, qemu};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -111,11 +111,7 @@ pub fn make(setup: &Setup, root: &Root, packages: &Packages, run: &Path) -> Resu
         &key(setup, packages)?,
         what,
         |dir, log, progress| {
-            let files: Vec<_> = packages.qemu.iter().collect();
-            fetch(setup, root, &files, true, log, progress)?;
-            for file in files {
-                place(setup, file, &dir.join(&file.name))?;
-            }
+            qemu::place_source(setup, root, packages, dir, log, progress)?;
             prefix(setup, &library, &dir.join("prefix"))?;
             let ccache = ccache::make(setup, root)?;
             let mut binds: Vec<(&Path, &str)> = vec![(dir, BUILD), (&series, "/src")];
