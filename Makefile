@@ -5,13 +5,13 @@
 CARGO ?= cargo
 MSRV := 1.85
 
-# $(call boot,ARGUMENTS): run the set-up program, after a look at cargo.
+# $(call boot,ARGUMENTS): run the set-up program, after a look at the machine.
 define boot
-@sh qemu-boot/check-cargo "$(CARGO)" $(MSRV)
+@sh qemu-boot/check-host "$(CARGO)" $(MSRV) root
 @$(CARGO) run --quiet --release --locked -p qemu-boot -- $(1)
 endef
 
-.PHONY: help demo guest test test-all test-debug bench fuzz setup shell modules update clean-cache clippy msrv capi install-capi fuzz-crate
+.PHONY: help demo guest test test-all test-debug bench fuzz setup shell modules update clean-cache clippy msrv capi install-capi uninstall-capi fuzz-crate
 
 help:
 	@echo "make demo               set up what is missing and run the demo (cold 7 to 15 minutes, warm 15 seconds)"
@@ -24,12 +24,13 @@ help:
 	@echo "make fuzz-crate         fuzz the crate's unit and decoder (SECONDS=60 for each, TARGET=registers)"
 	@echo "make setup              set up only"
 	@echo "make shell              a prompt in the booted machine"
-	@echo "make modules KDIR=DIR   build the module against your own kernel build"
+	@echo "make modules            build the module for Debian's kernel (KDIR=DIR: against your own kernel build)"
 	@echo "make update             take the archive's newest kernel and QEMU from now on"
 	@echo "make clean-cache        remove everything that was set up"
 	@echo "make clippy             lint the crates and the module"
 	@echo "make capi               build the C library, shared and static"
 	@echo "make install-capi       install it, its header and its pkg-config file (PREFIX=/usr/local DESTDIR=)"
+	@echo "make uninstall-capi     remove them again"
 	@echo "make msrv               check the library by the oldest Rust that it promises"
 
 demo:
@@ -68,8 +69,7 @@ FUZZ_FLAGS := --cfg fuzzing -C passes=sancov-module -C llvm-args=-sanitizer-cove
 	-C llvm-args=-sanitizer-coverage-trace-compares -C codegen-units=1
 
 fuzz-crate:
-	@sh qemu-boot/check-cargo "$(CARGO)" $(MSRV)
-	@c++ --version > /dev/null || { echo "make fuzz-crate needs a C++ compiler (Debian: g++)" >&2; exit 2; }
+	@sh qemu-boot/check-host "$(CARGO)" $(MSRV) c++
 	@cd user/fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --quiet --release \
 		--target x86_64-unknown-linux-gnu --target-dir "$(abspath $(or $(CARGO_TARGET_DIR),target))/fuzz"
 	@cd user/fuzz && for target in $(or $(TARGET),$(FUZZ_TARGETS)); do \
@@ -88,9 +88,10 @@ shell:
 
 modules:
 ifeq ($(KDIR),)
-	@echo "make modules needs KDIR=<your kernel's build folder>" >&2; exit 2
+	$(call boot,modules)
 else
-	$(call boot,modules --kdir "$(abspath $(KDIR))")
+	@sh qemu-boot/check-host "$(CARGO)" $(MSRV)
+	@$(CARGO) run --quiet --release --locked -p qemu-boot -- modules --kdir "$(KDIR)"
 endif
 
 update:
@@ -100,7 +101,7 @@ clean-cache:
 	$(call boot,clean-cache)
 
 clippy:
-	@sh qemu-boot/check-cargo "$(CARGO)" $(MSRV)
+	@sh qemu-boot/check-host "$(CARGO)" $(MSRV)
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(call boot,clippy)
 
@@ -114,7 +115,7 @@ CAPI_VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 CAPI_OUT := $(or $(CARGO_TARGET_DIR),target)/release
 
 capi:
-	@sh qemu-boot/check-cargo "$(CARGO)" $(MSRV)
+	@sh qemu-boot/check-host "$(CARGO)" $(MSRV)
 	$(CARGO) rustc --quiet --locked --release -p host-iommu --lib --features capi --crate-type cdylib \
 		-- -C link-arg=-Wl,-soname,libhost_iommu.so.$(CAPI_API)
 	$(CARGO) rustc --quiet --locked --release -p host-iommu --lib --features capi --crate-type staticlib
@@ -128,3 +129,13 @@ install-capi: capi
 	ln -sf libhost_iommu.so.$(CAPI_API) "$(DESTDIR)$(PREFIX)/lib/libhost_iommu.so"
 	sed -e 's,@PREFIX@,$(PREFIX),' -e 's,@VERSION@,$(CAPI_VERSION),' user/host_iommu.pc.in \
 		> "$(DESTDIR)$(PREFIX)/lib/pkgconfig/host_iommu.pc"
+	@# The loader finds a new library after ldconfig alone; with DESTDIR it is a packager's.
+	@[ -n "$(DESTDIR)" ] || ! command -v ldconfig > /dev/null || ldconfig || true
+	@echo "installed in $(PREFIX); compile with: cc prog.c \$$(pkg-config --cflags --libs host_iommu)"
+	@command -v pkg-config > /dev/null || echo "pkg-config is not installed (Debian: apt-get install pkg-config)"
+
+uninstall-capi:
+	rm -f "$(DESTDIR)$(PREFIX)/include/host_iommu.h" "$(DESTDIR)$(PREFIX)/lib/pkgconfig/host_iommu.pc" \
+		"$(DESTDIR)$(PREFIX)/lib/libhost_iommu.a" "$(DESTDIR)$(PREFIX)/lib/libhost_iommu.so" \
+		"$(DESTDIR)$(PREFIX)/lib/libhost_iommu.so.$(CAPI_API)" "$(DESTDIR)$(PREFIX)/lib/libhost_iommu.so.$(CAPI_VERSION)"
+	@[ -n "$(DESTDIR)" ] || ! command -v ldconfig > /dev/null || ldconfig || true

@@ -13,10 +13,22 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-/// Free space that the set-up takes at the most, in bytes: the finished stages are about 6 GB,
-/// and the kernel source is unpacked beside its archive.
-const NEEDED: u64 = 12 << 30;
+/// What disks are sold by.
+pub const GB: u64 = 1_000_000_000;
+
+/// What marks the folder as ours and as a cache (bford.info/cachedir). Nothing is removed in a
+/// folder without it.
+const TAG: &str = "CACHEDIR.TAG";
+const TAG_TEXT: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
+    # What host-iommu's set-up keeps. `make clean-cache` removes it.\n";
+
+/// What the folder holds, apart from its locks.
+const PARTS: [&str; 5] = ["stages", "tmp", "logs", "files", "ccache"];
+
+/// Days after which a stage that no run used goes, when another one of its name is finished.
+const OLD: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// The lock that says who uses the folder: shared by runs, whole for its removal.
 const IN_USE: &str = "in-use";
@@ -46,52 +58,76 @@ impl RunFolder {
 impl Cache {
     /// Opens the folder that the environment names, and makes it if need be: `HOST_IOMMU_CACHE`,
     /// or `host-iommu` in `XDG_CACHE_HOME` or in `~/.cache`.
+    ///
+    /// # Errors
+    ///
+    /// Refuses a folder that holds other things.
     pub fn open() -> Result<Self> {
-        let mut cache = Self::find()?;
+        let mut cache = Self::claim(named()?)?;
         cache._in_use = Some(cache.wait(IN_USE, FlockArg::LockSharedNonblock, || {
             eprintln!("cache: another run is removing it; waiting");
         })?);
         Ok(cache)
     }
 
-    /// Removes what the folder holds, once nobody uses it.
+    /// Removes what the folder that the environment names holds, once nobody uses it.
     pub fn remove() -> Result<()> {
-        let cache = Self::find()?;
+        Self::remove_in(named()?)
+    }
+
+    fn remove_in(dir: PathBuf) -> Result<()> {
+        if !dir.exists() {
+            println!("nothing to remove: there is no {}", dir.display());
+            return Ok(());
+        }
+        if !is_ours(&dir) {
+            bail!(
+                "{} is no cache of host-iommu (its {TAG} is not ours): nothing was removed",
+                dir.display()
+            );
+        }
+        let cache = Self { dir, _in_use: None };
         let _alone = cache.wait(IN_USE, FlockArg::LockExclusiveNonblock, || {
             eprintln!("cache: another run is using it; waiting");
         })?;
-        for part in ["stages", "tmp", "logs", "files", "ccache"] {
-            let part = cache.dir.join(part);
+        println!("removing in {}: {}", cache.dir.display(), PARTS.join(", "));
+        let before = cache.free()?;
+        for part in PARTS.map(|part| cache.dir.join(part)) {
             if part.exists() {
                 fs::remove_dir_all(&part)
                     .with_context(|| format!("cannot remove {}", part.display()))?;
             }
         }
         cache.forget_packages()?;
-        println!("removed what was in {}", cache.dir.display());
+        let freed = cache.free()?.saturating_sub(before);
+        println!("removed; {:.1} GB are free again", freed as f64 / GB as f64);
         Ok(())
     }
 
-    /// Finds the folder, and makes it if need be.
-    fn find() -> Result<Self> {
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let dir = match (
-            variable("HOST_IOMMU_CACHE"),
-            variable("XDG_CACHE_HOME"),
-            variable("HOME"),
-        ) {
-            (Some(dir), _, _) => PathBuf::from(dir),
-            (None, Some(dir), _) => PathBuf::from(dir).join("host-iommu"),
-            (None, None, Some(home)) => PathBuf::from(home).join(".cache/host-iommu"),
-            _ => bail!("no cache folder: set HOST_IOMMU_CACHE to a folder with 12 GB free"),
-        };
+    /// Makes the folder if need be, and marks it.
+    fn claim(dir: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let dir = dir
+            .canonicalize()
+            .with_context(|| format!("cannot open {}", dir.display()))?;
+        if !is_ours(&dir) {
+            let mut entries =
+                fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
+            // Folders that were set up before they were marked have this lock.
+            if entries.next().is_some() && !dir.join("locks").join(IN_USE).exists() {
+                bail!(
+                    "{} holds other things: set HOST_IOMMU_CACHE to an empty folder, or to one \
+                     that does not exist yet",
+                    dir.display()
+                );
+            }
+            let tag = dir.join(TAG);
+            fs::write(&tag, TAG_TEXT).with_context(|| format!("cannot write {}", tag.display()))?;
+        }
         for part in ["stages", "tmp", "logs", "locks", "files"] {
             let dir = dir.join(part);
             fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
-        let dir = dir
-            .canonicalize()
-            .with_context(|| format!("cannot open {}", dir.display()))?;
         Ok(Self { dir, _in_use: None })
     }
 
@@ -207,22 +243,88 @@ impl Cache {
         Ok(RunFolder { dir, _lock: lock })
     }
 
-    /// Refuses to start what would fill the disk.
-    pub fn check_space(&self) -> Result<()> {
-        let stat = nix::sys::statvfs::statvfs(&self.dir)
-            .with_context(|| format!("cannot ask for the free space at {}", self.dir.display()))?;
-        let free = stat.blocks_available() as u64 * stat.fragment_size() as u64;
-        if free < NEEDED {
+    /// Refuses to start what would fill the disk: `needed` bytes, for `what`.
+    pub fn check_space(&self, what: &str, needed: u64) -> Result<()> {
+        let free = self.free()?;
+        if free < needed {
+            let gigabytes = |bytes: u64| bytes as f64 / GB as f64;
             bail!(
-                "not enough disk space: the set-up takes up to {} GB in {}, and {} GB are free; \
+                "not enough disk space: {what} takes {:.1} GB in {}, and {:.1} GB are free; \
                  set HOST_IOMMU_CACHE to a folder with more",
-                NEEDED >> 30,
+                gigabytes(needed),
                 self.dir.display(),
-                free >> 30
+                gigabytes(free)
             );
         }
         Ok(())
     }
+
+    /// Bytes that are free where the folder is.
+    fn free(&self) -> Result<u64> {
+        let stat = nix::sys::statvfs::statvfs(&self.dir)
+            .with_context(|| format!("cannot ask for the free space at {}", self.dir.display()))?;
+        Ok(stat.blocks_available() as u64 * stat.fragment_size() as u64)
+    }
+
+    /// Whether a stage of that name is there, whatever it was made from.
+    pub fn has_any(&self, name: &str) -> bool {
+        self.stages_of(name).is_ok_and(|stages| !stages.is_empty())
+    }
+
+    /// Says that a stage is used now.
+    pub fn touch(&self, stage: &Path) {
+        // On a cache that cannot be written nothing is pruned either.
+        let _ = File::open(stage).and_then(|dir| dir.set_modified(SystemTime::now()));
+    }
+
+    /// Removes the stages of that name that no run has used for long.
+    pub fn prune(&self, name: &str) -> Result<()> {
+        for stage in self.stages_of(name)? {
+            let used = fs::metadata(&stage).and_then(|meta| meta.modified());
+            if used.is_ok_and(|used| used.elapsed().is_ok_and(|age| age > OLD)) {
+                fs::remove_dir_all(&stage)
+                    .with_context(|| format!("cannot remove {}", stage.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The finished stages of that name.
+    fn stages_of(&self, name: &str) -> Result<Vec<PathBuf>> {
+        let stages = self.dir.join("stages");
+        let of_name = |path: &Path| {
+            let file = path.file_name().and_then(OsStr::to_str);
+            file.and_then(|file| file.rsplit_once('-'))
+                .is_some_and(|(stage, _)| stage == name)
+        };
+        Ok(fs::read_dir(&stages)
+            .and_then(|entries| entries.collect::<std::io::Result<Vec<_>>>())
+            .with_context(|| format!("cannot read {}", stages.display()))?
+            .iter()
+            .map(fs::DirEntry::path)
+            .filter(|path| of_name(path))
+            .collect())
+    }
+}
+
+/// The folder that the environment names.
+fn named() -> Result<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    match (
+        variable("HOST_IOMMU_CACHE"),
+        variable("XDG_CACHE_HOME"),
+        variable("HOME"),
+    ) {
+        (Some(dir), _, _) => Ok(PathBuf::from(dir)),
+        (None, Some(dir), _) => Ok(PathBuf::from(dir).join("host-iommu")),
+        (None, None, Some(home)) => Ok(PathBuf::from(home).join(".cache/host-iommu")),
+        _ => bail!("no cache folder: set HOST_IOMMU_CACHE to an empty folder"),
+    }
+}
+
+/// Whether the folder carries our mark.
+fn is_ours(dir: &Path) -> bool {
+    fs::read_to_string(dir.join(TAG)).is_ok_and(|text| text == TAG_TEXT)
 }
 
 /// The hash of what a stage is made from.
@@ -314,6 +416,63 @@ mod tests {
             dir: dir.to_path_buf(),
             _in_use: None,
         }
+    }
+
+    #[test]
+    fn folder_with_other_things_is_neither_taken_nor_emptied() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for part in PARTS {
+            fs::create_dir(dir.path().join(part)).expect("writable");
+        }
+        assert!(Cache::claim(dir.path().into()).is_err());
+        assert!(Cache::remove_in(dir.path().into()).is_err());
+        assert!(PARTS.iter().all(|part| dir.path().join(part).exists()));
+        // The mark of another program's cache.
+        let tag = TAG_TEXT.lines().next().expect("a line");
+        fs::write(dir.path().join(TAG), tag).expect("writable");
+        assert!(Cache::remove_in(dir.path().into()).is_err());
+        assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 6);
+    }
+
+    #[test]
+    fn folder_of_ours_is_emptied_and_taken_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = || Cache::claim(dir.path().join("new")).expect("ours");
+        let stage = cache().dir.join("stages/one");
+        fs::create_dir(&stage).expect("writable");
+        assert!(cache().dir.ends_with("new") && stage.exists());
+        Cache::remove_in(dir.path().join("new")).expect("ours");
+        assert!(!stage.exists());
+        assert!(Cache::remove_in(dir.path().join("absent")).is_ok());
+        assert!(!dir.path().join("absent").exists());
+    }
+
+    #[test]
+    fn stage_that_is_old_goes_and_others_stay() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = Cache::claim(dir.path().into()).expect("empty");
+        let made = ["a-0", "a-1", "a-b-0"].map(|name| {
+            let stage = cache.dir.join("stages").join(name);
+            fs::create_dir(&stage).expect("writable");
+            stage
+        });
+        let old = SystemTime::now() - OLD - Duration::from_secs(1);
+        for stage in [&made[0], &made[2]] {
+            let stage = File::open(stage).expect("readable");
+            stage.set_modified(old).expect("writable");
+        }
+        cache.prune("a").expect("writable");
+        assert_eq!(made.map(|stage| stage.exists()), [false, true, true]);
+        assert!(cache.has_any("a-b") && !cache.has_any("b"));
+    }
+
+    #[test]
+    fn stage_that_does_not_fit_is_refused() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = Cache::claim(dir.path().into()).expect("empty");
+        cache.check_space("a byte", 1).expect("there is one");
+        let error = cache.check_space("all", u64::MAX).expect_err("too much");
+        assert!(error.to_string().contains("HOST_IOMMU_CACHE"));
     }
 
     #[test]

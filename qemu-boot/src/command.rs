@@ -61,7 +61,7 @@ impl Log {
         if !status.success() {
             let end = tail(&self.path);
             let why = if disk_is_full(&end) {
-                "the disk is full; set HOST_IOMMU_CACHE to a folder with 12 GB free"
+                "the disk is full; set HOST_IOMMU_CACHE to a folder with more room"
             } else {
                 "failed"
             };

@@ -13,6 +13,7 @@ mod judge;
 mod mirror;
 mod msrv;
 mod places;
+mod plan;
 mod progress;
 mod replay;
 mod root;
@@ -23,6 +24,7 @@ mod suite;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use places::Which;
+use plan::Plan;
 use setup::Setup;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -82,11 +84,11 @@ enum Task {
     },
     /// Fuzz the module's calls on the debug kernel, guided by the points of its code they reach
     Fuzz(fuzz::Wanted),
-    /// Build the module against a kernel build of your own, with this machine's tools
+    /// Build the module for Debian's kernel, or against a kernel build of your own
     Modules {
-        /// The kernel's build folder
+        /// The build folder of your own kernel; it is built with this machine's tools
         #[arg(long)]
-        kdir: PathBuf,
+        kdir: Option<PathBuf>,
     },
     /// Boot the machine with a shell on this terminal
     Shell,
@@ -96,21 +98,51 @@ enum Task {
     Msrv,
     /// Remove the cache: the next run sets up everything again
     CleanCache,
-    /// Forget which packages were resolved: the next run takes the archive's newest
+    /// Take the archive's newest packages from now on, and say what that changes
     Update,
+}
+
+impl Task {
+    /// The stages that it goes through.
+    fn plan(&self) -> Plan {
+        let stock = Plan::machine(Which::Stock);
+        match self {
+            Self::Test { kernels, parts, .. } => {
+                let mut plan = kernels.iter().fold(Plan::default(), |plan, which| {
+                    plan.with(&Plan::machine(*which))
+                });
+                if parts.contains(&Part::Outside) {
+                    plan = plan.and(&["selftests"]);
+                }
+                match kernels.contains(&Which::Stock) {
+                    true => plan.and(&["debian-qemu"]),
+                    false => plan,
+                }
+            }
+            Self::Guest { vmm, .. } => match vmm {
+                suite::Vmm::Own => stock,
+                suite::Vmm::Qemu => stock.and(&["capi", "vmm-qemu"]),
+            },
+            Self::Bench { .. } => Plan::machine(Which::Patched),
+            Self::Fuzz(wanted) => Plan::machine(wanted.kernel()),
+            Self::Clippy | Self::Update => Plan::base(),
+            Self::Modules { kdir: None } => Plan::base().and(&["module"]),
+            Self::Msrv => Plan::root(),
+            Self::Setup | Self::Demo | Self::Shell => stock,
+            Self::Modules { .. } | Self::CleanCache => Plan::default(),
+        }
+    }
 }
 
 fn run(arguments: Arguments) -> Result<()> {
     let setup = match &arguments.command {
-        Task::Modules { kdir } => {
-            println!(
-                "{}",
-                stages::module::make_for(&setup::repo()?, kdir)?.display()
-            );
+        Task::Modules { kdir: Some(kdir) } => {
+            let module = stages::own_build::for_own(&setup::repo()?, kdir)?;
+            println!("{}", module.display());
             return Ok(());
         }
         Task::CleanCache => return cache::Cache::remove(),
-        _ => Setup::open()?,
+        task => Setup::open(task.plan())?,
     };
     match arguments.command {
         Task::Setup => suite::ready(&setup, Which::Stock).map(|_| ()),
@@ -133,8 +165,18 @@ fn run(arguments: Arguments) -> Result<()> {
             stages::module::clippy(&setup, &root, &metadata.tree(&packages)?)
         }
         Task::Msrv => msrv::check(&setup),
-        Task::Update => stages::packages::forget(&setup),
-        Task::Modules { .. } | Task::CleanCache => Ok(()),
+        Task::Update => {
+            let root = stages::build_root::make(&setup)?;
+            stages::packages::update(&setup, &root)
+        }
+        Task::Modules { .. } => {
+            let (root, packages, kernel, metadata) = suite::kernel_side(&setup)?;
+            let tree = metadata.tree(&packages)?;
+            let module = stages::own_build::for_debians(&setup, &root, &tree)?;
+            println!("{} for {}", module.display(), kernel.release());
+            Ok(())
+        }
+        Task::CleanCache => Ok(()),
     }
 }
 

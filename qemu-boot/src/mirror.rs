@@ -1,43 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Where Debian's packages come from: the machine's own apt configuration says it.
 
-use anyhow::{bail, Context, Result};
+use anyhow::{Context, Result};
 use std::fs;
 use std::path::Path;
 
+/// Names of releases that sources may have in the place of a code name: one archive has them all.
+const ALIASES: [&str; 5] = ["stable", "oldstable", "testing", "unstable", "sid"];
+
 /// The address of a Debian archive, and the options that this machine's apt reaches it with.
 pub struct Mirror {
-    /// The archive's address.
-    pub url: String,
+    /// The archive's address; nothing: the one that debootstrap takes by itself.
+    pub url: Option<String>,
     /// apt's `Acquire` settings of this machine (proxies and the like), in apt.conf's form.
     pub acquire: String,
 }
 
 impl Mirror {
-    /// Takes `HOST_IOMMU_MIRROR`, or the archive that this machine's own release comes from.
+    /// Takes `HOST_IOMMU_MIRROR`, or the archive that this machine's own release comes from; on
+    /// other distributions, and where apt names none, debootstrap's.
     pub fn find() -> Result<Self> {
         let acquire = acquire_settings()?;
-        if let Some(url) = std::env::var("HOST_IOMMU_MIRROR")
-            .ok()
+        let named = std::env::var("HOST_IOMMU_MIRROR").ok();
+        let url = named
             .filter(|url| !url.is_empty())
-        {
-            return Ok(Self { url, acquire });
-        }
-        let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-        let codename = release
-            .lines()
-            .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
-            .unwrap_or("stable")
-            .trim_matches('"')
-            .to_owned();
-        match from_apt(Path::new("/etc/apt"), &codename) {
-            Some(url) => Ok(Self { url, acquire }),
-            None => bail!(
-                "no Debian mirror: /etc/apt names none for {codename}; \
-                 set HOST_IOMMU_MIRROR to the address of a Debian archive"
-            ),
-        }
+            .or_else(|| from_machine(Path::new("/etc")));
+        Ok(Self { url, acquire })
     }
+}
+
+/// The archive of the Debian machine whose configuration is below `etc`.
+fn from_machine(etc: &Path) -> Option<String> {
+    let release = fs::read_to_string(etc.join("os-release")).ok()?;
+    let field = |name: &str| {
+        let value = |line: &str| Some(line.strip_prefix(name)?.trim_matches('"').to_owned());
+        release.lines().find_map(value)
+    };
+    if field("ID=")? != "debian" {
+        return None;
+    }
+    let codename = field("VERSION_CODENAME=");
+    let suites = codename.iter().map(String::as_str).chain(ALIASES);
+    let mut archives = suites.filter_map(|suite| from_apt(&etc.join("apt"), suite));
+    archives.next()
 }
 
 /// apt's `Acquire` settings, so that an apt in the build root reaches the archive as this
@@ -114,14 +119,23 @@ fn from_one_line(text: &str, codename: &str) -> Option<String> {
     })
 }
 
-/// debootstrap takes these.
+/// The first that debootstrap takes. Behind `mirror+file:` stands a list of them.
 fn first_url<'a>(mut urls: impl Iterator<Item = &'a str>) -> Option<String> {
-    urls.find(|url| {
-        ["http://", "https://", "file:"]
-            .iter()
-            .any(|s| url.starts_with(s))
+    urls.find_map(|url| {
+        if let Some(list) = url.strip_prefix("mirror+file:") {
+            let list = fs::read_to_string(list).ok()?;
+            // A line may have apt's remarks behind the address.
+            let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
+            return list.lines().filter_map(first).find(|url| is_taken(url));
+        }
+        is_taken(url).then(|| url.to_owned())
     })
-    .map(str::to_owned)
+}
+
+fn is_taken(url: &str) -> bool {
+    ["http://", "https://", "file:"]
+        .iter()
+        .any(|scheme| url.starts_with(scheme))
 }
 
 #[cfg(test)]
@@ -160,9 +174,53 @@ mod tests {
 
     #[test]
     fn mirror_of_an_unknown_scheme_is_not_taken() {
+        let line = "deb tor+http://a.invalid/debian trixie main";
+        assert_eq!(from_one_line(line, "trixie"), None);
+    }
+
+    /// A machine's /etc with these two files.
+    fn etc(os_release: &str, list: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::create_dir(dir.path().join("apt")).expect("writable");
+        fs::write(dir.path().join("os-release"), os_release).expect("writable");
+        fs::write(dir.path().join("apt/sources.list"), list).expect("writable");
+        dir
+    }
+
+    #[test]
+    fn mirror_in_a_list_of_mirrors_is_found() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let list = dir.path().join("mirrors");
+        let mirrors = "# ours\nhttps://d.invalid/debian priority:1\nhttps://e.invalid/debian\n";
+        fs::write(&list, mirrors).expect("writable");
+        let line = format!("deb mirror+file:{} trixie main", list.display());
         assert_eq!(
-            from_one_line("deb mirror+file:/etc/m trixie main", "trixie"),
-            None
+            from_one_line(&line, "trixie").as_deref(),
+            Some("https://d.invalid/debian")
         );
+        let line = "deb mirror+file:/absent trixie main";
+        assert_eq!(from_one_line(line, "trixie"), None);
+    }
+
+    #[test]
+    fn mirror_of_a_machine_that_follows_stable_is_found() {
+        let etc = etc(
+            "ID=debian\nVERSION_CODENAME=trixie\n",
+            "deb http://f.invalid/debian stable-security main\n\
+             deb http://g.invalid/debian stable main\n",
+        );
+        assert_eq!(
+            from_machine(etc.path()).as_deref(),
+            Some("http://g.invalid/debian")
+        );
+    }
+
+    #[test]
+    fn mirror_of_another_distribution_is_not_taken_for_debians() {
+        let etc = etc(
+            "ID=ubuntu\nID_LIKE=debian\nVERSION_CODENAME=noble\n",
+            "deb http://h.invalid/ubuntu noble main\n",
+        );
+        assert_eq!(from_machine(etc.path()), None);
     }
 }

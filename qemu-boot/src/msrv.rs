@@ -4,6 +4,7 @@
 //! machine's cargo, which links what runs while things are built.
 
 use crate::command::output;
+use crate::root::cargo;
 use crate::setup::Setup;
 use crate::stages::build_root;
 use anyhow::{bail, Context, Result};
@@ -43,7 +44,7 @@ pub fn check(setup: &Setup) -> Result<()> {
     }
     for features in ["--all-features", "--no-default-features"] {
         eprintln!("msrv: cargo check {features} with {}", version.trim());
-        let status = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+        let status = cargo()
             .current_dir(&setup.repo)
             .args(["check", "--quiet", "--locked", features])
             .args(["-p", "host-iommu", "-p", "host-iommu-bindings"])

@@ -49,6 +49,15 @@ pub fn contained() -> Command {
     command
 }
 
+/// Cargo of this machine, contained so: its compilers and what it tests end with this program.
+pub fn cargo() -> Command {
+    let mut command = contained();
+    command
+        .arg("--mount-proc")
+        .arg(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command
+}
+
 /// A Debian tree to run programs in.
 #[derive(Clone)]
 pub struct Root {

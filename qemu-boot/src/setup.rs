@@ -3,7 +3,8 @@
 
 use crate::cache::{Cache, Key};
 use crate::command::Log;
-use crate::progress::Progress;
+use crate::plan::{self, Plan};
+use crate::progress::{self, Progress};
 use anyhow::{bail, Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,27 +17,34 @@ pub struct Setup {
     pub cache: Cache,
 }
 
-/// The top folder of the checkout that this program was built from.
+/// The top folder of the checkout that cargo runs this program for. It is not compiled in: a
+/// checkout may be moved or copied, and several may share one folder for what cargo builds.
 pub fn repo() -> Result<PathBuf> {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    let package = std::env::var_os("CARGO_MANIFEST_DIR")
+        .context("run it by make or `cargo run -p qemu-boot`: cargo says where the checkout is")?;
+    Path::new(&package)
         .parent()
         .map(Path::to_path_buf)
         .context("the checkout has no top folder")
 }
 
 impl Setup {
-    /// Opens the cache for the checkout that this program was built from.
+    /// Opens the cache for the checkout, and looks at what a command's stages need.
     ///
     /// # Errors
     ///
-    /// Says so where the user is not root: the build root needs mounts and chroot.
-    pub fn open() -> Result<Self> {
+    /// Says so where the user is not root: the build root needs mounts and chroot. Names what else
+    /// is in the way.
+    pub fn open(plan: Plan) -> Result<Self> {
         if !nix::unistd::geteuid().is_root() {
             bail!("not root: the set-up mounts and changes root; run it again with sudo");
         }
+        let cache = Cache::open()?;
+        plan.check(&cache)?;
+        progress::follow(plan);
         Ok(Self {
             repo: repo()?,
-            cache: Cache::open()?,
+            cache,
         })
     }
 
@@ -52,6 +60,7 @@ impl Setup {
     ) -> Result<PathBuf> {
         let done = self.cache.stage(name, key);
         if done.exists() {
+            self.cache.touch(&done);
             return Ok(done);
         }
         let _lock = self.cache.lock(name, || {
@@ -60,7 +69,7 @@ impl Setup {
         if done.exists() {
             return Ok(done);
         }
-        self.cache.check_space()?;
+        self.cache.check_space(name, plan::room(name))?;
         let progress = Progress::start(name, what);
         let scratch = self.cache.scratch(name)?;
         let log = Log::create(self.cache.log(name))?;
@@ -68,6 +77,7 @@ impl Setup {
         fs::rename(&scratch, &done)
             .with_context(|| format!("cannot rename {} to its place", scratch.display()))?;
         progress.done();
+        self.cache.prune(name)?;
         Ok(done)
     }
 }

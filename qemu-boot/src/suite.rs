@@ -12,7 +12,7 @@ use crate::judge::{console, ktap, Totals};
 use crate::places::{Place, Which};
 use crate::progress::Progress;
 use crate::replay;
-use crate::root::Root;
+use crate::root::{self, Root};
 use crate::setup::Setup;
 use crate::stages::kernel::{Bootable, Kernel};
 use crate::stages::packages::{self, Packages};
@@ -26,7 +26,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -560,7 +560,7 @@ fn together(jobs: Vec<Job<'_>>) -> Result<Totals> {
 /// Runs cargo's tests and counts them by the lines that its harness ends with.
 fn cargo(setup: &Setup) -> Result<Totals> {
     eprintln!("cargo: the workspace's tests");
-    let mut child = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+    let mut child = root::cargo()
         .current_dir(&setup.repo)
         .args(["test", "--workspace", "--locked", "--no-fail-fast"])
         // What no other member of the workspace turns on.

@@ -5,13 +5,19 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+fn folder() -> std::path::PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR")
+        .expect("cargo runs it")
+        .into()
+}
+
 fn read(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let path = folder().join(path);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 fn programs() -> BTreeSet<String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin");
+    let folder = folder().join("src/bin");
     let entries = fs::read_dir(folder).expect("the programs");
     entries
         .map(|entry| entry.expect("a program").path())
@@ -51,4 +57,31 @@ fn security_names_tests_that_are_there() {
         named += 1;
     }
     assert!(named > 20, "{named}");
+}
+
+/// The sources below a folder, without what cargo built.
+fn sources(folder: &Path, into: &mut Vec<std::path::PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name").to_string_lossy();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+#[test]
+fn no_program_has_the_path_of_its_checkout_compiled_in() {
+    // Built in one checkout, it would read another one's files after a move or a copy, and where
+    // two share a target folder. At run time cargo says the path.
+    let compiled_in = concat!("env!(", "\"CARGO_MANIFEST_DIR");
+    let mut all = Vec::new();
+    sources(&folder().join(".."), &mut all);
+    assert!(all.len() > 300, "{} sources", all.len());
+    for path in all {
+        let text = fs::read_to_string(&path).expect("readable");
+        assert!(!text.contains(compiled_in), "{}", path.display());
+    }
 }

@@ -21,7 +21,7 @@ const ROOMS: [&str; 10] = [
 ];
 
 fn module() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../kmod")
+    Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs it")).join("../kmod")
 }
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -60,6 +60,13 @@ pub struct Wanted {
     planted: bool,
 }
 
+impl Wanted {
+    /// The kernel.
+    pub fn kernel(&self) -> Which {
+        self.kernel
+    }
+}
+
 /// How a run ended.
 #[derive(Default)]
 struct Ended {

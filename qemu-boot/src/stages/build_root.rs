@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The build root: a Debian 13 tree with the tools that the stock kernel was built with.
 
-use crate::cache::{Cache, Key};
+use crate::cache::Key;
 use crate::command::Log;
 use crate::mirror::Mirror;
 use crate::progress::Progress;
@@ -68,7 +68,7 @@ pub fn make(setup: &Setup) -> Result<Root> {
         "build-root",
         &key(),
         "a Debian 13 tree with the kernel's own tools (2 minutes)",
-        |dir, log, progress| debootstrap(&setup.cache, dir, log, progress),
+        debootstrap,
     )?;
     Ok(Root::new(dir))
 }
@@ -99,14 +99,20 @@ pub fn with_clang(setup: &Setup, root: &Root) -> Result<Root> {
     Ok(Root::new(dir))
 }
 
-fn debootstrap(_cache: &Cache, dir: &Path, log: &Log, progress: &Progress) -> Result<()> {
+fn debootstrap(dir: &Path, log: &Log, progress: &Progress) -> Result<()> {
     let mirror = Mirror::find()?;
     install_debootstrap(log, progress)?;
     let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
     if !Path::new(keyring).exists() {
         bail!("no Debian archive keys: install the package debian-archive-keyring");
     }
-    progress.say("debootstrap");
+    match &mirror.url {
+        Some(url) => progress.say(&format!("debootstrap from {url}")),
+        None => progress.say(
+            "debootstrap from its own default archive, for /etc/apt names none of Debian's \
+             (HOST_IOMMU_MIRROR sets another one)",
+        ),
+    }
     log.run(
         "debootstrap (is the mirror reachable, and does it have trixie?)",
         contained()
@@ -118,14 +124,18 @@ fn debootstrap(_cache: &Cache, dir: &Path, log: &Log, progress: &Progress) -> Re
             .arg(format!("--keyring={keyring}"))
             .arg("trixie")
             .arg(dir)
-            .arg(&mirror.url),
+            .args(&mirror.url),
         progress,
     )?;
+    let url = match mirror.url {
+        Some(url) => url,
+        None => debootstraps_own(dir)?,
+    };
     let apt = dir.join("etc/apt");
     let sources: String = ["trixie", "trixie-backports"]
         .iter()
         .flat_map(|suite| {
-            let url = &mirror.url;
+            let url = &url;
             ["deb", "deb-src"].map(|kind| format!("{kind} {url} {suite} main\n"))
         })
         .collect();
@@ -144,6 +154,16 @@ fn debootstrap(_cache: &Cache, dir: &Path, log: &Log, progress: &Progress) -> Re
         &mut Root::new(dir.to_path_buf()).script(&[], INSTALL, &[TOOLS, BACKPORTED]),
         progress,
     )
+}
+
+/// The archive that debootstrap took by itself, as it wrote it down.
+fn debootstraps_own(root: &Path) -> Result<String> {
+    let list = root.join("etc/apt/sources.list");
+    let text =
+        fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
+    let url = text.split_whitespace().nth(1);
+    url.map(str::to_owned)
+        .context("debootstrap wrote no archive into the root's sources.list")
 }
 
 /// debootstrap itself comes from this machine's apt, whose configuration stays as it is.

@@ -53,6 +53,7 @@ cp /bin/busybox bin/
 for module in modules/*.xz; do [ -e "$module" ] && xz -d "$module"; done
 strip --strip-debug modules/{vfio_iommu_ioasid,pasid_dma_sva,delay_function,reserve_region,invalidate_fewer}.ko
 find . | cpio -o -H newc --quiet > ../image
+rm -rf ../tree
 "#;
 
 /// What goes into an image.

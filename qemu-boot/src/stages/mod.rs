@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod l2_image;
 pub mod metadata;
 pub mod module;
+pub mod own_build;
 pub mod own_kernel;
 pub mod packages;
 pub mod patched_source;

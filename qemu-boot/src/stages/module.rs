@@ -9,14 +9,13 @@ use crate::setup::Setup;
 use anyhow::{bail, Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// A kernel module of this repository.
 pub struct KernelModule {
     /// The stage that builds it.
     stage: &'static str,
     /// Its file.
-    file: &'static str,
+    pub file: &'static str,
     /// The folder with its Kbuild, below the top folder.
     folder: &'static str,
     /// What it is built from, below that folder.
@@ -150,7 +149,8 @@ impl KernelModule {
         format!("/src/{}", self.kbuild())
     }
 
-    fn copy_sources(&self, repo: &Path, to: &Path) -> Result<()> {
+    /// Copies what it is built from.
+    pub fn copy_sources(&self, repo: &Path, to: &Path) -> Result<()> {
         let from = repo.join(self.folder);
         self.sources
             .iter()
@@ -187,47 +187,6 @@ pub fn clippy(setup: &Setup, root: &Root, kernel: &Tree) -> Result<()> {
     }
     progress.done();
     Ok(())
-}
-
-/// Builds the module with this machine's tools against a user's kernel build, into
-/// `target/modules` of the checkout.
-pub fn make_for(repo: &Path, kdir: &Path) -> Result<PathBuf> {
-    let kdir = kdir
-        .canonicalize()
-        .with_context(|| format!("KDIR={} is not a folder", kdir.display()))?;
-    if !kdir.join("Makefile").exists() || !kdir.join(".config").exists() {
-        bail!(
-            "KDIR={} is not a configured kernel build: it has no Makefile and .config",
-            kdir.display()
-        );
-    }
-    let config = fs::read_to_string(kdir.join(".config")).context("cannot read .config")?;
-    for wanted in [
-        "CONFIG_RUST=y",
-        "CONFIG_INTEL_IOMMU=y",
-        "CONFIG_VFIO_CONTAINER=y",
-    ] {
-        if !config.lines().any(|line| line == wanted) {
-            bail!(
-                "the kernel in {} has no {wanted}: the module needs it",
-                kdir.display()
-            );
-        }
-    }
-    let dir = repo.join("target/modules");
-    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    IOASID.copy_sources(repo, &dir)?;
-    let status = Command::new("make")
-        .arg("-C")
-        .arg(&kdir)
-        .arg(format!("M={}", dir.display()))
-        .arg("modules")
-        .status()
-        .context("cannot run make")?;
-    if !status.success() {
-        bail!("building the module against {} failed", kdir.display());
-    }
-    Ok(dir.join(IOASID.file))
 }
 
 /// Copies a file or a folder of sources, without what a build by hand left among them.

@@ -77,9 +77,31 @@ pub fn resolve(setup: &Setup, root: &Root) -> Result<Packages> {
     Ok(packages)
 }
 
-/// Forgets the lock files, so that the newest packages are resolved again.
-pub fn forget(setup: &Setup) -> Result<()> {
-    setup.cache.forget_packages()
+/// Takes the archive's newest packages from now on, and says what that changes.
+pub fn update(setup: &Setup, root: &Root) -> Result<()> {
+    let old = resolve(setup, root)?;
+    let old_qemu = debian_qemu(setup, root)?;
+    let old_accel = accel_config(setup, root)?;
+    setup.cache.forget_packages()?;
+    let new = resolve(setup, root)?;
+    let new_qemu = debian_qemu(setup, root)?;
+    let new_accel = accel_config(setup, root)?;
+    let version = |packages: &[Package]| {
+        let first = packages.first();
+        first.map_or(String::new(), |package| package.version.clone())
+    };
+    for (name, old, new) in [
+        ("Linux", version(&old.kernel), version(&new.kernel)),
+        ("QEMU (built here)", version(&old.qemu), version(&new.qemu)),
+        ("QEMU (Debian's)", old_qemu.version, new_qemu.version),
+        ("accel-config", version(&old_accel), version(&new_accel)),
+    ] {
+        match old == new {
+            true => println!("{name}: {new} is still the newest"),
+            false => println!("{name}: {old} before, {new} from now on"),
+        }
+    }
+    Ok(())
 }
 
 fn wanted_series() -> String {

@@ -3,6 +3,7 @@
 
 use crate::command::Log;
 use crate::progress::Progress;
+use crate::root::cargo;
 use crate::setup::Setup;
 use anyhow::{Context, Result};
 use std::fs;
@@ -90,11 +91,11 @@ fn c_example(setup: &Setup, release: &Path, log: &Log, progress: &Progress) -> R
     )
 }
 
-/// Has cargo build something for the machine.
+/// Has cargo build something for the machine. It ends with this program, as do its compilers.
 fn build(setup: &Setup, what: &str, log: &Log, progress: &Progress) -> Result<()> {
     log.run(
         "building the programs",
-        Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+        cargo()
             .current_dir(&setup.repo)
             .args(what.split(' '))
             .args(["--release", "--locked", "--target", TARGET])
@@ -151,7 +152,7 @@ pub fn shared_library(
     let target = target_folder(setup).join("shared");
     log.run(
         "building the C library",
-        Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+        cargo()
             .current_dir(&setup.repo)
             .args("rustc -p host-iommu --lib --features capi --crate-type cdylib".split(' '))
             .args(["--release", "--locked", "--target-dir"])
