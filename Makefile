@@ -11,7 +11,7 @@ define boot
 @$(CARGO) run --quiet --release --locked -p qemu-boot -- $(1)
 endef
 
-.PHONY: help demo guest test test-all test-debug bench fuzz setup shell modules update clean-cache clippy msrv capi install-capi uninstall-capi fuzz-crate
+.PHONY: help demo guest test test-all test-debug bench fuzz setup shell modules install uninstall update clean-cache clippy msrv capi install-capi uninstall-capi fuzz-crate
 
 help:
 	@echo "make demo               set up what is missing and run the demo (cold 7 to 15 minutes, warm 15 seconds)"
@@ -25,6 +25,8 @@ help:
 	@echo "make setup              set up only"
 	@echo "make shell              a prompt in the booted machine"
 	@echo "make modules            build the module for Debian's kernel (KDIR=DIR: against your own kernel build)"
+	@echo "make install            install the module for the running kernel, and load it at boot (MODULE=FILE, SIGN_KEY=, SIGN_CERT=)"
+	@echo "make uninstall          remove it again"
 	@echo "make update             take the archive's newest kernel and QEMU from now on"
 	@echo "make clean-cache        remove everything that was set up"
 	@echo "make clippy             lint the crates and the module"
@@ -93,6 +95,15 @@ else
 	@sh qemu-boot/check-host "$(CARGO)" $(MSRV)
 	@$(CARGO) run --quiet --release --locked -p qemu-boot -- modules --kdir "$(KDIR)"
 endif
+
+install:
+ifeq ($(MODULE),)
+	$(call boot,modules)
+endif
+	@sh qemu-boot/install-module install "$(or $(MODULE),target/modules/vfio_iommu_ioasid.ko)"
+
+uninstall:
+	@sh qemu-boot/install-module uninstall
 
 update:
 	$(call boot,update)

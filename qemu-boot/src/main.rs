@@ -9,6 +9,7 @@ mod cache;
 mod command;
 mod fuzz;
 mod hw;
+mod install;
 mod judge;
 mod mirror;
 mod msrv;

@@ -8,6 +8,7 @@ pub use l2::{ready_for_guest, Vmm};
 use crate::boot::{Hardware, Machine};
 use crate::command::{output, tail};
 use crate::hw;
+use crate::install;
 use crate::judge::{console, ktap, Totals};
 use crate::places::{Place, Which};
 use crate::progress::Progress;
@@ -387,6 +388,15 @@ impl Ready {
         Ok(report.totals)
     }
 
+    /// Installs the module for Debian's kernel and removes it again.
+    fn install(&self, setup: &Setup) -> Result<Totals> {
+        let module = self.modules.first().context("there are no modules")?;
+        let (_, _, _, metadata) = kernel_side(setup)?;
+        let scripts = metadata.dir().join("build/scripts");
+        let install = setup.repo.join("qemu-boot");
+        install::check(&self.root, module, &self.kernel, &scripts, &install)
+    }
+
     /// Runs the tests of the emulated hardware, in which no kernel runs.
     fn hardware(&self, setup: &Setup, filter: &str) -> Result<Totals> {
         let progress = Progress::start(
@@ -504,6 +514,7 @@ pub fn test(
         }
         if wanted(Part::Guest, true) && which == Which::Stock && only.is_empty() {
             totals.add(ready.frames()?);
+            totals.add(ready.install(setup)?);
         }
         let mut jobs: Vec<Job<'_>> = Vec::new();
         for run in &runs {

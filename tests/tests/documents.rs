@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-fn folder() -> std::path::PathBuf {
+fn folder() -> PathBuf {
     std::env::var_os("CARGO_MANIFEST_DIR")
         .expect("cargo runs it")
         .into()
@@ -59,14 +59,17 @@ fn security_names_tests_that_are_there() {
     assert!(named > 20, "{named}");
 }
 
-/// The sources below a folder, without what cargo built.
-fn sources(folder: &Path, into: &mut Vec<std::path::PathBuf>) {
+/// The files below a folder with that ending, without what cargo built.
+fn files(folder: &Path, ending: &str, into: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
         let name = path.file_name().expect("a name").to_string_lossy();
         if path.is_dir() && name != "target" && !name.starts_with('.') {
-            sources(&path, into);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files(&path, ending, into);
+        } else if path
+            .extension()
+            .is_some_and(|extension| extension == ending)
+        {
             into.push(path);
         }
     }
@@ -78,10 +81,56 @@ fn no_program_has_the_path_of_its_checkout_compiled_in() {
     // two share a target folder. At run time cargo says the path.
     let compiled_in = concat!("env!(", "\"CARGO_MANIFEST_DIR");
     let mut all = Vec::new();
-    sources(&folder().join(".."), &mut all);
+    files(&folder().join(".."), "rs", &mut all);
     assert!(all.len() > 300, "{} sources", all.len());
     for path in all {
         let text = fs::read_to_string(&path).expect("readable");
         assert!(!text.contains(compiled_in), "{}", path.display());
     }
+}
+
+/// The name that a heading is linked by.
+fn anchor(heading: &str) -> String {
+    let kept = |c: &char| c.is_alphanumeric() || [' ', '-', '_'].contains(c);
+    heading
+        .to_lowercase()
+        .chars()
+        .filter(kept)
+        .collect::<String>()
+        .replace(' ', "-")
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_a_heading() {
+    let mut all = Vec::new();
+    files(&folder().join(".."), "md", &mut all);
+    let mut links = 0;
+    for document in all {
+        let text = fs::read_to_string(&document).expect("readable");
+        for link in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
+            // rustdoc looks at its own.
+            if link.contains("://") || link.contains("::") || link.contains(char::is_whitespace) {
+                continue;
+            }
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => document.clone(),
+                file => document.parent().expect("a folder").join(file),
+            };
+            assert!(target.exists(), "{}: {link}", document.display());
+            if !heading.is_empty() {
+                let text = fs::read_to_string(&target).expect("readable");
+                let mut headings = text.lines().filter(|line| line.starts_with('#'));
+                let found =
+                    headings.any(|line| anchor(line.trim_start_matches('#').trim()) == heading);
+                assert!(found, "{}: {link}", document.display());
+            }
+            links += 1;
+        }
+    }
+    assert!(links > 30, "{links} links");
 }
