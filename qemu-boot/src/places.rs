@@ -6,7 +6,7 @@ use crate::boot::Hardware;
 /// Programs that check a machine without nesting: they have nothing to do on the other.
 const WITHOUT_NESTING: [&str; 1] = ["no_nesting"];
 /// Programs that see another side of a machine without nesting.
-const WITHOUT_NESTING_TOO: [&str; 1] = ["shadow"];
+const WITHOUT_NESTING_TOO: [&str; 2] = ["doctor", "shadow"];
 /// Programs whose machine's VT-d has the capabilities of the crate's unit: what Linux's driver does
 /// there is replayed on that.
 const RECORDED: [&str; 1] = ["hw_bringup"];

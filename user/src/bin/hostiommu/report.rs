@@ -106,7 +106,7 @@ fn number(text: &str) -> Option<u64> {
 }
 
 /// Text for a terminal: what steers one is written as an escape sequence of Rust's.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let steers = |character: char| character.is_control() || !character.is_ascii();
     if text.contains(steers) {
         return text.escape_default().to_string();
