@@ -27,6 +27,7 @@ use clap::{Parser, Subcommand};
 use places::Which;
 use plan::Plan;
 use setup::Setup;
+use stages::programs::Selection;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use suite::{Long, Part};
@@ -146,8 +147,8 @@ fn run(arguments: Arguments) -> Result<()> {
         task => Setup::open(task.plan())?,
     };
     match arguments.command {
-        Task::Setup => suite::ready(&setup, Which::Stock).map(|_| ()),
-        Task::Demo => suite::ready(&setup, Which::Stock)?.demo(&setup),
+        Task::Setup => suite::ready(&setup, Which::Stock, Selection::All).map(|_| ()),
+        Task::Demo => suite::ready(&setup, Which::Stock, Selection::Demo)?.demo(&setup),
         Task::Test {
             parts,
             kernels,
@@ -160,7 +161,7 @@ fn run(arguments: Arguments) -> Result<()> {
         }
         Task::Bench { profile, subjects } => bench::run(&setup, &subjects, profile),
         Task::Fuzz(wanted) => fuzz::run(&setup, &wanted),
-        Task::Shell => suite::ready(&setup, Which::Stock)?.shell(&setup),
+        Task::Shell => suite::ready(&setup, Which::Stock, Selection::All)?.shell(&setup),
         Task::Clippy => {
             let (root, packages, _, metadata) = suite::kernel_side(&setup)?;
             stages::module::clippy(&setup, &root, &metadata.tree(&packages)?)

@@ -17,7 +17,7 @@ use crate::root::{self, Root};
 use crate::setup::Setup;
 use crate::stages::kernel::{Bootable, Kernel};
 use crate::stages::packages::{self, Packages};
-use crate::stages::programs::{Placed, Programs};
+use crate::stages::programs::{Placed, Programs, Selection};
 use crate::stages::{
     build_root, debian_qemu, frames, image, kernel, metadata, module, own_kernel, patched_source,
     programs, qemu, selftests,
@@ -62,20 +62,16 @@ pub fn kernel_side(setup: &Setup) -> Result<(Root, Packages, Kernel, metadata::M
 }
 
 /// Sets up what is missing.
-pub fn ready(setup: &Setup, which: Which) -> Result<Ready> {
-    ready_with(setup, which, module::IOASID)
+pub fn ready(setup: &Setup, which: Which, programs: Selection<'_>) -> Result<Ready> {
+    ready_with(setup, which, module::IOASID, programs)
 }
 
 /// The same with the product built so.
-pub fn ready_with(setup: &Setup, which: Which, ioasid: module::KernelModule) -> Result<Ready> {
-    ready_for(setup, which, ioasid, programs::make)
-}
-
-fn ready_for(
+pub fn ready_with(
     setup: &Setup,
     which: Which,
     ioasid: module::KernelModule,
-    programs: fn(&Setup) -> Result<Programs>,
+    programs: Selection<'_>,
 ) -> Result<Ready> {
     let (root, packages, kernel, metadata) = kernel_side(setup)?;
     let qemu = qemu::make(setup, &root, &packages)?;
@@ -105,7 +101,7 @@ fn ready_for(
             modules.push(build(module)?);
         }
     }
-    let programs = programs(setup)?;
+    let programs = programs::make(setup, programs)?;
     Ok(Ready {
         root,
         kernel,
@@ -191,8 +187,7 @@ impl Ready {
         with: impl FnOnce(&Machine<'_>) -> Result<T>,
     ) -> Result<T> {
         let run = setup.cache.run_folder()?;
-        let programs = self.programs.all(setup)?;
-        let contents = self.contents(&programs, selftests, inputs);
+        let contents = self.contents(self.programs.all(), selftests, inputs);
         self.boot_in(setup, run.path(), hardware, &contents, with)
     }
 
@@ -268,10 +263,10 @@ impl Ready {
     }
 
     /// The guest's tests, all or those of `only`, each in the machine that it needs.
-    fn guest(&self, setup: &Setup, only: &[String], long: Long) -> Result<Vec<Run>> {
+    fn guest(&self, only: &[String], long: Long) -> Vec<Run> {
         let mut runs = Vec::new();
         for place in Place::ALL {
-            let tests = self.chosen(setup, place, only)?;
+            let tests = self.chosen(place, only);
             let name = self.which.run(place.name());
             let shares = if tests.len() < SHARED { 1 } else { SHARES };
             for share in 0..shares.min(tests.len()) {
@@ -280,12 +275,7 @@ impl Ready {
                     _ => format!("{name}-{}", share + 1),
                 };
                 // Those that take long begin with the same letters: fault, map.
-                let tests: Vec<&str> = tests
-                    .iter()
-                    .skip(share)
-                    .step_by(shares)
-                    .map(String::as_str)
-                    .collect();
+                let tests: Vec<&str> = tests.iter().skip(share).step_by(shares).copied().collect();
                 let words = format!(
                     "run=tests kernel={} patience={} storm={} ends={} only={}{}",
                     self.which.name(),
@@ -303,20 +293,18 @@ impl Ready {
                 });
             }
         }
-        Ok(runs)
+        runs
     }
 
     /// The names of the programs to run in one kind of machine.
-    fn chosen(&self, setup: &Setup, place: Place, only: &[String]) -> Result<Vec<String>> {
-        Ok(self
-            .programs
-            .tests(setup)?
-            .iter()
-            .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+    fn chosen(&self, place: Place, only: &[String]) -> Vec<&str> {
+        let tests = self.programs.tests().iter();
+        tests
             .filter(|name| place.runs(name, self.which))
             .filter(|name| self.which.runs(name))
             .filter(|name| only.is_empty() || only.contains(name))
-            .collect())
+            .map(String::as_str)
+            .collect()
     }
 
     /// Linux's own selftests: those of vfio on the module as type1, and where there is an iommufd
@@ -501,10 +489,16 @@ pub fn test(
         if !hardware && !l2 && !wanted(Part::Guest, true) && !wanted(Part::Outside, false) {
             break;
         }
-        let ready = ready(setup, which)?;
+        let selection = match (wanted(Part::Guest, true), wanted(Part::Outside, false)) {
+            (_, true) => Selection::All,
+            (true, false) if only.is_empty() => Selection::All,
+            (true, false) => Selection::Named(only),
+            (false, false) => Selection::Named(&[]),
+        };
+        let ready = ready(setup, which, selection)?;
         let mut runs = Vec::new();
         if wanted(Part::Guest, true) {
-            runs = ready.guest(setup, only, long)?;
+            runs = ready.guest(only, long);
             if which == Which::Debug && only.is_empty() {
                 runs.push(ready.planted());
             }
@@ -531,6 +525,9 @@ pub fn test(
         totals.add(together(jobs)?);
     }
     println!("{totals}");
+    if totals == Totals::default() {
+        bail!("no test has such a name: {}", only.join(" "));
+    }
     if totals.failed != 0 {
         bail!("{} tests failed", totals.failed);
     }

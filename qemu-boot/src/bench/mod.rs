@@ -14,6 +14,7 @@ use crate::boot::Hardware;
 use crate::places::Which;
 use crate::progress::Progress;
 use crate::setup::Setup;
+use crate::stages::programs::Selection;
 use crate::suite::{self, keep_console, Ready};
 use anyhow::{bail, Context, Result};
 use figures::{field, Figures};
@@ -94,7 +95,8 @@ impl Boot<'_> {
 ///
 /// If two boots do not agree. A goal that is missed is no error.
 pub fn run(setup: &Setup, subjects: &[String], profile: Option<String>) -> Result<()> {
-    let ready = suite::ready(setup, Which::Patched)?;
+    let programs = ["bench".to_owned()];
+    let ready = suite::ready(setup, Which::Patched, Selection::Named(&programs))?;
     let measure = |what, counting, rounds, profile: &[String]| {
         let boot = Boot {
             what,

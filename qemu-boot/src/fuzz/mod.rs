@@ -17,6 +17,7 @@ use crate::places::Which;
 use crate::progress::Progress;
 use crate::setup::Setup;
 use crate::stages::module::{IOASID, IOASID_TRACED};
+use crate::stages::programs::Selection;
 use crate::suite::{self, console_file, keep_console, Ready};
 use anyhow::{bail, Context, Result};
 use call::{Kind, Program};
@@ -341,7 +342,9 @@ pub fn run(setup: &Setup, wanted: &Wanted) -> Result<()> {
         Which::Debug => IOASID_TRACED,
         _ => IOASID,
     };
-    let ready = suite::ready_with(setup, wanted.kernel, module)?;
+    let programs = ["fuzz".to_owned()];
+    let programs = Selection::Named(&programs);
+    let ready = suite::ready_with(setup, wanted.kernel, module, programs)?;
     let fuzz = Fuzz {
         setup,
         ready,

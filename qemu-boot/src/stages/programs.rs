@@ -17,41 +17,38 @@ const C_EXAMPLE: &str = "demo_c";
 /// A program, and the folder of an image that it goes to.
 pub type Placed = (PathBuf, &'static str);
 
-/// The folders of the built programs.
+/// What to build.
+#[derive(Clone, Copy)]
+pub enum Selection<'a> {
+    /// All but what a guest needs.
+    All,
+    /// The demo alone.
+    Demo,
+    /// Tests, or tools, of these names; a name that nothing has is left out.
+    Named(&'a [String]),
+    /// What a guest and its VMM need.
+    Guest,
+}
+
+/// Programs of the tests' package that are no tests.
+const TOOLS: [&str; 2] = ["bench", "fuzz"];
+
+/// What was built, and where.
 pub struct Programs {
     release: PathBuf,
+    tests: Vec<String>,
+    placed: Vec<Placed>,
 }
 
 impl Programs {
-    fn built(setup: &Setup) -> Self {
-        Self {
-            release: target_folder(setup).join(TARGET).join("release"),
-        }
+    /// The names of the test programs.
+    pub fn tests(&self) -> &[String] {
+        &self.tests
     }
 
-    /// The test programs, by name.
-    pub fn tests(&self, setup: &Setup) -> Result<Vec<PathBuf>> {
-        let sources = setup.repo.join("tests/src/bin");
-        let mut names: Vec<_> = fs::read_dir(&sources)
-            .and_then(|entries| entries.collect::<std::io::Result<Vec<_>>>())
-            .with_context(|| format!("cannot read {}", sources.display()))?
-            .into_iter()
-            .filter_map(|entry| Some(entry.path().file_stem()?.to_owned()))
-            .collect();
-        names.sort();
-        Ok(names
-            .into_iter()
-            .map(|name| self.release.join(name))
-            .collect())
-    }
-
-    /// Everything but what [`Programs::of_guest`] has, and the folders that it goes to.
-    pub fn all(&self, setup: &Setup) -> Result<Vec<Placed>> {
-        let tests = self.tests(setup)?.into_iter().map(|test| (test, "tests"));
-        let examples = ["demo", C_EXAMPLE, "rust_vmm", "vsva"];
-        let examples = examples.map(|name| (self.release.join("examples").join(name), "demo"));
-        let tools = ["hostiommu", "bench", "fuzz"].map(|name| (self.release.join(name), "bin"));
-        Ok(tests.chain(examples).chain(tools).collect())
+    /// All but what [`Programs::of_guest`] has, and the folders that it goes to.
+    pub fn all(&self) -> &[Placed] {
+        &self.placed
     }
 
     /// The VMM, and what runs a guest on it.
@@ -109,36 +106,111 @@ fn build(setup: &Setup, what: &str, log: &Log, progress: &Progress) -> Result<()
     )
 }
 
-/// Builds what a guest's guest needs, and nothing else.
-pub fn make_guest(setup: &Setup) -> Result<Programs> {
-    let progress = Progress::start("vmm", "the VMM and what runs in its guest, static");
-    let log = Log::create(setup.cache.log("vmm"))?;
-    for what in [
-        "build -p host-iommu-vmm",
-        "build -p host-iommu-tests --bin guest --bin guest-agent",
-    ] {
-        build(setup, what, &log, &progress)?;
-    }
-    progress.done();
-    Ok(Programs::built(setup))
+/// The names of the tests that there are.
+fn known_tests(setup: &Setup) -> Result<Vec<String>> {
+    let sources = setup.repo.join("tests/src/bin");
+    let entries = fs::read_dir(&sources)
+        .and_then(|entries| entries.collect::<std::io::Result<Vec<_>>>())
+        .with_context(|| format!("cannot read {}", sources.display()))?;
+    let names = entries
+        .iter()
+        .filter_map(|entry| Some(entry.path().file_stem()?.to_string_lossy().into_owned()));
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    Ok(names)
 }
 
-/// Builds the programs; cargo knows what is up to date.
-pub fn make(setup: &Setup) -> Result<Programs> {
-    let progress = Progress::start("programs", "the tests and the demo, static");
-    let log = Log::create(setup.cache.log("programs"))?;
-    for what in [
-        "build -p host-iommu-tests --bins",
-        "build -p host-iommu --examples --features vm-memory",
-        "build -p host-iommu --bins --features cli",
-        "rustc -p host-iommu --lib --features capi --crate-type staticlib",
-    ] {
+/// Whether one of these tests runs another program, as its source says by one of the words.
+fn any_mentions(setup: &Setup, tests: &[String], words: &[&str]) -> Result<bool> {
+    for test in tests {
+        let source = setup.repo.join(format!("tests/src/bin/{test}.rs"));
+        let text = fs::read_to_string(&source)
+            .with_context(|| format!("cannot read {}", source.display()))?;
+        if words.iter().any(|word| text.contains(word)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Builds the programs of a selection; cargo knows what is up to date.
+pub fn make(setup: &Setup, selection: Selection<'_>) -> Result<Programs> {
+    let release = target_folder(setup).join(TARGET).join("release");
+    let mut tests = known_tests(setup)?;
+    let mut tools = TOOLS.to_vec();
+    let (name, what) = match selection {
+        Selection::All => ("programs", "the tests and the demo, static"),
+        Selection::Demo => ("programs", "the demo, static"),
+        Selection::Named(_) => ("programs", "those that were named, static"),
+        Selection::Guest => ("vmm", "the VMM and what runs in its guest, static"),
+    };
+    match selection {
+        Selection::All => {}
+        Selection::Demo | Selection::Guest => {
+            tests.clear();
+            tools.clear();
+        }
+        Selection::Named(names) => {
+            tests.retain(|test| names.contains(test));
+            tools.retain(|tool| names.iter().any(|name| name == tool));
+        }
+    }
+    let has_examples = match selection {
+        Selection::All | Selection::Demo => true,
+        Selection::Named(_) => any_mentions(setup, &tests, &["/demo/", "vsva"])?,
+        Selection::Guest => false,
+    };
+    let has_command = any_mentions(setup, &tests, &["/bin/hostiommu"])?;
+
+    let progress = Progress::start(name, what);
+    let log = Log::create(setup.cache.log(name))?;
+    let mut builds: Vec<String> = Vec::new();
+    match selection {
+        Selection::All => builds.push("build -p host-iommu-tests --bins".into()),
+        Selection::Guest => {
+            builds.push("build -p host-iommu-vmm".into());
+            builds.push("build -p host-iommu-tests --bin guest --bin guest-agent".into());
+        }
+        _ if tests.is_empty() && tools.is_empty() => {}
+        _ => {
+            let named = tests
+                .iter()
+                .map(String::as_str)
+                .chain(tools.iter().copied());
+            let bins: String = named.map(|name| format!(" --bin {name}")).collect();
+            builds.push(format!("build -p host-iommu-tests{bins}"));
+        }
+    }
+    if has_command {
+        builds.push("build -p host-iommu --bins --features cli".into());
+    }
+    if has_examples {
+        builds.push("build -p host-iommu --examples --features vm-memory".into());
+        builds.push("rustc -p host-iommu --lib --features capi --crate-type staticlib".into());
+    }
+    for what in &builds {
         build(setup, what, &log, &progress)?;
     }
-    let programs = Programs::built(setup);
-    c_example(setup, &programs.release, &log, &progress)?;
+    if has_examples {
+        c_example(setup, &release, &log, &progress)?;
+    }
     progress.done();
-    Ok(programs)
+
+    let mut placed: Vec<Placed> = Vec::new();
+    placed.extend(tests.iter().map(|name| (release.join(name), "tests")));
+    placed.extend(tools.iter().map(|name| (release.join(name), "bin")));
+    if has_command {
+        placed.push((release.join("hostiommu"), "bin"));
+    }
+    if has_examples {
+        let examples = ["demo", C_EXAMPLE, "rust_vmm", "vsva"];
+        placed.extend(examples.map(|name| (release.join("examples").join(name), "demo")));
+    }
+    Ok(Programs {
+        release,
+        tests,
+        placed,
+    })
 }
 
 /// Builds the C library, shared, under the name that programs look for. It is not for the static

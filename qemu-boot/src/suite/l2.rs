@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `make guest`: a guest on the VMM in the booted machine, and its steps.
 
-use super::{console_file, keep_console, ready_for, show, Ready};
+use super::{console_file, keep_console, ready, show, Ready};
 use crate::boot::Hardware;
 use crate::judge::{console, ktap, steps, Totals};
 use crate::places::Which;
 use crate::progress::Progress;
 use crate::setup::Setup;
-use crate::stages::{image, l2_image, module, packages, programs, vmm_qemu};
+use crate::stages::programs::Selection;
+use crate::stages::{image, l2_image, packages, programs, vmm_qemu};
 use anyhow::{bail, Context, Result};
 use std::fs;
 use std::io::Write;
@@ -39,7 +40,7 @@ impl Vmm {
 
 /// What a guest's guest needs, without the tests' programs.
 pub fn ready_for_guest(setup: &Setup) -> Result<Ready> {
-    ready_for(setup, Which::Stock, module::IOASID, programs::make_guest)
+    ready(setup, Which::Stock, Selection::Guest)
 }
 
 impl Ready {
@@ -52,7 +53,7 @@ impl Ready {
         steps: &[String],
         mut line: impl FnMut(&str),
     ) -> Result<ktap::Report> {
-        programs::make_guest(setup)?;
+        programs::make(setup, Selection::Guest)?;
         let run = setup.cache.run_folder()?;
         let driver = self
             .modules
