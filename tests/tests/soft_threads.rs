@@ -4,8 +4,8 @@
 
 use host_iommu::backend::soft::{Dma, DmaEnd, Soft, SoftDeviceOptions};
 use host_iommu::{
-    Bdf, Delivered, FaultGroup, FaultQueue, FaultQueueOptions, Gpa, HostIommu, Invalidation, Iova,
-    MapAccess, PasidRequest, PciIommuOps, Response, Scope, Stage1Table,
+    Bdf, Delivered, FaultGroup, FaultQueue, FaultQueueOptions, Gpa, GuestTable, HostIommu,
+    Invalidation, Iova, MapAccess, PasidRequest, PciIommuOps, Response, Scope,
 };
 use host_iommu_tests::memory::{GuestMemory, PAGE};
 use host_iommu_tests::stage1::{entry, Table};
@@ -54,7 +54,7 @@ fn worker(
         table.map(GVA, page, entry::RW);
         let pasids = host.alloc_pasids(&PasidRequest::any()).expect("a PASID");
         let pasid = pasids.first();
-        let stage1 = Stage1Table::four_level(Gpa(table.root()));
+        let stage1 = GuestTable::four_level(Gpa(table.root()));
         let mut bound = host
             .bind(device.address(), &pasids, pasid, &stage1, Some(faults))
             .expect("a binding");
@@ -124,7 +124,7 @@ fn threads_that_do_everything_at_once_come_to_an_end() {
         stop.store(true, Ordering::Release);
         // Wakes the reader once more.
         let pasids = host.alloc_pasids(&PasidRequest::any()).expect("a PASID");
-        let table = Stage1Table::four_level(Gpa(memory.alloc_page()));
+        let table = GuestTable::four_level(Gpa(memory.alloc_page()));
         let device = &devices.0[0];
         let bound = host.bind(
             device.address(),

@@ -3,8 +3,8 @@
 
 use host_iommu::backend::soft::{Dma, DmaEnd, Soft, SoftDevice, SoftDeviceOptions};
 use host_iommu::{
-    Bdf, Gpa, HostIommu, Invalidation, Iova, IovaRange, MapAccess, Mapping, PasidRequest,
-    SharedMemory, Stage1Binding, Stage1Table,
+    Bdf, Gpa, GuestTable, HostIommu, Invalidation, Iova, IovaRange, MapAccess, Mapping,
+    PasidRequest, SharedMemory, Stage1Binding,
 };
 use host_iommu_tests::memory::{GuestMemory, PAGE};
 use host_iommu_tests::stage1::{entry, PageSize, Table};
@@ -102,7 +102,7 @@ impl World {
         .expect("a mapping");
         let root = Table::new(&memory).root();
         let pasids = host.alloc_pasids(&PasidRequest::any()).expect("a PASID");
-        let table = Stage1Table::four_level(Gpa(root));
+        let table = GuestTable::four_level(Gpa(root));
         let pasid = pasids.first();
         let binding = host.bind(device.address(), &pasids, pasid, &table, None);
         Self {

@@ -72,6 +72,17 @@ pub enum Error {
         /// What it does not.
         what: crate::vtd::NotCarried,
     },
+    /// What a VMM gave for the guest's IOMMU has a field that cannot be so. Its errno is EINVAL.
+    #[cfg(feature = "vtd")]
+    #[error("{of}: {field} {why}")]
+    InvalidField {
+        /// The type that has the field, or the call that has the argument.
+        of: &'static str,
+        /// The field or the argument.
+        field: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// A table cannot be shadowed. Its errno is EOPNOTSUPP.
     #[error("Failed to bind {}: a shadow of the table would be wrong: {reason}", Scope::Binding(*device, *pasid))]
     NotShadowed {
@@ -123,6 +134,8 @@ impl Error {
             | Self::Entries { source, .. }
             | Self::Blocked { source, .. } => source.raw_os_error(),
             Self::NotShadowed { .. } => Some(libc::EOPNOTSUPP),
+            #[cfg(feature = "vtd")]
+            Self::InvalidField { .. } => Some(libc::EINVAL),
             _ => None,
         }
     }
@@ -209,8 +222,6 @@ pub enum Operation {
     ReadDirty(IovaRange),
     AddressSpace(&'static str),
     OpenFaultQueue,
-    MakeUnit,
-    RestoreUnit,
     PlugIn(Bdf),
     PlugDevice(Bdf),
     UnplugDevice(Bdf),
@@ -296,8 +307,6 @@ impl fmt::Display for Operation {
             Self::UnplugDevice(device) => write!(f, "take out {device}"),
             Self::SubmitDma(device) => write!(f, "start DMA of {device}"),
             Self::OpenFaultQueue => f.write_str("open a fault queue"),
-            Self::MakeUnit => f.write_str("make an IOMMU for the guest"),
-            Self::RestoreUnit => f.write_str("restore the guest's IOMMU"),
             Self::PlugIn(device) => write!(f, "plug {device} in behind the guest's IOMMU"),
             Self::WatchFaults => {
                 f.write_str("watch the fault queue (was it made by FaultQueueOptions::nonblocking?)")

@@ -51,7 +51,7 @@
 //! | fault queue at its end | `POLLHUP` | readable | readable |
 //! | attach by fd | groups | devices' own files | no: devices are plugged into a `SoftBus` |
 //!
-//! With the feature `soft` there is a guide, `guide`: seven steps, each compiled and run.
+//! With the feature `soft` there is a guide, `guide`: eight steps, each compiled and run.
 //!
 //! # Events
 //!
@@ -77,7 +77,7 @@
 //! ```no_run
 //! use host_iommu::{
 //!     backend::kmod::Kmod, Bdf, FaultEvent, FaultQueueOptions, FaultRead, Gpa, HostIommu, Iova,
-//!     IovaRange, Invalidation, MapAccess, PasidRequest, Response, SharedMemory, Stage1Table,
+//!     IovaRange, Invalidation, MapAccess, PasidRequest, Response, SharedMemory, GuestTable,
 //! };
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -91,7 +91,7 @@
 //! // The guest's PASID 5 is the host's, with its page table at 0x1000 and page requests.
 //! let faults = host.fault_queue(&FaultQueueOptions::default())?;
 //! let pasids = host.alloc_pasids(&PasidRequest::exactly(5.try_into()?))?;
-//! let table = Stage1Table::four_level(Gpa(0x1000));
+//! let table = GuestTable::four_level(Gpa(0x1000));
 //! let binding = host.bind(device, &pasids, pasids.first(), &table, Some(&faults))?;
 //!
 //! // The guest changed an entry.
@@ -167,7 +167,7 @@ pub use fault::{
 #[cfg(feature = "vm-memory")]
 pub use listener::{RegionListener, Skipped, SkippedBecause};
 pub use metrics::{Latencies, Metrics};
-pub use nesting::{Invalidation, InvalidationEntry, Stage1Binding, Stage1Table, TableFormat};
+pub use nesting::{GuestTable, Invalidation, InvalidationEntry, Stage1Binding, TableFormat};
 pub use ops::{Delivered, PciIommuOps, Plugged};
 pub use pasid::{PasidAllocation, PasidRequest};
 pub use registry::BoundTable;

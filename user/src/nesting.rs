@@ -7,7 +7,7 @@ use crate::fault::FaultQueue;
 use crate::pasid::{PasidAllocation, Run};
 use crate::space::Held;
 use crate::sys::Errno;
-use crate::trace::{noted, tell};
+use crate::trace::{tell, trace_failure};
 use crate::types::{AddressWidth, Bdf, Gpa, IovaRange, Pasid};
 use host_iommu_bindings::uapi::{
     iommu_hwpt_vtd_s1, iommu_hwpt_vtd_s1_flags_IOMMU_VTD_S1_EAFE as EAFE,
@@ -33,7 +33,7 @@ pub enum TableFormat {
 /// A VT-d stage-1 table in guest memory (VT-d 4.1, 9.6: a scalable-mode PASID-table entry).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Stage1Table {
+pub struct GuestTable {
     /// Where its top level is, on a page.
     pub root: Gpa,
     /// How many bits it translates.
@@ -53,7 +53,7 @@ pub struct Stage1Table {
     pub cookie: u64,
 }
 
-impl Stage1Table {
+impl GuestTable {
     /// A table of four levels at `root`, for user requests.
     pub const fn four_level(root: Gpa) -> Self {
         Self {
@@ -301,7 +301,7 @@ impl Stage1Binding {
     /// [`Error::Blocked`] if neither is in force, DMA is stopped and the binding is gone;
     /// after any other error the old one is in force. [`Error::Failed`] with ENOENT if nothing is
     /// bound any more.
-    pub fn rebind(&mut self, table: &Stage1Table, faults: Option<&FaultQueue>) -> Result<()> {
+    pub fn rebind(&mut self, table: &GuestTable, faults: Option<&FaultQueue>) -> Result<()> {
         self.replace(Translation::Stage1(*table), faults)
     }
 
@@ -359,7 +359,7 @@ impl Stage1Binding {
         if registry.holds(self.device, self.pasid, self.id) {
             let unbound = self.host.context().unbind(self.scope());
             if !is_gone(&unbound) {
-                noted(unbound)?;
+                trace_failure(unbound)?;
             }
             tell!(debug, scope = %self.scope(), "unbound");
             registry.remove(self.device, self.pasid);
@@ -432,7 +432,7 @@ fn bind_in_registry(
         fault_queue: faults.map(FaultQueue::channel),
         replace,
     });
-    if let Err(error) = noted(bound) {
+    if let Err(error) = trace_failure(bound) {
         // Requests without PASID that were blocked before are so still.
         let as_before = pasid == Pasid::RID && registry.is_blocked(device, pasid);
         if matches!(error, Error::Blocked { .. }) && !as_before {
@@ -474,14 +474,14 @@ mod tests {
 
     #[test]
     fn stage1_table_flags_are_those_of_iommufd_h() {
-        let table = Stage1Table {
+        let table = GuestTable {
             supervisor: true,
             extended_accessed: true,
             write_protect: true,
-            ..Stage1Table::four_level(Gpa(0x5000))
+            ..GuestTable::four_level(Gpa(0x5000))
         };
         assert_eq!(table.data().flags, 7);
         assert_eq!(table.data().addr_width, 48);
-        assert_eq!(Stage1Table::four_level(Gpa(0)).data().flags, 0);
+        assert_eq!(GuestTable::four_level(Gpa(0)).data().flags, 0);
     }
 }

@@ -4,7 +4,7 @@
 use crate::context::HostIommu;
 use crate::error::{is_gone, Result};
 use crate::registry::Registry;
-use crate::trace::noted;
+use crate::trace::trace_failure;
 use crate::types::Pasid;
 use std::sync::Arc;
 
@@ -82,7 +82,7 @@ pub struct PasidAllocation {
 impl PasidAllocation {
     pub(crate) fn new(host: HostIommu, request: &PasidRequest) -> Result<Self> {
         let mut registry = host.registry();
-        let first = noted(host.context().alloc_pasids(request))?;
+        let first = trace_failure(host.context().alloc_pasids(request))?;
         let epoch = registry.allocate(first, request.count);
         drop(registry);
         let run = Run {

@@ -220,7 +220,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nesting::Stage1Table;
+    use crate::nesting::GuestTable;
     use crate::types::Gpa;
 
     const ONE: Bdf = Bdf::new(0, 0, 8);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     fn table(guest: u32) -> Translation {
-        let table = Stage1Table::four_level(Gpa(0));
+        let table = GuestTable::four_level(Gpa(0));
         Translation::Stage1(table.with_guest_pasid(guest))
     }
 

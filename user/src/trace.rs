@@ -15,7 +15,7 @@ pub(crate) use tell;
 use crate::error::Result;
 
 /// Tells of a failure, and gives the result back.
-pub(crate) fn noted<T>(result: Result<T>) -> Result<T> {
+pub(crate) fn trace_failure<T>(result: Result<T>) -> Result<T> {
     #[cfg(feature = "tracing")]
     if let Err(error) = &result {
         tell!(debug, errno = error.errno(), "{error}");

@@ -313,7 +313,7 @@ mod tests {
         let bound = crate::BoundTable {
             device: Bdf::new(1, 2, 3),
             pasid: Pasid(70),
-            translation: crate::Stage1Table::four_level(Gpa(0x5000))
+            translation: crate::GuestTable::four_level(Gpa(0x5000))
                 .with_guest_pasid(5)
                 .into(),
         };

@@ -2,7 +2,7 @@
 //! The walk of a stage-1 table in guest memory (VT-d 4.1, 3.6, 3.8, 9.7), and of one in the format of
 //! the second stage (3.7, 9.9).
 
-use crate::nesting::{Stage1Table, TableFormat};
+use crate::nesting::{GuestTable, TableFormat};
 
 /// Memory that tables are in and lead to, by guest-physical addresses.
 pub(crate) trait TableMemory {
@@ -168,7 +168,7 @@ pub(crate) mod reason {
 #[cfg(any(feature = "vtd", test))]
 pub(crate) fn walk(
     memory: &impl TableMemory,
-    table: &Stage1Table,
+    table: &GuestTable,
     address: u64,
     access: Access,
 ) -> Result<Leaf, u32> {
@@ -183,7 +183,7 @@ pub(crate) fn walk(
 /// The [`reason`].
 pub(crate) fn walk_from(
     memory: &impl TableMemory,
-    table: &Stage1Table,
+    table: &GuestTable,
     address: u64,
     access: Access,
     lower: &mut impl LowerTables,
@@ -239,7 +239,7 @@ pub(crate) fn walk_from(
 /// not offered.
 fn second(
     memory: &impl TableMemory,
-    table: &Stage1Table,
+    table: &GuestTable,
     address: u64,
     access: Access,
 ) -> Result<Leaf, u32> {
@@ -297,7 +297,7 @@ struct Place {
 
 fn step(
     memory: &impl TableMemory,
-    table: &Stage1Table,
+    table: &GuestTable,
     Place { gpa, level, root }: Place,
     address: u64,
     rights: Rights,

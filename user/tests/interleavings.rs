@@ -7,8 +7,8 @@
 
 use host_iommu::backend::soft::{Dma, DmaEnd, DmaId, Soft, SoftBus, SoftDevice, SoftDeviceOptions};
 use host_iommu::{
-    Bdf, FaultEvent, FaultGroup, FaultQueue, FaultQueueOptions, FaultRead, Gpa, HostIommu, Iova,
-    Pasid, PasidAllocation, PasidRequest, Response, Scope, Stage1Binding, Stage1Table,
+    Bdf, FaultEvent, FaultGroup, FaultQueue, FaultQueueOptions, FaultRead, Gpa, GuestTable,
+    HostIommu, Iova, Pasid, PasidAllocation, PasidRequest, Response, Scope, Stage1Binding,
 };
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ impl World {
         let Some(pasids) = own.as_ref().or(others) else {
             return;
         };
-        let table = Stage1Table::four_level(Gpa(0x1000)).with_guest_pasid(GUEST);
+        let table = GuestTable::four_level(Gpa(0x1000)).with_guest_pasid(GUEST);
         let faults = Some(&self.faults);
         let bound = host.bind(DEVICE, pasids, pasids.first(), &table, faults);
         self.owners[owner] = Owner {

@@ -4,8 +4,8 @@
 
 use host_iommu::backend::soft::{Dma, Soft, SoftDeviceOptions};
 use host_iommu::{
-    Bdf, FaultEvent, FaultQueueOptions, FaultRead, Gpa, HostIommu, Invalidation, Iova, MapAccess,
-    PasidAllocation, PasidRequest, Response, Scope, SharedMemory, Stage1Table,
+    Bdf, FaultEvent, FaultQueueOptions, FaultRead, Gpa, GuestTable, HostIommu, Invalidation, Iova,
+    MapAccess, PasidAllocation, PasidRequest, Response, Scope, SharedMemory,
 };
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn bindings_and_flushes_are_counted_with_what_was_refused() {
     let host = HostIommu::new(soft);
     let any = || host.alloc_pasids(&PasidRequest::any()).expect("a PASID");
     let (first, second) = (any(), any());
-    let table = Stage1Table::four_level(Gpa(0x1000)).with_guest_pasid(5);
+    let table = GuestTable::four_level(Gpa(0x1000)).with_guest_pasid(5);
     let bind = |pasids: &PasidAllocation| host.bind(DEVICE, pasids, pasids.first(), &table, None);
     let mut bound = bind(&first).expect("bound");
     bound.rebind(&table, None).expect("replaced");
@@ -56,7 +56,7 @@ fn answers_are_counted_by_how_long_they_took() {
     let faults = host.fault_queue(&FaultQueueOptions::nonblocking());
     let faults = faults.expect("a queue");
     let pasids = host.alloc_pasids(&PasidRequest::any()).expect("a PASID");
-    let table = Stage1Table::four_level(Gpa(0x1000));
+    let table = GuestTable::four_level(Gpa(0x1000));
     let bound = host.bind(DEVICE, &pasids, pasids.first(), &table, Some(&faults));
     let bound = bound.expect("bound");
     for response in [Some(Response::Invalid), None] {

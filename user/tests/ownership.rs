@@ -3,8 +3,8 @@
 
 use host_iommu::backend::soft::{Soft, SoftBus, SoftDeviceOptions};
 use host_iommu::{
-    Bdf, BoundTable, Error, Gpa, HostIommu, Invalidation, Pasid, PasidAllocation, PasidRequest,
-    Scope, Stage1Binding, Stage1Table, Translation,
+    Bdf, BoundTable, Error, Gpa, GuestTable, HostIommu, Invalidation, Pasid, PasidAllocation,
+    PasidRequest, Scope, Stage1Binding, Translation,
 };
 use std::thread;
 
@@ -24,8 +24,8 @@ fn exactly(host: &HostIommu, number: u32) -> PasidAllocation {
     allocated.expect("an allocation")
 }
 
-fn table(guest: u32) -> Stage1Table {
-    Stage1Table::four_level(Gpa(0x1000)).with_guest_pasid(guest)
+fn table(guest: u32) -> GuestTable {
+    GuestTable::four_level(Gpa(0x1000)).with_guest_pasid(guest)
 }
 
 fn bind(

@@ -3,8 +3,8 @@
 
 use host_iommu::backend::soft::{Dma, DmaEnd, Soft, SoftDevice, SoftDeviceOptions};
 use host_iommu::{
-    Bdf, Gpa, HostIommu, Invalidation, Iova, IovaRange, MapAccess, PasidAllocation, PasidRequest,
-    Stage1Binding, Stage1Table,
+    Bdf, Gpa, GuestTable, HostIommu, Invalidation, Iova, IovaRange, MapAccess, PasidAllocation,
+    PasidRequest, Stage1Binding,
 };
 use host_iommu_tests::memory::{GuestMemory, PAGE};
 use host_iommu_tests::stage1::{entry, PageSize, Table};
@@ -34,7 +34,7 @@ impl World {
             .expect("mapped");
         let root = Table::new(&memory).root();
         let pasids = host.alloc_pasids(&PasidRequest::any()).expect("a PASID");
-        let table = Stage1Table::four_level(Gpa(root));
+        let table = GuestTable::four_level(Gpa(root));
         let binding = host.bind(DEVICE, &pasids, pasids.first(), &table, None);
         Self {
             device: device.expect("a device"),
@@ -149,7 +149,7 @@ fn binding_anew_forgets_the_old_tables() {
     assert_eq!(world.load(GVA), Some(1));
     let other = Table::new(&world.memory).root();
     Table::at(&world.memory, other).map(GVA, world.page(2), entry::RW);
-    let table = Stage1Table::four_level(Gpa(other));
+    let table = GuestTable::four_level(Gpa(other));
     world.binding.rebind(&table, None).expect("bound anew");
     assert_eq!(world.load(GVA), Some(2));
 }

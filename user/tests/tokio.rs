@@ -3,8 +3,8 @@
 
 use host_iommu::backend::soft::{Dma, Soft, SoftDevice, SoftDeviceOptions};
 use host_iommu::{
-    AsyncFaultQueue, Bdf, FaultEvent, FaultGroup, FaultQueueOptions, Gpa, HostIommu, Iova, Pasid,
-    PasidAllocation, PasidRequest, Response, Stage1Binding, Stage1Table,
+    AsyncFaultQueue, Bdf, FaultEvent, FaultGroup, FaultQueueOptions, Gpa, GuestTable, HostIommu,
+    Iova, Pasid, PasidAllocation, PasidRequest, Response, Stage1Binding,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ impl World {
         let faults = host.fault_queue(&FaultQueueOptions::nonblocking());
         let faults = faults.expect("a queue");
         let pasids = host.alloc_pasids(&PasidRequest::any()).expect("a PASID");
-        let table = Stage1Table::four_level(Gpa(0x1000));
+        let table = GuestTable::four_level(Gpa(0x1000));
         let binding = host.bind(DEVICE, &pasids, pasids.first(), &table, Some(&faults));
         Self {
             faults: AsyncFaultQueue::new(faults).expect("watched"),

@@ -10,9 +10,9 @@ use std::time::Duration;
 use anyhow::{bail, ensure, Context, Result};
 use host_iommu::backend::soft::{Dma, DmaEnd, Soft, SoftDevice, SoftDeviceOptions};
 use host_iommu::{
-    AddressWidth, Bdf, FaultEvent, FaultQueue, FaultQueueOptions, FaultRead, Gpa, HostIommu, Iova,
-    IovaRange, MapAccess, Mapping, Pasid, PasidAllocation, PasidRequest, SharedMemory,
-    Stage1Binding, Stage1Table,
+    AddressWidth, Bdf, FaultEvent, FaultQueue, FaultQueueOptions, FaultRead, Gpa, GuestTable,
+    HostIommu, Iova, IovaRange, MapAccess, Mapping, Pasid, PasidAllocation, PasidRequest,
+    SharedMemory, Stage1Binding,
 };
 
 use super::bench::{Bench, RAM};
@@ -146,8 +146,8 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const RIGHTS: u64 = vtd::S2_R | vtd::S2_W;
 
 /// The stage-1 table of the third quadword of a PASID entry.
-fn table(quad: u64) -> Stage1Table {
-    let mut table = Stage1Table::four_level(Gpa(quad & ADDRESS));
+fn table(quad: u64) -> GuestTable {
+    let mut table = GuestTable::four_level(Gpa(quad & ADDRESS));
     if quad & vtd::PE_FSPM_5 != 0 {
         table.width = AddressWidth::Bits57;
     }

@@ -34,7 +34,7 @@ impl VtdEvents for Interrupts {
         sent.push(message);
     }
 
-    fn more(&self) {}
+    fn work_left(&self) {}
 }
 
 /// Room of the endpoint's registers, ring and buffer.
@@ -81,7 +81,7 @@ impl UnitMachine {
         config.supervisor = true;
         config.address_bits = 48;
         let unit = Vtd::new(config, ram.clone(), Arc::new(Interrupts::default()))?;
-        unit.assign(bdf, SourceId(ep::SID));
+        unit.set_source_id(bdf, SourceId(ep::SID));
         let plugged = host.plug(bdf, unit.clone())?;
 
         let mut machine = Self {

@@ -40,7 +40,7 @@ impl VtdEvents for Sent {
         sent.push(message);
     }
 
-    fn more(&self) {}
+    fn work_left(&self) {}
 }
 
 /// A group that waits, and the DMA that does.
@@ -158,7 +158,7 @@ impl Machine {
         let unit = Vtd::new(config(&host)?, memory.clone(), sent.clone())?;
         let mut devices = BTreeMap::new();
         for (source, device) in soft {
-            unit.assign(device.address(), SourceId(source));
+            unit.set_source_id(device.address(), SourceId(source));
             let plugged = host.plug(device.address(), unit.clone())?;
             devices.insert(
                 source,

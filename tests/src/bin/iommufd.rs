@@ -5,8 +5,8 @@
 use host_iommu::backend::iommufd::Iommufd;
 use host_iommu::seccomp::{IOMMUFD_IOCTLS, IOMMUFD_SYSCALLS};
 use host_iommu::{
-    Bdf, FaultEvent, FaultQueueOptions, FaultRead, Gpa, HostIommu, HostIommuContext, Iova,
-    MapAccess, PasidRequest, SharedMemory, Stage1Table,
+    Bdf, FaultEvent, FaultQueueOptions, FaultRead, Gpa, GuestTable, HostIommu, HostIommuContext,
+    Iova, MapAccess, PasidRequest, SharedMemory,
 };
 use host_iommu_tests::conformance::iommufd::IommufdMachine;
 use host_iommu_tests::conformance::kmod::client;
@@ -96,7 +96,7 @@ fn device_comes_by_its_file_and_goes() -> Outcome {
     let page = memory.alloc_page();
     table.map(GVA, page, entry::RW);
     let pasids = host.alloc_pasids(&PasidRequest::any())?;
-    let stage1 = Stage1Table::four_level(Gpa(table.root()));
+    let stage1 = GuestTable::four_level(Gpa(table.root()));
     let bound = host.bind(second, &pasids, pasids.first(), &stage1, None)?;
     let by_pasid = Job::store(GVA, 1).at(bound.pasid());
     expect(run_on(&*client, by_pasid)?, DONE, "by PASID")?;
@@ -155,7 +155,7 @@ fn dropped_context_gives_everything_back_with_the_device_open() -> Outcome {
     } = open()?;
     let faults = host.fault_queue(&FaultQueueOptions::nonblocking())?;
     let pasids = host.alloc_pasids(&PasidRequest::any())?;
-    let table = Stage1Table::four_level(Gpa(root));
+    let table = GuestTable::four_level(Gpa(root));
     let pasid = pasids.first();
     let bound = host.bind(device, &pasids, pasid, &table, Some(&faults))?;
     let waits = client.start(&Job::store(HOLE, 7).at(pasid).asking())?;
@@ -195,7 +195,7 @@ fn queues_leave_nothing_behind() -> Outcome {
         Ok((tasks, fs::read_dir("/proc/self/fd")?.count()))
     };
     let before = count()?;
-    let table = Stage1Table::four_level(Gpa(root));
+    let table = GuestTable::four_level(Gpa(root));
     for _ in 0..100 {
         let faults = host.fault_queue(&FaultQueueOptions::nonblocking())?;
         let pasids = host.alloc_pasids(&PasidRequest::any())?;

@@ -4,9 +4,9 @@
 
 use host_iommu::backend::kmod::Kmod;
 use host_iommu::{
-    Bdf, Error, FaultEvent, FaultGroup, FaultQueue, FaultQueueOptions, FaultRead, Gpa, HostIommu,
-    Invalidation, InvalidationEntry, Iova, IovaRange, MapAccess, Mapping, PasidAllocation,
-    PasidRequest, Response, Scope, SharedMemory, Stage1Binding, Stage1Table,
+    Bdf, Error, FaultEvent, FaultGroup, FaultQueue, FaultQueueOptions, FaultRead, Gpa, GuestTable,
+    HostIommu, Invalidation, InvalidationEntry, Iova, IovaRange, MapAccess, Mapping,
+    PasidAllocation, PasidRequest, Response, Scope, SharedMemory, Stage1Binding,
 };
 use host_iommu_tests::ktap::{fail, skip, Outcome};
 use host_iommu_tests::memory::{GuestMemory, PAGE};
@@ -65,11 +65,11 @@ impl Vmm {
     }
 
     /// A table that maps [`GVA`] to a page of its own.
-    fn table(&self) -> (Stage1Table, u64) {
+    fn table(&self) -> (GuestTable, u64) {
         let table = Table::new(&self.memory);
         let page = self.memory.alloc_page();
         table.map(GVA, page, entry::RW);
-        let stage1 = Stage1Table::four_level(Gpa(table.root())).with_cookie(COOKIE);
+        let stage1 = GuestTable::four_level(Gpa(table.root())).with_cookie(COOKIE);
         (stage1, page)
     }
 
@@ -238,7 +238,7 @@ fn binding_that_went_with_its_group_is_gone() -> Outcome {
         Some(nesting) if nesting.stage1.is_present() => {}
         _ => return skip("the host does not nest"),
     }
-    let table = Stage1Table::four_level(Gpa(0)).with_guest_pasid(5);
+    let table = GuestTable::four_level(Gpa(0)).with_guest_pasid(5);
     let bind = |pasids: &PasidAllocation| host.bind(device, pasids, pasids.first(), &table, None);
     // By a call that the owned values are told of, and behind their back as an unplug is.
     for behind in [false, true] {
@@ -425,7 +425,7 @@ fn bind_failure_names_pasid_and_device() -> Outcome {
         .host
         .alloc_pasids(&PasidRequest::exactly(5.try_into()?))?;
     let bind = |root| {
-        let table = Stage1Table::four_level(Gpa(root));
+        let table = GuestTable::four_level(Gpa(root));
         let first = pasids.first();
         vmm.host.bind(vmm.device, &pasids, first, &table, None)
     };

@@ -6,8 +6,8 @@ use host_iommu::backend::iommufd::Iommufd;
 use host_iommu::backend::kmod::Kmod;
 use host_iommu::shadow::Shadow;
 use host_iommu::{
-    Bdf, Error, FaultQueueOptions, FaultRead, Gpa, HostIommu, HostIommuContext, Invalidation, Iova,
-    IovaRange, MapAccess, PasidRequest, Response, Shadowing, Stage1Binding, Stage1Table,
+    Bdf, Error, FaultQueueOptions, FaultRead, Gpa, GuestTable, HostIommu, HostIommuContext,
+    Invalidation, Iova, IovaRange, MapAccess, PasidRequest, Response, Shadowing, Stage1Binding,
     TableFormat,
 };
 use host_iommu_tests::conformance::kmod::client;
@@ -91,10 +91,10 @@ impl Vm {
     }
 }
 
-fn second(table: &Table<'_>) -> Stage1Table {
-    Stage1Table {
+fn second(table: &Table<'_>) -> GuestTable {
+    GuestTable {
         format: TableFormat::SecondStage,
-        ..Stage1Table::four_level(Gpa(table.root()))
+        ..GuestTable::four_level(Gpa(table.root()))
     }
 }
 
@@ -180,7 +180,7 @@ fn rid_with_a_large_page_reaches_no_further_than_memory() -> Outcome {
 fn first_stage_is_refused_in_caching_mode() -> Outcome {
     let vm = Vm::new(Shadowing::CachingMode)?;
     let table = Table::new(&vm.memory);
-    let first = Stage1Table::four_level(Gpa(table.root()));
+    let first = GuestTable::four_level(Gpa(table.root()));
     match vm.host.bind_rid(vm.device, &first, None) {
         Err(error @ Error::NotShadowed { .. }) => {
             assert_eq!(error.errno(), Some(Errno::EOPNOTSUPP as i32));
@@ -201,7 +201,7 @@ fn pasid_follows_a_first_stage_table() -> Outcome {
     let (one, two) = (vm.memory.alloc_page(), vm.memory.alloc_page());
     let table = Table::new(&vm.memory);
     table.map(AT, one, entry::RW);
-    let first = Stage1Table::four_level(Gpa(table.root()));
+    let first = GuestTable::four_level(Gpa(table.root()));
     let binding = vm.host.bind(vm.device, &pasids, pasid, &first, None)?;
     assert_eq!(vm.run(Job::store(AT, 2).at(pasid))?, End::Done(0));
     assert_eq!(vm.memory.read_u64(one), 2);
@@ -232,7 +232,7 @@ fn holes_are_filled(vm: &Vm, at_pasid: bool) -> Outcome {
     let (one, two) = (vm.memory.alloc_page(), vm.memory.alloc_page());
     let table = Table::new(&vm.memory);
     table.map(AT, one, entry::RW);
-    let first = Stage1Table::four_level(Gpa(table.root())).with_cookie(88);
+    let first = GuestTable::four_level(Gpa(table.root())).with_cookie(88);
     let options = FaultQueueOptions::nonblocking();
     let queue = vm.host.fault_queue(&options)?;
     let binding = match at_pasid {

@@ -5,8 +5,8 @@
 use host_iommu::backend::kmod::Kmod;
 use host_iommu::shadow::Shadow;
 use host_iommu::{
-    Bdf, Error, Gpa, HostIommu, HostIommuContext, Invalidation, Iova, IovaRange, MapAccess,
-    Shadowing, Stage1Binding, Stage1Table, TableFormat,
+    Bdf, Error, Gpa, GuestTable, HostIommu, HostIommuContext, Invalidation, Iova, IovaRange,
+    MapAccess, Shadowing, Stage1Binding, TableFormat,
 };
 use host_iommu_tests::ktap::{fail, skip, Outcome};
 use host_iommu_tests::memory::{GuestMemory, PAGE};
@@ -74,10 +74,10 @@ impl Vm {
     }
 }
 
-fn second(table: &Table<'_>) -> Stage1Table {
-    Stage1Table {
+fn second(table: &Table<'_>) -> GuestTable {
+    GuestTable {
         format: TableFormat::SecondStage,
-        ..Stage1Table::four_level(Gpa(table.root()))
+        ..GuestTable::four_level(Gpa(table.root()))
     }
 }
 
@@ -114,7 +114,7 @@ fn stage_1_without_a_shadow_is_refused() -> Outcome {
     let host = HostIommu::new(Kmod::open_device(edu)?);
     let memory = GuestMemory::new(0, SIZE)?;
     host.map(Iova(0), memory.shared(), MapAccess::ReadWrite)?;
-    let first = Stage1Table::four_level(Gpa(Table::new(&memory).root()));
+    let first = GuestTable::four_level(Gpa(Table::new(&memory).root()));
     let refused = host.bind_rid(edu, &first, None);
     let errno = refused.err().and_then(|error| error.errno());
     assert_eq!(errno, Some(Errno::EOPNOTSUPP as i32));
@@ -232,7 +232,7 @@ fn first_stage_is_taken_where_every_change_is_told() -> Outcome {
     let table = Table::new(&vm.memory);
     let (one, two) = (vm.page(1), vm.page(2));
     table.map(AT, one, entry::RW);
-    let first = Stage1Table::four_level(Gpa(table.root()));
+    let first = GuestTable::four_level(Gpa(table.root()));
     let binding = vm.host.bind_rid(*device, &first, None)?;
     assert!(testdev.store(AT)?);
     assert_eq!(vm.value(one), IommuTestdev::VALUE);
@@ -249,7 +249,7 @@ fn first_stage_is_taken_where_every_change_is_told() -> Outcome {
 fn first_stage_is_refused_in_caching_mode() -> Outcome {
     let vm = Vm::new(Shadowing::CachingMode)?;
     let table = Table::new(&vm.memory);
-    let first = Stage1Table::four_level(Gpa(table.root()));
+    let first = GuestTable::four_level(Gpa(table.root()));
     match vm.host.bind_rid(vm.edu.0, &first, None) {
         Err(error @ Error::NotShadowed { .. }) => {
             assert_eq!(error.errno(), Some(Errno::EOPNOTSUPP as i32));

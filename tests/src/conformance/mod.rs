@@ -20,8 +20,8 @@ use crate::memory::{GuestMemory, PAGE};
 use crate::stage1::{entry, Table};
 use host_iommu::sys::Errno;
 use host_iommu::{
-    Bdf, Error, FaultEvent, FaultGroup, FaultQueue, FaultQueueOptions, FaultRead, Gpa, HostIommu,
-    Iova, IovaRange, MapAccess, Pasid, PasidAllocation, PasidRequest, Stage1Binding, Stage1Table,
+    Bdf, Error, FaultEvent, FaultGroup, FaultQueue, FaultQueueOptions, FaultRead, Gpa, GuestTable,
+    HostIommu, Iova, IovaRange, MapAccess, Pasid, PasidAllocation, PasidRequest, Stage1Binding,
 };
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use std::fmt::Debug;
@@ -338,8 +338,8 @@ pub struct Space {
 
 impl Space {
     /// What is bound.
-    pub fn table(self) -> Stage1Table {
-        Stage1Table::four_level(Gpa(self.root)).with_cookie(COOKIE)
+    pub fn table(self) -> GuestTable {
+        GuestTable::four_level(Gpa(self.root)).with_cookie(COOKIE)
     }
 }
 

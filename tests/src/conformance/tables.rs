@@ -10,7 +10,7 @@ use super::{expect, expect_errno, pages, End, Job, Machine, Vm, GVA, HOLE, MEMOR
 use crate::ktap::{fail, skip, Outcome};
 use crate::memory::PAGE;
 use crate::stage1::{entry, PageSize};
-use host_iommu::{AddressWidth, Bdf, Error, Gpa, Invalidation, Pasid, Scope, Stage1Table};
+use host_iommu::{AddressWidth, Bdf, Error, Gpa, GuestTable, Invalidation, Pasid, Scope};
 use nix::errno::Errno;
 
 const DONE: End = End::Done(0);
@@ -68,7 +68,7 @@ pub fn bind_of_nonsense_is_refused(machine: &dyn Machine) -> Outcome {
     let vm = Vm::new(machine)?;
     let pasids = vm.pasid()?;
     let (pasid, table) = (pasids.first(), vm.space().table());
-    let odd = Stage1Table {
+    let odd = GuestTable {
         root: Gpa(table.root.0 + 8),
         ..table
     };
@@ -118,9 +118,9 @@ pub fn bind_of_five_levels_reaches_high_addresses(machine: &dyn Machine) -> Outc
     let top = vm.memory.alloc_page();
     // Index 3 of level 5 leads to the table of four levels.
     vm.memory.write_u64(top + 8 * 3, space.root | entry::RW);
-    let table = Stage1Table {
+    let table = GuestTable {
         width: AddressWidth::Bits57,
-        ..Stage1Table::four_level(Gpa(top))
+        ..GuestTable::four_level(Gpa(top))
     };
     let pasids = vm.pasid()?;
     let pasid = pasids.first();
@@ -163,7 +163,7 @@ pub fn rebind_takes_the_place(machine: &dyn Machine) -> Outcome {
     expect(vm.memory.read_u64(old.page), 1, "the old page")?;
     expect(vm.memory.read_u64(new.page), 2, "the new page")?;
 
-    let odd = Stage1Table {
+    let odd = GuestTable {
         root: Gpa(old.root + 8),
         ..old.table()
     };

@@ -141,7 +141,7 @@ fn both_write(opened: &[(&HostIommu, Bdf, &dyn super::Client)], memory: &GuestMe
     let table = Table::new(memory);
     let page = memory.alloc_page();
     table.map(GVA, page, entry::RW);
-    let stage1 = host_iommu::Stage1Table::four_level(host_iommu::Gpa(table.root()));
+    let stage1 = host_iommu::GuestTable::four_level(host_iommu::Gpa(table.root()));
     let mut bound = Vec::new();
     for (host, device, _) in opened {
         let pasids = host.alloc_pasids(&PasidRequest::any())?;

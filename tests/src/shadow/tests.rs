@@ -10,8 +10,8 @@ use host_iommu::backend::soft::{Dma, DmaEnd, DmaId, Soft, SoftDevice, SoftDevice
 use host_iommu::shadow::{Shadow, MAX_ENTRIES};
 use host_iommu::{
     Bdf, Binding, Error, FaultEvent, FaultGroup, FaultQueue, FaultQueueOptions, FaultRead, Gpa,
-    HostIommu, HostIommuContext, Invalidation, InvalidationEntry, Iova, IovaRange, MapAccess,
-    Mapping, PasidAllocation, PasidRequest, Response, Scope, Shadowing, Stage1Binding, Stage1Table,
+    GuestTable, HostIommu, HostIommuContext, Invalidation, InvalidationEntry, Iova, IovaRange,
+    MapAccess, Mapping, PasidAllocation, PasidRequest, Response, Scope, Shadowing, Stage1Binding,
     Support, TableFormat,
 };
 use nix::errno::Errno;
@@ -50,14 +50,14 @@ struct World {
     host: HostIommu,
     device: SoftDevice,
     pasids: PasidAllocation,
-    table: Stage1Table,
+    table: GuestTable,
     binding: Option<Stage1Binding>,
     /// What it asks for, if it does: the guest refuses all that comes here.
     queue: Option<FaultQueue>,
 }
 
 impl World {
-    fn new(soft: Soft, wrap: impl FnOnce(Soft) -> HostIommu, table: Stage1Table) -> Self {
+    fn new(soft: Soft, wrap: impl FnOnce(Soft) -> HostIommu, table: GuestTable) -> Self {
         let device = soft.bus().add(DEVICE, &SoftDeviceOptions::default());
         let device = device.expect("a device");
         let host = wrap(soft);
@@ -125,7 +125,7 @@ impl World {
 }
 
 fn native(root: u64) -> World {
-    let table = Stage1Table::four_level(Gpa(root));
+    let table = GuestTable::four_level(Gpa(root));
     World::new(Soft::new(), HostIommu::new, table)
 }
 
@@ -135,9 +135,9 @@ fn shadowed(memory: &GuestMemory, root: u64, shadowing: Shadowing) -> World {
         Shadowing::CachingMode => TableFormat::SecondStage,
         _ => TableFormat::FirstStage,
     };
-    let table = Stage1Table {
+    let table = GuestTable {
         format,
-        ..Stage1Table::four_level(Gpa(root))
+        ..GuestTable::four_level(Gpa(root))
     };
     let over = |soft| HostIommu::new(Shadow::over(soft, view, shadowing).expect("a shadow"));
     World::new(Soft::new(), over, table)
@@ -514,13 +514,13 @@ fn table_that_the_promise_does_not_cover_is_refused() {
     let queue = queue.expect("a queue");
     let tries = [
         (
-            Stage1Table::four_level(Gpa(table.root())),
+            GuestTable::four_level(Gpa(table.root())),
             None,
             "first stage",
         ),
         (world.table, Some(&queue), "page requests"),
         (
-            Stage1Table {
+            GuestTable {
                 supervisor: true,
                 ..world.table
             },
@@ -528,7 +528,7 @@ fn table_that_the_promise_does_not_cover_is_refused() {
             "supervisor",
         ),
         (
-            Stage1Table {
+            GuestTable {
                 root: Gpa(table.root() + 8),
                 ..world.table
             },
@@ -655,9 +655,9 @@ fn cost_is_that_of_the_tables_in_the_range() {
     };
     shadow.map(&mapping).expect("a mapping");
     let pasid = shadow.alloc_pasids(&PasidRequest::any()).expect("a PASID");
-    let bound = Stage1Table {
+    let bound = GuestTable {
         format: TableFormat::SecondStage,
-        ..Stage1Table::four_level(Gpa(table.root()))
+        ..GuestTable::four_level(Gpa(table.root()))
     };
     let binding = Binding {
         device: DEVICE,

@@ -10,7 +10,7 @@ use crate::report::{check, Seen};
 use crate::setup::{open_endpoint, World, COOKIE, GUEST_PASIDS, HOLES, MEMORY_SIZE};
 use host_iommu::backend::kmod::Kmod;
 use host_iommu::{
-    Bdf, FaultQueueOptions, Gpa, HostIommu, Iova, MapAccess, PasidRequest, Stage1Table,
+    Bdf, FaultQueueOptions, Gpa, GuestTable, HostIommu, Iova, MapAccess, PasidRequest,
 };
 use host_iommu_tests::ktap::Stop;
 use host_iommu_tests::memory::GuestMemory;
@@ -137,7 +137,7 @@ fn wait_for_death() -> Seen<()> {
     host.map(Iova(0), memory.shared(), MapAccess::ReadWrite)?;
     let faults = host.fault_queue(&FaultQueueOptions::nonblocking())?;
     let pasids = host.alloc_pasids(&PasidRequest::exactly(GUEST_PASIDS[0].try_into()?))?;
-    let stage1 = Stage1Table::four_level(Gpa(table.root())).with_cookie(COOKIE);
+    let stage1 = GuestTable::four_level(Gpa(table.root())).with_cookie(COOKIE);
     let binding = host.bind(device, &pasids, pasids.first(), &stage1, Some(&faults))?;
 
     let mut order = Order::fill(HOLES[0], 64, 1).at(pasids.first().get());

@@ -4,8 +4,8 @@
 use crate::report::{check, Seen};
 use host_iommu::backend::kmod::Kmod;
 use host_iommu::{
-    AddressWidth, Bdf, FaultQueue, FaultQueueOptions, Gpa, HostIommu, Iova, MapAccess,
-    PasidAllocation, PasidRequest, Stage1Binding, Stage1Table,
+    AddressWidth, Bdf, FaultQueue, FaultQueueOptions, Gpa, GuestTable, HostIommu, Iova, MapAccess,
+    PasidAllocation, PasidRequest, Stage1Binding,
 };
 use host_iommu_tests::memory::{GuestMemory, PAGE};
 use host_iommu_tests::stage1::{entry, Table};
@@ -227,7 +227,7 @@ pub fn bind(world: &mut World) -> Seen {
     check(world.tables.len() == world.pasids.len(), MISSING)?;
     let pasids = std::mem::take(&mut world.pasids);
     for (pasids, &(root, pages)) in pasids.into_iter().zip(&world.tables) {
-        let table = Stage1Table::four_level(Gpa(root)).with_cookie(COOKIE);
+        let table = GuestTable::four_level(Gpa(root)).with_cookie(COOKIE);
         let binding = host.bind(device, &pasids, pasids.first(), &table, Some(&faults))?;
         world.spaces.push(Space {
             pasids,

@@ -10,8 +10,8 @@
 use host_iommu::backend::kmod::Kmod;
 use host_iommu::vfio::{self, Bar};
 use host_iommu::{
-    duplicate, AddressSpaceEntry, Bdf, Gpa, HostIommu, Iova, IovaRange, MapAccess, PasidRequest,
-    RegionListener, Stage1Table,
+    duplicate, AddressSpaceEntry, Bdf, Gpa, GuestTable, HostIommu, Iova, IovaRange, MapAccess,
+    PasidRequest, RegionListener,
 };
 use host_iommu_tests::testdev::{status, Order, Testdev, BAR};
 use std::error::Error;
@@ -134,7 +134,7 @@ fn run(address: Bdf) -> Outcome {
 
     // 5. What this container cannot: it is type1v2's, and takes read-only mappings.
     let (device, third) = (address, host.alloc_pasids(&PasidRequest::any())?);
-    let table = Stage1Table::four_level(Gpa(0x1000));
+    let table = GuestTable::four_level(Gpa(0x1000));
     let refused = host.bind(device, &third, third.first(), &table, None);
     let errno = refused.err().and_then(|error| error.errno());
     expect(errno == Some(libc::EOPNOTSUPP), "stage 1 says EOPNOTSUPP")?;

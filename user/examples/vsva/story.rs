@@ -2,8 +2,8 @@
 //! The story: guest, virtual IOMMU and VMM in one process, the device behind a backend.
 
 use host_iommu::{
-    Bdf, Delivered, FaultGroup, FaultQueue, FaultQueueOptions, Gpa, HostIommu, Invalidation, Iova,
-    IovaRange, MapAccess, Pasid, PasidRequest, PciIommuOps, Response, Scope, Stage1Table,
+    Bdf, Delivered, FaultGroup, FaultQueue, FaultQueueOptions, Gpa, GuestTable, HostIommu,
+    Invalidation, Iova, IovaRange, MapAccess, Pasid, PasidRequest, PciIommuOps, Response, Scope,
 };
 use host_iommu_tests::conformance::{run_on, End, Job, Machine};
 use host_iommu_tests::ktap::{fail, Outcome};
@@ -120,7 +120,7 @@ pub fn run(machine: &dyn Machine, say: &mut dyn FnMut(String)) -> Outcome {
     let faults = host.fault_queue(&FaultQueueOptions::nonblocking())?;
     let pasids = host.alloc_pasids(&PasidRequest::any())?;
     let root = Table::new(&memory).root();
-    let table = Stage1Table::four_level(Gpa(root)).with_guest_pasid(GUEST_PASID);
+    let table = GuestTable::four_level(Gpa(root)).with_guest_pasid(GUEST_PASID);
     let pasid = pasids.first();
     let binding = host.bind(device, &pasids, pasid, &table, Some(&faults))?;
     let guest_pasid: Pasid = GUEST_PASID.try_into()?;

@@ -40,7 +40,7 @@ struct Events;
 impl VtdEvents for Events {
     fn interrupt(&self, _: Msi) {}
 
-    fn more(&self) {}
+    fn work_left(&self) {}
 }
 
 /// A word that changes once the unit has read memory so many times more.
@@ -99,6 +99,8 @@ struct Machine {
     host: HostIommu,
     devices: Vec<SoftDevice>,
     plugged: Vec<Plugged>,
+    /// The guest boots in legacy mode: root and context tables alone.
+    legacy: bool,
 }
 
 impl Machine {
@@ -133,7 +135,7 @@ impl Machine {
         config.fault_records = if kind & 16 == 0 { 8 } else { 1 };
         let unit = Vtd::new(config, memory.clone(), Arc::new(Events)).expect("a unit");
         let plugged = DEVICES.map(|(device, source, _)| {
-            unit.assign(device, SourceId(source as u16));
+            unit.set_source_id(device, SourceId(source as u16));
             host.plug(device, unit.clone()).expect("a place")
         });
         Self {
@@ -142,6 +144,7 @@ impl Machine {
             host,
             devices: devices.into(),
             plugged: plugged.into(),
+            legacy: kind & 32 != 0,
         }
     }
 
@@ -169,7 +172,12 @@ impl Machine {
         self.write8(0x90, QUEUE | 1 << 11);
         self.command(1 << 26);
         self.put(ROOT, CONTEXTS | 1);
-        for (_, source, _) in DEVICES {
+        for (_, source, _) in DEVICES.iter().filter(|_| self.legacy) {
+            // A second-stage table of four levels, of domain 2.
+            self.put(CONTEXTS + source * 16, TABLE | 1);
+            self.put(CONTEXTS + source * 16 + 8, 2 << 8 | 2);
+        }
+        for (_, source, _) in DEVICES.iter().filter(|_| !self.legacy) {
             self.put(ROOT + (source >> 7) * 8, CONTEXTS | 1);
             self.put(CONTEXTS + (source & 0x7f) * 32, DIRECTORY | 0x1d);
         }
@@ -179,7 +187,8 @@ impl Machine {
         self.put(PASIDS + 64 + 8, 2);
         self.put(PASIDS + 64 + 16, TABLE | 1 << 4);
         self.put(PASIDS + 64, 1 | 1 << 6);
-        self.write8(0x20, ROOT | 1 << 10);
+        let scalable = if self.legacy { 0 } else { 1 << 10 };
+        self.write8(0x20, ROOT | scalable);
         self.command(1 << 30);
         self.write8(0xd0, REQUESTS);
         for control in [0x38, 0xa0, 0xe0] {
@@ -417,14 +426,8 @@ pub fn tables(data: &[u8]) {
     let mut tail = 0;
     while !input.is_empty() {
         let kind = input.byte();
-        let table = [
-            ROOT,
-            CONTEXTS + SOURCE * 32,
-            DIRECTORY,
-            PASIDS,
-            PASIDS,
-            TABLE,
-        ];
+        let context = SOURCE * if machine.legacy { 16 } else { 32 };
+        let table = [ROOT, CONTEXTS + context, DIRECTORY, PASIDS, PASIDS, TABLE];
         let at = match table.get(usize::from(kind & 7)) {
             Some(table) => table + u64::from(input.byte() & 0x3f) * 8,
             None => place(&mut input),

@@ -4,12 +4,12 @@
 use super::{HostIommu, Scope, Translation};
 use crate::error::{is_gone, Error, Operation, Result};
 use crate::fault::FaultQueue;
-use crate::nesting::{Stage1Binding, Stage1Table};
+use crate::nesting::{GuestTable, Stage1Binding};
 use crate::pasid::{PasidAllocation, PasidRequest};
 use crate::registry::BoundTable;
 use crate::space::AddressSpace;
 use crate::sys::Errno;
-use crate::trace::{noted, tell};
+use crate::trace::{tell, trace_failure};
 use crate::types::{Bdf, Pasid};
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ impl HostIommu {
         device: Bdf,
         pasids: &PasidAllocation,
         pasid: Pasid,
-        table: &Stage1Table,
+        table: &GuestTable,
         faults: Option<&FaultQueue>,
     ) -> Result<Stage1Binding> {
         let translation = Translation::Stage1(*table);
@@ -95,7 +95,7 @@ impl HostIommu {
     pub fn bind_rid(
         &self,
         device: Bdf,
-        table: &Stage1Table,
+        table: &GuestTable,
         faults: Option<&FaultQueue>,
     ) -> Result<Stage1Binding> {
         Stage1Binding::at_rid(self.clone(), device, Translation::Stage1(*table), faults)
@@ -138,7 +138,7 @@ impl HostIommu {
     /// [`Error::Failed`] with ENOENT if nothing is bound there, or the device is not attached.
     pub fn unbind(&self, scope: Scope) -> Result<()> {
         let mut registry = self.registry();
-        let unbound = noted(self.context().unbind(scope));
+        let unbound = trace_failure(self.context().unbind(scope));
         if is_gone(&unbound) {
             // It went with its device.
             self.settle_all(&mut registry);

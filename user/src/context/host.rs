@@ -14,7 +14,7 @@ use crate::registry::Registry;
 use crate::space::AddressSpace;
 use crate::sys::memory::DmaMemory;
 use crate::sys::Errno;
-use crate::trace::{noted, tell};
+use crate::trace::{tell, trace_failure};
 use crate::types::{Bdf, Iova, IovaRange, MapAccess};
 use crate::vfio::VfioDevice;
 use std::os::fd::OwnedFd;
@@ -121,7 +121,7 @@ impl HostIommu {
     /// [`Error::Failed`] with EINVAL for a group that does not fit what is mapped, EPERM without
     /// interrupt remapping, and what the host's driver says.
     pub fn attach(&self, fd: OwnedFd) -> Result<u64> {
-        noted(self.context().attach(fd))
+        trace_failure(self.context().attach(fd))
     }
 
     /// Detaches what [`HostIommu::attach`] gave this number; its fd comes back. What is bound at its
@@ -133,7 +133,7 @@ impl HostIommu {
     /// [`Error::Failed`] with EBUSY while a device is open, ENOENT for a number that names nothing.
     pub fn detach(&self, attached: u64) -> Result<OwnedFd> {
         let mut registry = self.registry();
-        let fd = noted(self.context().detach(attached))?;
+        let fd = trace_failure(self.context().detach(attached))?;
         self.settle_all(&mut registry);
         Ok(fd)
     }
@@ -145,7 +145,7 @@ impl HostIommu {
     /// [`Error::Failed`] with ENODEV for a device that is not attached, EOPNOTSUPP where devices are
     /// no files.
     pub fn device(&self, device: Bdf) -> Result<VfioDevice> {
-        VfioDevice::from_fd(noted(self.context().device_fd(device))?, device)
+        VfioDevice::from_fd(trace_failure(self.context().device_fd(device))?, device)
     }
 
     /// Gives devices all of `memory` at `iova`, which a VMM makes the guest-physical address.
@@ -181,7 +181,7 @@ impl HostIommu {
     /// As [`HostIommu::map`], and EINVAL for a part that is not in the memory.
     pub fn map_part(&self, mapping: &Mapping<'_>) -> Result<()> {
         let mut registry = self.registry();
-        noted(self.context().map(mapping))?;
+        trace_failure(self.context().map(mapping))?;
         let pages = mapping.range.size().unwrap_or(0) / 4096;
         registry.mapped_pages = registry.mapped_pages.saturating_add(pages);
         drop(registry);
@@ -195,7 +195,7 @@ impl HostIommu {
     ///
     /// [`Error::Failed`] with EINVAL if a mapping lies in it in part only.
     pub fn unmap(&self, range: IovaRange) -> Result<u64> {
-        let bytes = noted(self.context().unmap(range))?;
+        let bytes = trace_failure(self.context().unmap(range))?;
         let mut registry = self.registry();
         registry.mapped_pages = registry.mapped_pages.saturating_sub(bytes / 4096);
         drop(registry);
@@ -281,7 +281,7 @@ impl HostIommu {
     pub fn flush(&self, scope: Scope, invalidation: &Invalidation) -> Result<()> {
         let entries = invalidation.entries();
         let start = Instant::now();
-        let flushed = noted(self.context().invalidate(scope, entries));
+        let flushed = trace_failure(self.context().invalidate(scope, entries));
         self.counted()
             .flush(&flushed, entries.len(), start.elapsed());
         flushed?;
@@ -295,7 +295,7 @@ impl HostIommu {
     ///
     /// [`Error::Failed`] with EDQUOT at the quota, EINVAL for too large a depth.
     pub fn fault_queue(&self, options: &FaultQueueOptions) -> Result<FaultQueue> {
-        let channel = noted(self.context().fault_queue(options))?;
+        let channel = trace_failure(self.context().fault_queue(options))?;
         Ok(FaultQueue::counted(channel, self.counted().clone()))
     }
 

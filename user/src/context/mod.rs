@@ -12,7 +12,7 @@ pub(crate) use units::WeakHost;
 use crate::capabilities::{Capabilities, DeviceInfo, Stats};
 use crate::error::{Error, Operation, Result};
 use crate::fault::{FaultChannel, FaultQueueOptions};
-use crate::nesting::{InvalidationEntry, Stage1Table};
+use crate::nesting::{GuestTable, InvalidationEntry};
 use crate::pasid::PasidRequest;
 use crate::space::{unsupported, AddressSpaceEntry, AddressSpaceId};
 use crate::sys::memory::DmaMemory;
@@ -52,7 +52,7 @@ impl fmt::Debug for Mapping<'_> {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Translation {
     /// A guest's table, on top of stage 2.
-    Stage1(Stage1Table),
+    Stage1(GuestTable),
     /// Stage 2 itself: addresses are guest-physical, as by a passthrough entry of a guest.
     Stage2 {
         /// The guest's number for the PASID; `None` if it is the host's.
@@ -92,8 +92,8 @@ impl Translation {
     }
 }
 
-impl From<Stage1Table> for Translation {
-    fn from(table: Stage1Table) -> Self {
+impl From<GuestTable> for Translation {
+    fn from(table: GuestTable) -> Self {
         Self::Stage1(table)
     }
 }

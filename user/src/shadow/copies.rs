@@ -7,7 +7,7 @@ use super::{Cost, MAX_ENTRIES};
 use crate::capabilities::Shadowing;
 use crate::context::{Binding, HostIommuContext, Scope, Translation};
 use crate::error::{Error, Operation, Result};
-use crate::nesting::{Stage1Table, TableFormat};
+use crate::nesting::{GuestTable, TableFormat};
 use crate::space::{AddressSpaceEntry, AddressSpaceId};
 use crate::sys::Errno;
 use crate::types::{Bdf, Iova, IovaRange, Pasid};
@@ -20,7 +20,7 @@ use vm_memory::{GuestAddressSpace, GuestMemoryBackend};
 #[derive(Debug)]
 pub(super) struct Copied {
     pub(super) id: AddressSpaceId,
-    pub(super) table: Stage1Table,
+    pub(super) table: GuestTable,
     /// By first address; they do not overlap.
     pub(super) entries: BTreeMap<u64, Entry>,
 }
@@ -78,12 +78,12 @@ where
     }
 
     /// Whether a table is copied, and not the context's to walk.
-    pub(super) fn copies(&self, table: &Stage1Table) -> bool {
+    pub(super) fn copies(&self, table: &GuestTable) -> bool {
         self.shadowing != Shadowing::SecondStage || table.format == TableFormat::SecondStage
     }
 
     /// Why a table cannot be shadowed, if so.
-    fn refuses(&self, binding: &Binding<'_>, table: &Stage1Table) -> Option<&'static str> {
+    fn refuses(&self, binding: &Binding<'_>, table: &GuestTable) -> Option<&'static str> {
         if self.shadowing == Shadowing::CachingMode && table.format == TableFormat::FirstStage {
             return Some("guests do not tell when an entry of the first stage becomes present");
         }
@@ -102,7 +102,7 @@ where
     }
 
     /// Where both the host and a table translate, ascending.
-    fn reachable(&self, table: &Stage1Table) -> std::result::Result<Vec<(u64, u64)>, io::Error> {
+    fn reachable(&self, table: &GuestTable) -> std::result::Result<Vec<(u64, u64)>, io::Error> {
         let bits = match table.format {
             TableFormat::FirstStage => table.width.bits() - 1,
             TableFormat::SecondStage => table.width.bits(),
@@ -230,7 +230,7 @@ where
         &self,
         stage2: &Stage2,
         cost: &mut Cost,
-        table: &Stage1Table,
+        table: &GuestTable,
         reachable: &[(u64, u64)],
         (start, last): (u64, u64),
         held: usize,
@@ -294,7 +294,7 @@ where
             let stage2 = &state.stage2;
             copied.entries.retain(|&first, entry| {
                 let gpa_last = entry.gpa.saturating_add(entry.last.saturating_sub(first));
-                stage2.has(entry.gpa, gpa_last)
+                stage2.maps_all_of(entry.gpa, gpa_last)
             });
             let gone = before.saturating_sub(copied.entries.len());
             state.cost.entries = state.cost.entries.saturating_sub(gone as u64);
@@ -331,7 +331,7 @@ where
         &self,
         state: &mut State,
         binding: &Binding<'_>,
-        table: &Stage1Table,
+        table: &GuestTable,
     ) -> Result<()> {
         let Binding { device, pasid, .. } = *binding;
         if let Some(reason) = self.refuses(binding, table) {

@@ -20,7 +20,7 @@
 //! | accessed flag, extended too | set at the walk in all entries on the way to what is mapped |
 //! | dirty flag | set at the walk in each leaf that may be written: a write is not seen |
 //! | flags of the second stage | not touched: offer a guest no SSADS |
-//! | supervisor's pages | not mapped; tables with [`Stage1Table::supervisor`](crate::Stage1Table::supervisor) are refused |
+//! | supervisor's pages | not mapped; tables with [`GuestTable::supervisor`](crate::GuestTable::supervisor) are refused |
 //! | a request that asks for privilege | served as a user's |
 //! | addresses the host does not translate, as the upper half | a bind is refused if the table maps them; an invalidation skips them, and fails with EOPNOTSUPP |
 //! | memory that is mapped or unmapped | followed at once |

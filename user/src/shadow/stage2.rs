@@ -27,7 +27,7 @@ impl Stage2 {
     }
 
     /// Whether all of it lies in one mapping.
-    pub(super) fn has(&self, gpa: u64, gpa_last: u64) -> bool {
+    pub(super) fn maps_all_of(&self, gpa: u64, gpa_last: u64) -> bool {
         let found = self.0.range(..=gpa).next_back();
         found.is_some_and(|(_, &(last, _))| last >= gpa_last)
     }

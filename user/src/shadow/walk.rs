@@ -3,7 +3,7 @@
 //! 9.7 to 9.9).
 
 use super::stage2::Stage2;
-use crate::nesting::{Stage1Table, TableFormat};
+use crate::nesting::{GuestTable, TableFormat};
 use crate::sys::Errno;
 use crate::types::MapAccess;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -73,7 +73,7 @@ struct Rights {
 pub(super) struct Walk<'a, M> {
     pub(super) memory: &'a M,
     pub(super) stage2: &'a Stage2,
-    pub(super) table: &'a Stage1Table,
+    pub(super) table: &'a GuestTable,
     /// Where the host translates, ascending.
     pub(super) reachable: &'a [(u64, u64)],
     /// Most entries.

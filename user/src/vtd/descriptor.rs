@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Descriptors of the invalidation queue, 256 bits each (VT-d 4.1, 6.5.2 and 7.7).
 
-use super::tables::SourceId;
+use super::bits::{Field, PAGE_ADDRESS, PAGE_BITS};
+use super::source::SourceId;
 use crate::fault::Response;
 use crate::types::{Iova, IovaRange};
 
@@ -85,15 +86,146 @@ impl std::fmt::Display for QueueError {
     }
 }
 
-/// Bits of a word.
-const fn field(word: u64, shift: u32, bits: u32) -> u64 {
-    word >> shift & ((1 << bits) - 1)
+/// Fields of the first quadword of every descriptor (VT-d 4.1, 6.5.2): the type in two parts, and G,
+/// the granularity.
+const TYPE_LOW: Field = Field::bits(3, 0);
+const TYPE_HIGH: Field = Field::bits(11, 9);
+const GRANULARITY: Field = Field::bits(5, 4);
+/// Of those that name a domain (DID).
+const DOMAIN: Field = Field::bits(31, 16);
+/// Of those that name a PASID.
+const PASID: Field = Field::bits(51, 32);
+
+/// Types of descriptors (VT-d 4.1, 6.5.2).
+mod kind {
+    pub(super) const CONTEXT_CACHE: u64 = 0x1;
+    pub(super) const IOTLB: u64 = 0x2;
+    pub(super) const DEVICE_TLB: u64 = 0x3;
+    pub(super) const INTERRUPT_ENTRY_CACHE: u64 = 0x4;
+    pub(super) const WAIT: u64 = 0x5;
+    pub(super) const PASID_IOTLB: u64 = 0x6;
+    pub(super) const PASID_CACHE: u64 = 0x7;
+    pub(super) const PASID_DEVICE_TLB: u64 = 0x8;
+    pub(super) const PAGE_GROUP_RESPONSE: u64 = 0x9;
+}
+
+/// Type 1, context-cache invalidation (6.5.2.1).
+mod context_cache {
+    use super::Field;
+
+    pub(super) const GLOBAL: u64 = 1;
+    pub(super) const DOMAIN: u64 = 2;
+    pub(super) const DEVICE: u64 = 3;
+    pub(super) const SOURCE: Field = Field::bits(47, 32);
+    // Bits 49:48 are FM, the function mask.
+    pub(super) const RESERVED: u64 =
+        Field::bits(8, 6).mask() | Field::bits(15, 12).mask() | Field::bits(63, 50).mask();
+}
+
+/// Type 2, IOTLB invalidation (6.5.2.3), and type 6, that of a PASID (6.5.2.4).
+mod iotlb {
+    use super::Field;
+
+    pub(super) const GLOBAL: u64 = 1;
+    pub(super) const DOMAIN: u64 = 2;
+    pub(super) const PAGES: u64 = 3;
+    /// Of type 6.
+    pub(super) const ALL_OF_PASID: u64 = 2;
+    // Bits 7:6 of type 2 are DR and DW: accesses are drained in any case.
+    pub(super) const RESERVED: u64 =
+        Field::bits(8, 8).mask() | Field::bits(15, 12).mask() | Field::bits(63, 32).mask();
+    pub(super) const RESERVED_WITH_PASID: u64 =
+        Field::bits(8, 6).mask() | Field::bits(15, 12).mask() | Field::bits(63, 52).mask();
+    /// In the second quadword: AM, how many bits of the page's number count for nothing.
+    pub(super) const ADDRESS_MASK: Field = Field::bits(5, 0);
+    /// IH: the invalidation hint, that no table above the pages has changed.
+    pub(super) const HINT: Field = Field::bits(6, 6);
+    pub(super) const RESERVED_SECOND: u64 = Field::bits(11, 7).mask();
+}
+
+/// Type 3, device-TLB invalidation (6.5.2.5), and type 8, that of a PASID (6.5.2.6). Of both bits
+/// 15:12 and 63:52 are PFSID, as Linux writes it; for QEMU they are reserved.
+mod device_tlb {
+    use super::Field;
+
+    pub(super) const SOURCE: Field = Field::bits(47, 32);
+    // Bits 20:16 are the queue depth.
+    pub(super) const RESERVED: u64 =
+        Field::bits(8, 4).mask() | Field::bits(31, 21).mask() | Field::bits(51, 48).mask();
+    /// S, in the second quadword: the address tells a size.
+    pub(super) const SIZE: Field = Field::bits(0, 0);
+    pub(super) const RESERVED_SECOND: u64 = Field::bits(11, 1).mask();
+
+    pub(super) const PASID_SOURCE: Field = Field::bits(31, 16);
+    /// G, in the second quadword: of every PASID.
+    pub(super) const PASID_GLOBAL: Field = Field::bits(0, 0);
+    pub(super) const PASID_SIZE: Field = Field::bits(11, 11);
+    pub(super) const PASID_RESERVED_SECOND: u64 = Field::bits(10, 1).mask();
+}
+
+/// Type 4, interrupt-entry-cache invalidation (6.5.2.7). QEMU reads nothing else of it, and checks
+/// no reserved bit.
+mod interrupt_entry_cache {
+    use super::Field;
+
+    /// G: clear for all entries, set for those that the index names.
+    pub(super) const SELECTIVE: Field = Field::bits(4, 4);
+    /// IM: how many bits of the index count for nothing.
+    pub(super) const INDEX_MASK: Field = Field::bits(31, 27);
+    pub(super) const INDEX: Field = Field::bits(47, 32);
+}
+
+/// Type 5, invalidation wait (6.5.2.8).
+mod wait {
+    use super::Field;
+
+    /// IF: the guest is interrupted.
+    pub(super) const INTERRUPT: Field = Field::bits(4, 4);
+    /// SW: the status is written.
+    pub(super) const STATUS_WRITE: Field = Field::bits(5, 5);
+    // Bit 6 is FN, the fence.
+    /// PD: page requests that came before are drained.
+    pub(super) const PAGE_REQUEST_DRAIN: Field = Field::bits(7, 7);
+    pub(super) const STATUS: Field = Field::bits(63, 32);
+    pub(super) const RESERVED: u64 = Field::bits(8, 8).mask() | Field::bits(31, 12).mask();
+    /// In the second quadword, which is the status's address.
+    pub(super) const RESERVED_SECOND: u64 = Field::bits(1, 0).mask();
+}
+
+/// Type 7, PASID-cache invalidation (6.5.2.2).
+mod pasid_cache {
+    use super::Field;
+
+    pub(super) const DOMAIN: u64 = 0;
+    pub(super) const PASID: u64 = 1;
+    pub(super) const GLOBAL: u64 = 3;
+    pub(super) const RESERVED: u64 =
+        Field::bits(8, 6).mask() | Field::bits(15, 12).mask() | Field::bits(63, 52).mask();
+}
+
+/// Type 9, page group response (7.7.1).
+mod response {
+    use super::Field;
+
+    /// PP: there is a PASID.
+    pub(super) const PASID_PRESENT: Field = Field::bits(4, 4);
+    /// RC, the response code (PCIe 6.0, 10.4.2.2).
+    pub(super) const CODE: Field = Field::bits(15, 12);
+    pub(super) const SUCCESS: u64 = 0;
+    pub(super) const INVALID_REQUEST: u64 = 1;
+    pub(super) const FAILURE: u64 = 0xf;
+    pub(super) const SOURCE: Field = Field::bits(31, 16);
+    pub(super) const RESERVED: u64 = Field::bits(8, 5).mask() | Field::bits(63, 52).mask();
+    /// PRGI, in the second quadword: the index of the group.
+    pub(super) const GROUP: Field = Field::bits(11, 3);
+    // Bit 2 was LPIG, the last page in its group, which Linux sets up to 6.9.
+    pub(super) const RESERVED_SECOND: u64 = Field::bits(1, 0).mask() | Field::bits(63, 12).mask();
 }
 
 /// So many pages around an address, as a power of two: the lower bits of the address count for
 /// nothing.
 fn pages(address: u64, order: u64) -> IovaRange {
-    let bits = order + 12;
+    let bits = order + u64::from(PAGE_BITS);
     if bits >= 64 {
         return IovaRange::ALL;
     }
@@ -104,28 +236,37 @@ fn pages(address: u64, order: u64) -> IovaRange {
 
 /// The pages of a device TLB invalidation: with S the lowest zero of the address tells how many
 /// (PCIe 6.0, 10.3.2).
-fn device_pages(word: u64) -> IovaRange {
-    let address = word & !0xfff;
-    if word & (1 << 11) == 0 {
+fn device_pages(second: u64, size: Field) -> IovaRange {
+    let address = second & PAGE_ADDRESS;
+    if size.of(second) == 0 {
         return pages(address, 0);
     }
-    let order = (address >> 12).trailing_ones() + 1;
+    let order = (address >> PAGE_BITS).trailing_ones() + 1;
     pages(address, u64::from(order))
 }
 
-fn source(word: u64, shift: u32) -> SourceId {
+fn source(word: u64, field: Field) -> SourceId {
     // CAST: 16 bits.
-    SourceId(field(word, shift, 16) as u16)
+    SourceId(field.of(word) as u16)
 }
 
-fn pasid(word: u64) -> u32 {
+fn pasid(first: u64) -> u32 {
     // CAST: 20 bits.
-    field(word, 32, 20) as u32
+    PASID.of(first) as u32
 }
 
-fn domain(word: u64) -> u16 {
+fn domain(first: u64) -> u16 {
     // CAST: 16 bits.
-    field(word, 16, 16) as u16
+    DOMAIN.of(first) as u16
+}
+
+/// Whether these bits are zeros, as reserved ones have to be.
+fn check(word: u64, reserved: u64) -> Result<(), QueueError> {
+    if word & reserved == 0 {
+        Ok(())
+    } else {
+        Err(QueueError::ReservedField)
+    }
 }
 
 impl Descriptor {
@@ -135,120 +276,144 @@ impl Descriptor {
     ///
     /// Why it says nothing.
     pub(super) fn decode(words: &[u64; 4]) -> Result<Self, QueueError> {
-        let [first, second, rest @ ..] = *words;
-        if rest != [0, 0] {
-            return Err(QueueError::ReservedField);
-        }
-        // The type has its upper three bits elsewhere.
-        let kind = field(first, 0, 4) | field(first, 9, 3) << 4;
-        match kind {
-            0x1 => match field(first, 4, 2) {
-                1 | 2 => Ok(Self::Contexts(None)),
-                3 => Ok(Self::Contexts(Some(source(first, 32)))),
-                _ => Err(QueueError::InvalidType),
-            },
-            0x2 => {
-                let of = |domain, range| Iotlb {
-                    domain,
+        let [first, second, third, fourth] = *words;
+        check(third | fourth, !0)?;
+        match TYPE_LOW.of(first) | TYPE_HIGH.of(first) << 4 {
+            kind::CONTEXT_CACHE => Self::context_cache(first, second),
+            kind::IOTLB => Self::iotlb(first, second),
+            kind::DEVICE_TLB => {
+                check(first, device_tlb::RESERVED)?;
+                check(second, device_tlb::RESERVED_SECOND)?;
+                Ok(Self::DeviceTlb {
+                    source: source(first, device_tlb::SOURCE),
                     pasid: None,
-                    range,
-                    leaf: second & 0x40 != 0,
-                };
-                match field(first, 4, 2) {
-                    1 => Ok(Self::Iotlb(of(None, IovaRange::ALL))),
-                    2 => Ok(Self::Iotlb(of(Some(domain(first)), IovaRange::ALL))),
-                    3 => {
-                        let range = pages(second, field(second, 0, 6));
-                        Ok(Self::Iotlb(of(Some(domain(first)), range)))
-                    }
-                    _ => Err(QueueError::InvalidType),
-                }
+                    global: false,
+                    range: device_pages(second, device_tlb::SIZE),
+                })
             }
-            0x3 => Ok(Self::DeviceTlb {
-                source: source(first, 32),
-                pasid: None,
-                global: false,
-                // S is bit 0 here.
-                range: device_pages(second & !0xfff | field(second, 0, 1) << 11),
-            }),
-            0x4 => Ok(Self::Interrupts(if field(first, 4, 1) == 0 {
-                None
-            } else {
-                // IM: as many bits of the index as are ignored.
-                let mask = (1u64 << field(first, 27, 5).min(16)) - 1;
-                let index = field(first, 32, 16);
-                // CAST: 16 bits.
-                Some(((index & !mask) as u16, (index | mask) as u16))
-            })),
-            0x5 => Self::wait(first, second),
-            0x6 => {
-                let of = |range| Iotlb {
-                    domain: Some(domain(first)),
+            kind::INTERRUPT_ENTRY_CACHE => Ok(Self::interrupt_entry_cache(first)),
+            kind::WAIT => Self::wait(first, second),
+            kind::PASID_IOTLB => Self::pasid_iotlb(first, second),
+            kind::PASID_CACHE => Self::pasid_cache(first, second),
+            kind::PASID_DEVICE_TLB => {
+                check(second, device_tlb::PASID_RESERVED_SECOND)?;
+                Ok(Self::DeviceTlb {
+                    source: source(first, device_tlb::PASID_SOURCE),
                     pasid: Some(pasid(first)),
-                    range,
-                    leaf: second & 0x40 != 0,
-                };
-                match field(first, 4, 2) {
-                    2 => Ok(Self::Iotlb(Iotlb {
-                        leaf: false,
-                        ..of(IovaRange::ALL)
-                    })),
-                    3 => Ok(Self::Iotlb(of(pages(second, field(second, 0, 6))))),
-                    _ => Err(QueueError::InvalidType),
-                }
+                    global: device_tlb::PASID_GLOBAL.of(second) != 0,
+                    range: device_pages(second, device_tlb::PASID_SIZE),
+                })
             }
-            0x7 => {
-                let (domain, pasid) = (Some(domain(first)), Some(pasid(first)));
-                match field(first, 4, 2) {
-                    0 => Ok(Self::Pasids {
-                        domain,
-                        pasid: None,
-                    }),
-                    1 => Ok(Self::Pasids { domain, pasid }),
-                    3 => Ok(Self::Pasids {
-                        domain: None,
-                        pasid: None,
-                    }),
-                    _ => Err(QueueError::InvalidType),
-                }
-            }
-            0x8 => Ok(Self::DeviceTlb {
-                source: source(first, 16),
-                pasid: Some(pasid(first)),
-                global: second & 1 != 0,
-                range: device_pages(second),
-            }),
-            0x9 => Self::response(first, second),
+            kind::PAGE_GROUP_RESPONSE => Self::response(first, second),
             _ => Err(QueueError::InvalidType),
         }
     }
 
-    fn wait(first: u64, second: u64) -> Result<Self, QueueError> {
-        if second & 3 != 0 {
-            return Err(QueueError::ReservedField);
+    fn context_cache(first: u64, second: u64) -> Result<Self, QueueError> {
+        check(first, context_cache::RESERVED)?;
+        check(second, !0)?;
+        match GRANULARITY.of(first) {
+            context_cache::GLOBAL | context_cache::DOMAIN => Ok(Self::Contexts(None)),
+            context_cache::DEVICE => {
+                let source = source(first, context_cache::SOURCE);
+                Ok(Self::Contexts(Some(source)))
+            }
+            _ => Err(QueueError::InvalidType),
         }
-        // CAST: the upper half.
-        let status = (first >> 32) as u32;
+    }
+
+    fn iotlb(first: u64, second: u64) -> Result<Self, QueueError> {
+        check(first, iotlb::RESERVED)?;
+        check(second, iotlb::RESERVED_SECOND)?;
+        let of = |domain, range| Iotlb {
+            domain,
+            pasid: None,
+            range,
+            leaf: iotlb::HINT.of(second) != 0,
+        };
+        Ok(Self::Iotlb(match GRANULARITY.of(first) {
+            iotlb::GLOBAL => of(None, IovaRange::ALL),
+            iotlb::DOMAIN => of(Some(domain(first)), IovaRange::ALL),
+            iotlb::PAGES => of(
+                Some(domain(first)),
+                pages(second, iotlb::ADDRESS_MASK.of(second)),
+            ),
+            _ => return Err(QueueError::InvalidType),
+        }))
+    }
+
+    fn pasid_iotlb(first: u64, second: u64) -> Result<Self, QueueError> {
+        check(first, iotlb::RESERVED_WITH_PASID)?;
+        check(second, iotlb::RESERVED_SECOND)?;
+        let of = |range, leaf| Iotlb {
+            domain: Some(domain(first)),
+            pasid: Some(pasid(first)),
+            range,
+            leaf,
+        };
+        Ok(Self::Iotlb(match GRANULARITY.of(first) {
+            iotlb::ALL_OF_PASID => of(IovaRange::ALL, false),
+            iotlb::PAGES => of(
+                pages(second, iotlb::ADDRESS_MASK.of(second)),
+                iotlb::HINT.of(second) != 0,
+            ),
+            _ => return Err(QueueError::InvalidType),
+        }))
+    }
+
+    fn interrupt_entry_cache(first: u64) -> Self {
+        use interrupt_entry_cache::{INDEX, INDEX_MASK, SELECTIVE};
+
+        if SELECTIVE.of(first) == 0 {
+            return Self::Interrupts(None);
+        }
+        let mask = (1u64 << INDEX_MASK.of(first).min(16)) - 1;
+        let index = INDEX.of(first);
+        // CAST: 16 bits.
+        Self::Interrupts(Some(((index & !mask) as u16, (index | mask) as u16)))
+    }
+
+    fn pasid_cache(first: u64, second: u64) -> Result<Self, QueueError> {
+        check(first, pasid_cache::RESERVED)?;
+        check(second, !0)?;
+        let (domain, pasid) = match GRANULARITY.of(first) {
+            pasid_cache::DOMAIN => (Some(domain(first)), None),
+            pasid_cache::PASID => (Some(domain(first)), Some(pasid(first))),
+            pasid_cache::GLOBAL => (None, None),
+            _ => return Err(QueueError::InvalidType),
+        };
+        Ok(Self::Pasids { domain, pasid })
+    }
+
+    fn wait(first: u64, second: u64) -> Result<Self, QueueError> {
+        check(first, wait::RESERVED)?;
+        check(second, wait::RESERVED_SECOND)?;
+        // CAST: 32 bits.
+        let status = wait::STATUS.of(first) as u32;
+        let writes = wait::STATUS_WRITE.of(first) != 0;
         Ok(Self::Wait {
-            status: (first & 0x20 != 0).then_some((second, status)),
-            interrupt: first & 0x10 != 0,
-            drains_requests: first & 0x80 != 0,
+            status: writes.then_some((second, status)),
+            interrupt: wait::INTERRUPT.of(first) != 0,
+            drains_requests: wait::PAGE_REQUEST_DRAIN.of(first) != 0,
         })
     }
 
     fn response(first: u64, second: u64) -> Result<Self, QueueError> {
-        let response = match field(first, 12, 4) {
-            0 => Response::Success,
+        check(first, response::RESERVED)?;
+        check(second, response::RESERVED_SECOND)?;
+        let answer = match response::CODE.of(first) {
+            response::SUCCESS => Response::Success,
             // Failure is for good, which the host has no word for: it is the device's to give up.
-            1 | 0xf => Response::Invalid,
+            response::INVALID_REQUEST | response::FAILURE => Response::Invalid,
             _ => return Err(QueueError::ReservedField),
         };
+        let has_pasid = response::PASID_PRESENT.of(first) != 0;
         Ok(Self::Response {
-            source: source(first, 16),
-            pasid: (first & 0x10 != 0).then(|| pasid(first)),
+            source: source(first, response::SOURCE),
+            pasid: has_pasid.then(|| pasid(first)),
             // CAST: 9 bits.
-            group: field(second, 3, 9) as u16,
-            response,
+            group: response::GROUP.of(second) as u16,
+            response: answer,
         })
     }
 }
@@ -334,6 +499,71 @@ mod tests {
             Descriptor::decode(&[0x15, 0, 0, 1]),
             Err(QueueError::ReservedField)
         );
+    }
+
+    /// A descriptor of each type as Linux writes it, and which bits of its first two quadwords are
+    /// reserved.
+    #[test]
+    fn each_reserved_bit_of_a_descriptor_is_refused() {
+        let cases: [(u64, u64, u64, u64); 9] = [
+            (1 | 3 << 4 | 0x28 << 32, 0, 0xfffc_0000_0000_f1c0, !0),
+            (
+                2 | 3 << 4 | 3 << 6 | 2 << 16,
+                0,
+                0xffff_ffff_0000_f100,
+                0xf80,
+            ),
+            (3 | 0x28 << 32, 0, 0x000f_0000_ffe0_01f0, 0xffe),
+            (4 | 1 << 4 | 4 << 32, 0, 0, 0),
+            (5 | 1 << 5 | 1 << 6 | 2 << 32, 0x1000, 0xffff_f100, 3),
+            (
+                6 | 3 << 4 | 2 << 16 | 5 << 32,
+                0x7041,
+                0xfff0_0000_0000_f1c0,
+                0xf80,
+            ),
+            (7 | 1 << 4 | 2 << 16 | 5 << 32, 0, 0xfff0_0000_0000_f1c0, !0),
+            (8 | 0x28 << 16 | 5 << 32, 0x7800, 0, 0x7fe),
+            (
+                9 | 1 << 4 | 0x28 << 16 | 5 << 32,
+                3 << 3,
+                0xfff0_0000_0000_01e0,
+                !0xffc,
+            ),
+        ];
+        for (first, second, reserved, reserved_second) in cases {
+            assert!(decode(first, second).is_ok(), "{first:#x}");
+            for bit in (0..64).map(|bit| 1 << bit) {
+                let found = decode(first | bit, second);
+                if reserved & bit != 0 {
+                    assert_eq!(
+                        found,
+                        Err(QueueError::ReservedField),
+                        "{first:#x} | {bit:#x}"
+                    );
+                } else if bit & 0xfe3f == 0 {
+                    // Others than those of the type, the granularity and the answer.
+                    assert!(found.is_ok(), "{first:#x} | {bit:#x}");
+                }
+                let refused = decode(first, second | bit) == Err(QueueError::ReservedField);
+                assert_eq!(
+                    refused,
+                    reserved_second & bit != 0,
+                    "{second:#x} | {bit:#x}"
+                );
+            }
+        }
+        for words in [[5, 0, 1, 0], [5, 0, 0, 1 << 63]] {
+            assert_eq!(Descriptor::decode(&words), Err(QueueError::ReservedField));
+        }
+    }
+
+    /// Up to 6.9 Linux sets LPIG, of older specifications.
+    #[test]
+    fn last_page_in_group_is_ignored() {
+        let answer = |second| decode(9 | 1 << 4 | 0x20 << 16 | 77 << 32, second);
+        assert_eq!(answer(5 << 3 | 1 << 2), answer(5 << 3));
+        assert!(answer(5 << 3).is_ok());
     }
 
     proptest! {

@@ -5,7 +5,8 @@
 //! was when the unit last looked at it, as it is now, or stopped. The host goes from one state to the
 //! other in one step, or by way of the stop; never by way of stage 2 alone, which no entry asked for.
 
-use super::tables::{Entry, Stopped, TranslationType};
+use super::reasons::Stopped;
+use super::tables::{Entry, TranslationType};
 use crate::context::{HostIommu, Translation};
 use crate::error::{Error, Operation, Result};
 use crate::fault::FaultQueue;
@@ -177,7 +178,7 @@ impl Device {
     ) -> (Translation, Option<&FaultQueue>) {
         match entry.translation {
             TranslationType::Table(table) => {
-                let table = crate::nesting::Stage1Table {
+                let table = crate::nesting::GuestTable {
                     guest_pasid,
                     ..table
                 };

@@ -3,7 +3,7 @@
 
 use super::faults::QueueStop;
 use super::registers::Msi;
-use super::tables::SourceId;
+use super::source::SourceId;
 use crate::error::Error;
 use crate::fault::FaultGroup;
 use crate::trace::tell;
@@ -17,7 +17,7 @@ pub trait VtdEvents: fmt::Debug + Send + Sync {
 
     /// Required. There is work left: [`Vtd::run`](super::Vtd::run) is to be called soon, from any
     /// thread.
-    fn more(&self);
+    fn work_left(&self);
 
     /// Optional: the unit did something that whoever looks into the VMM wants to know. Ignored by
     /// default; the feature `tracing` tells the same.
@@ -125,8 +125,9 @@ impl fmt::Display for VtdEvent {
                 reason,
             } => write!(
                 f,
-                "{} are stopped by the guest's entry: reason {reason:#x}",
-                Requests(*source, *pasid)
+                "{} are stopped by the guest's entry: reason {reason:#x}, {}",
+                Requests(*source, *pasid),
+                super::reasons::text(*reason)
             ),
             Self::FlushFailed {
                 source,

@@ -1,15 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The fault recording registers and the status of faults (VT-d 4.1, 7.3, 11.4.8 and 11.4.14).
 
+use super::bits::{Field, PAGE_ADDRESS};
 use super::descriptor::QueueError;
 use super::registers::{FaultStatus, Msi, Registers, CAP, FECTL, FRCD, FRCD_F, FSTS, IQERCD};
-use super::tables::SourceId;
+use super::source::SourceId;
 
 const OVERFLOW: u64 = FaultStatus::PFO.bits();
 const PENDING: u64 = FaultStatus::PPF.bits();
 const STATUS: u64 = FaultStatus::all().bits();
-/// FSTS.FRI: the first record that is pending.
-const FIRST: u64 = 0xff00;
+/// FSTS.FRI: the first record that is pending (11.4.7.1).
+const FIRST: Field = Field::bits(15, 8);
+/// CAP.NFR: how many records there are, less one (11.4.2).
+const CAP_RECORDS: Field = Field::bits(47, 40);
+/// IQERCD (11.4.9.9): IQEI, what is wrong with a descriptor, and ITESID, which function did not answer.
+const QUEUE_ERROR: Field = Field::bits(3, 0);
+const TIMED_OUT: Field = Field::bits(47, 32);
+
+/// The upper quadword of a record (FRCD, 11.4.14), whose bit 63 is F.
+mod record {
+    use super::Field;
+
+    /// T1: clear for a write; T2, bit 28, is set for atomics and page requests, which hosts do not tell
+    /// apart.
+    pub(super) const READ: Field = Field::bits(62, 62);
+    pub(super) const PASID: Field = Field::bits(59, 40);
+    /// FR.
+    pub(super) const REASON: Field = Field::bits(39, 32);
+    /// PP.
+    pub(super) const PASID_PRESENT: Field = Field::bits(31, 31);
+    /// PRIV.
+    pub(super) const PRIVILEGED: Field = Field::bits(29, 29);
+    /// SID.
+    pub(super) const SOURCE: Field = Field::bits(15, 0);
+    /// Of the lower quadword, where it is an interrupt that was blocked.
+    pub(super) const INTERRUPT_INDEX: Field = Field::bits(63, 48);
+}
 
 /// Why the invalidation queue stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,18 +71,33 @@ pub(super) struct Fault {
     pub(super) reason: u8,
 }
 
-fn record(index: usize) -> usize {
+/// Where a record is in the register file.
+fn place(index: usize) -> usize {
     FRCD + index * 16
+}
+
+impl Fault {
+    /// An interrupt that was blocked; `index` is that of its entry.
+    pub(super) fn of_interrupt(source: SourceId, index: u16, reason: u8) -> Self {
+        Self {
+            source,
+            pasid: None,
+            address: record::INTERRUPT_INDEX.with(index.into()),
+            write: true,
+            privileged: false,
+            reason,
+        }
+    }
 }
 
 /// How many records there are (CAP.NFR).
 pub(super) fn records(registers: &Registers) -> usize {
     // CAST: 8 bits.
-    (registers.get(CAP, 8) >> 40 & 0xff) as usize + 1
+    CAP_RECORDS.of(registers.get(CAP, 8)) as usize + 1
 }
 
 fn is_used(registers: &Registers, index: usize) -> bool {
-    registers.get(record(index) + 8, 8) & FRCD_F != 0
+    registers.get(place(index) + 8, 8) & FRCD_F != 0
 }
 
 /// Records a fault; `next` is the record that comes next. Gives the interrupt that is due.
@@ -72,17 +113,17 @@ pub(super) fn put(registers: &mut Registers, next: &mut usize, fault: &Fault) ->
         registers.raise(FSTS, 4, OVERFLOW);
     } else {
         let high = FRCD_F
-            | u64::from(!fault.write) << 62
-            | u64::from(fault.pasid.unwrap_or(0)) << 40
-            | u64::from(fault.reason) << 32
-            | u64::from(fault.pasid.is_some()) << 31
-            | u64::from(fault.pasid.is_some() && fault.privileged) << 29
-            | u64::from(fault.source.0);
-        registers.set(record(index), 8, fault.address & !0xfff);
-        registers.set(record(index) + 8, 8, high);
+            | record::READ.with((!fault.write).into())
+            | record::PASID.with(fault.pasid.unwrap_or(0).into())
+            | record::REASON.with(fault.reason.into())
+            | record::PASID_PRESENT.with(fault.pasid.is_some().into())
+            | record::PRIVILEGED.with((fault.pasid.is_some() && fault.privileged).into())
+            | record::SOURCE.with(fault.source.0.into());
+        registers.set(place(index), 8, fault.address & PAGE_ADDRESS);
+        registers.set(place(index) + 8, 8, high);
         if before & PENDING == 0 {
-            let first = (index as u64) << 8;
-            let status = registers.get(FSTS, 4) & !FIRST;
+            let status = registers.get(FSTS, 4) & !FIRST.mask();
+            let first = FIRST.with(index as u64);
             registers.set(FSTS, 4, status | first | PENDING);
         }
         *next = (index + 1) % records;
@@ -93,10 +134,9 @@ pub(super) fn put(registers: &mut Registers, next: &mut usize, fault: &Fault) ->
 /// The invalidation queue stops. Gives the interrupt that is due.
 pub(super) fn stop_queue(registers: &mut Registers, why: QueueStop) -> Option<Msi> {
     let before = registers.get(FSTS, 4) & STATUS;
-    // IQERCD (11.4.9.9): IQEI in bits 3:0, ITESID in bits 47:32.
     let (bit, record) = match why {
-        QueueStop::Error(error) => (FaultStatus::IQE, error as u64),
-        QueueStop::DeviceTimeout(source) => (FaultStatus::ITE, u64::from(source.0) << 32),
+        QueueStop::Error(error) => (FaultStatus::IQE, QUEUE_ERROR.with(error as u64)),
+        QueueStop::DeviceTimeout(source) => (FaultStatus::ITE, TIMED_OUT.with(source.0.into())),
     };
     registers.raise(FSTS, 4, bit.bits());
     registers.set(IQERCD, 8, record);
@@ -111,7 +151,7 @@ pub(super) fn queue_is_stopped(registers: &Registers) -> bool {
 /// The guest may have cleared records or bits of the status.
 pub(super) fn settle(registers: &mut Registers) {
     if !(0..records(registers)).any(|index| is_used(registers, index)) {
-        registers.lower(FSTS, 4, PENDING | FIRST);
+        registers.lower(FSTS, 4, PENDING | FIRST.mask());
     }
     if !queue_is_stopped(registers) {
         registers.set(IQERCD, 8, 0);
@@ -127,7 +167,7 @@ mod tests {
     use crate::vtd::registers::FAULT_RECORDS;
 
     /// CAP of a unit with all of them.
-    const ALL: u64 = (FAULT_RECORDS as u64 - 1) << 40;
+    const ALL: u64 = CAP_RECORDS.with(FAULT_RECORDS as u64 - 1);
 
     const FAULT: Fault = Fault {
         source: SourceId(0x28),
@@ -142,7 +182,7 @@ mod tests {
     fn fault_stands_where_linux_reads_it() {
         let (mut registers, mut next) = (Registers::new(ALL, 0), 3);
         assert_eq!(put(&mut registers, &mut next, &FAULT), None);
-        let at = record(3);
+        let at = place(3);
         assert_eq!(registers.get(at, 8), 0x7000);
         let [source, reason] = [registers.get(at + 8, 4), registers.get(at + 12, 4)];
         assert_eq!((source & 0xffff, source >> 31), (0x28, 1));

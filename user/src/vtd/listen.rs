@@ -2,7 +2,7 @@
 //! Devices that keep translations of their own, as vhost-user and vDPA back ends do: they are told
 //! what the guest invalidates.
 
-use super::tables::SourceId;
+use super::source::SourceId;
 use crate::types::IovaRange;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};

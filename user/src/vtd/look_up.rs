@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Where the guest's tables lead a request, and what stops it.
 
+use super::bits::PAGE;
 use super::memory::Memory;
-use super::tables::{reason, Entry, SourceId, Stopped, Tables, TranslationType};
+use super::reasons::{reason, Stopped};
+use super::source::SourceId;
+use super::tables::{Entry, Tables, TranslationType};
 use crate::walk::{self, walk, Access, TableMemory};
 use std::ops::RangeInclusive;
 use vm_memory::Permissions;
-
-pub(super) const PAGE: u64 = 4096;
 
 /// Where interrupts are written to (VT-d 4.1, 3.15): no memory.
 const INTERRUPTS: RangeInclusive<u64> = 0xfee0_0000..=0xfeef_ffff;

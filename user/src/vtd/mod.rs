@@ -12,12 +12,12 @@
 //!
 //! 1. Ask the host's context what it carries: [`VtdConfig::carried_by`]; offer less if you like.
 //! 2. [`Vtd::new`] with the guest's memory and something that sends interrupts.
-//! 3. For each passed-through device [`Vtd::assign`] its place on the guest's buses, then
+//! 3. For each passed-through device [`Vtd::set_source_id`] its place on the guest's buses, then
 //!    [`HostIommu::plug`].
 //! 4. Guest accesses to the page at [`VtdConfig::base`] go to [`Vtd::read`] and [`Vtd::write`].
 //! 5. A thread polls each [`Vtd::fault_queue`], one for each context, and calls
 //!    [`FaultQueue::deliver`](crate::FaultQueue::deliver) with the unit.
-//! 6. When [`VtdEvents::more`] is called, some thread calls [`Vtd::run`] until it gives false.
+//! 6. When [`VtdEvents::work_left`] is called, some thread calls [`Vtd::run`] until it gives false.
 //!
 //! Devices that the VMM emulates are behind the same unit by [`VtdTranslation`].
 //!
@@ -59,6 +59,7 @@
 //! and restoring wait for it.
 
 mod accesses;
+mod bits;
 mod descriptor;
 mod device;
 mod dmar;
@@ -69,9 +70,11 @@ mod listen;
 mod look_up;
 mod memory;
 mod offer;
+mod reasons;
 mod registers;
 mod remap;
 mod requests;
+mod source;
 mod state;
 mod stats;
 mod tables;
@@ -81,14 +84,15 @@ mod work;
 
 pub use descriptor::QueueError;
 pub use device::MAX_BINDINGS;
+pub use dmar::{DmarScope, DmarTable};
 pub use events::{VtdEvent, VtdEvents};
 pub use faults::QueueStop;
 pub use listen::{Invalidated, InvalidationListener};
 pub use offer::{NotCarried, VtdConfig};
 pub use registers::{Msi, SIZE};
+pub use source::SourceId;
 pub use state::VtdState;
 pub use stats::VtdStats;
-pub use tables::SourceId;
 pub use translate::{Guard, VtdTranslation, MAX_ACCESS};
 pub use work::BUDGET;
 
@@ -188,15 +192,13 @@ impl Vtd {
     ///
     /// # Errors
     ///
-    /// [`Error::Failed`] with EINVAL for a configuration that no unit can have.
+    /// [`Error::InvalidField`] names the field of a configuration that no unit can have.
     pub fn new(
         config: VtdConfig,
         memory: impl GuestAddressSpace + Send + Sync + 'static,
         events: Arc<dyn VtdEvents>,
     ) -> Result<Arc<Self>> {
-        if !config.is_sound() {
-            return Err(Error::failed(Operation::MakeUnit, Errno::EINVAL));
-        }
+        config.check_fields()?;
         let shared = Arc::new(Shared::default());
         let listeners = Listeners::default();
         let unit = Unit::new(config.registers(), config.offered(), shared.clone());
@@ -315,7 +317,7 @@ impl Vtd {
     /// Does what the budget allows, and has somebody go on with the rest.
     fn begin_work(&self, hold: Hold<'_>) {
         if self.work(hold) {
-            self.events.more();
+            self.events.work_left();
         }
     }
 
@@ -339,7 +341,7 @@ impl Vtd {
     }
 
     /// A guest's write; others than of 4 and 8 aligned bytes are ignored. What it asks for is in force
-    /// when this returns, or [`VtdEvents::more`] was called, or another thread is at work and goes on
+    /// when this returns, or [`VtdEvents::work_left`] was called, or another thread is at work and goes on
     /// with it. The registers and the guest's wait descriptors tell when it is.
     pub fn write(&self, offset: u64, data: &[u8]) {
         let mut out = Outbox::default();
@@ -376,7 +378,7 @@ impl Vtd {
 
     /// From now on the guest sees `device` as `source`; by default it does where the host has it.
     /// For a device that is plugged in already it counts from its next time.
-    pub fn assign(&self, device: Bdf, source: SourceId) {
+    pub fn set_source_id(&self, device: Bdf, source: SourceId) {
         let places = &mut self.state().places;
         if places.len() < MAX_DEVICES || places.contains_key(&device) {
             places.insert(device, source);
@@ -420,15 +422,7 @@ impl Vtd {
                 Err(blocked) => {
                     let counter = &mut unit.stats.interrupts_blocked;
                     *counter = counter.saturating_add(1);
-                    let fault = Fault {
-                        source,
-                        pasid: None,
-                        // Where a record of an interrupt has its index (11.4.14).
-                        address: u64::from(blocked.index) << 48,
-                        write: true,
-                        privileged: false,
-                        reason: blocked.reason,
-                    };
+                    let fault = Fault::of_interrupt(source, blocked.index, blocked.reason);
                     let due = (!blocked.silent).then(|| unit.fault(&fault)).flatten();
                     (None, due)
                 }
@@ -457,13 +451,14 @@ impl Vtd {
     /// restored before.
     ///
     /// If translation was on, the devices' requests are stopped first. Those without PASID go by the
-    /// guest's entries, and what has a PASID is bound, when this returns or, if [`VtdEvents::more`]
+    /// guest's entries, and what has a PASID is bound, when this returns or, if [`VtdEvents::work_left`]
     /// was called, when [`Vtd::run`] has given false. Devices and CPUs may run from then on; if they
     /// run before, some requests of the devices are stopped.
     ///
     /// # Errors
     ///
-    /// [`Error::Failed`] with EINVAL for what another configuration saved; nothing is changed then.
+    /// [`Error::InvalidField`] names the field in which the configuration that saved it was another,
+    /// or what no unit can have been saved with; nothing is changed then.
     pub fn restore(&self, saved: VtdState) -> Result<()> {
         let mut hold = self.hold();
         let mut out = Outbox::default();
@@ -555,12 +550,6 @@ impl Vtd {
     }
 }
 
-/// Where the host has it, by bus, device and function.
-fn own_place(device: Bdf) -> SourceId {
-    let devfn = device.device() << 3 | device.function();
-    SourceId(u16::from(device.bus()) << 8 | u16::from(devfn))
-}
-
 impl PciIommuOps for Vtd {
     /// Refuses a context that does not carry what the unit offers, and a device that the host cannot
     /// stop.
@@ -580,7 +569,7 @@ impl PciIommuOps for Vtd {
         let source = {
             let state = self.state();
             let source = state.places.get(&device).copied();
-            source.unwrap_or_else(|| own_place(device))
+            source.unwrap_or_else(|| SourceId::of_host(device))
         };
         let devices = &hold.engine().devices;
         if devices.contains_key(&source) || self.state().seats.contains_key(&device) {
@@ -669,7 +658,7 @@ impl PciIommuOps for Vtd {
         };
         let address = fault.address.0;
         // What has no reason of VT-d's is told as an entry that is not there.
-        let reason = u8::try_from(fault.reason).unwrap_or(tables::reason::STAGE1_ABSENT);
+        let reason = u8::try_from(fault.reason).unwrap_or(reasons::reason::STAGE1_ABSENT);
         let stopped = self.tables().why(&request, address, reason);
         if !stopped.silent {
             self.record(&Fault {

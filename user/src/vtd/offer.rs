@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a unit offers its guest, and which hosts can carry it.
 
+use super::bits::{Field, PAGE};
 use super::registers::{Registers, FAULT_RECORDS, FRCD, IVA};
 use super::tables::Offered;
 use crate::capabilities::{NestingCapability, Shadowing};
+use crate::error::{Error, Result};
 use crate::types::AddressWidth;
 
 /// What a unit is and offers. Made by [`VtdConfig::carried_by`], or by hand to offer less.
@@ -135,22 +137,25 @@ impl std::fmt::Display for NotCarried {
     }
 }
 
-/// CAP (VT-d 4.1, 11.4.2). Where a name stands for a field, it is the field's lowest bit.
-const CAP_ND_65536: u64 = 6;
+/// CAP (VT-d 4.1, 11.4.2).
+const CAP_ND: Field = Field::bits(2, 0);
+/// ND: 65,536 domains.
+const DOMAINS_65536: u64 = 6;
 /// Caching mode: what becomes present in a PASID table, or one of the second stage, is told.
 const CAP_CM: u64 = 1 << 7;
 const CAP_SAGAW_4_LEVELS: u64 = 1 << 10;
 const CAP_SAGAW_5_LEVELS: u64 = 1 << 11;
-const CAP_MGAW: u32 = 16;
+const CAP_MGAW: Field = Field::bits(21, 16);
 /// Reads of no bytes.
 const CAP_ZLR: u64 = 1 << 22;
-const CAP_FRO: u32 = 24;
+/// Where the fault records are, in 16 bytes.
+const CAP_FRO: Field = Field::bits(33, 24);
 const CAP_SSLPS_2M: u64 = 1 << 34;
 const CAP_SSLPS_1G: u64 = 1 << 35;
 /// Invalidation by pages, of up to 2^MAMV.
 const CAP_PSI: u64 = 1 << 39;
-const CAP_NFR: u32 = 40;
-const CAP_MAMV: u32 = 48;
+const CAP_NFR: Field = Field::bits(47, 40);
+const CAP_MAMV: Field = Field::bits(53, 48);
 const MAX_PAGES: u64 = 18;
 /// Writes and reads are drained.
 const CAP_DWD: u64 = 1 << 54;
@@ -171,16 +176,17 @@ const ECAP_IR: u64 = 1 << 3;
 const ECAP_EIM: u64 = 1 << 4;
 const ECAP_PT: u64 = 1 << 6;
 const ECAP_SNOOP_CONTROL: u64 = 1 << 7;
-const ECAP_IRO: u32 = 8;
+/// Where the IOTLB registers are, in 16 bytes.
+const ECAP_IRO: Field = Field::bits(17, 8);
 /// Most bits of an interrupt's index that one descriptor ignores.
-const ECAP_MHMV: u32 = 20;
+const ECAP_MHMV: Field = Field::bits(23, 20);
 const MAX_INDEX_BITS: u64 = 15;
 const ECAP_PRS: u64 = 1 << 29;
 /// SRS.
 const ECAP_SUPERVISOR: u64 = 1 << 31;
 /// EAFS.
 const ECAP_EXTENDED_ACCESSED: u64 = 1 << 34;
-const ECAP_PSS: u32 = 35;
+const ECAP_PSS: Field = Field::bits(39, 35);
 const ECAP_PASID: u64 = 1 << 40;
 const ECAP_PDS: u64 = 1 << 42;
 const ECAP_SMTS: u64 = 1 << 43;
@@ -193,7 +199,7 @@ const ECAP_RPS: u64 = 1 << 49;
 /// Bits of addresses that a host's stage 2 has (CAP.MGAW), which guest-physical ones go through.
 fn host_address_bits(host: &NestingCapability) -> u32 {
     // CAST: 6 bits.
-    match (host.vtd_cap >> CAP_MGAW & 0x3f) as u32 {
+    match CAP_MGAW.of(host.vtd_cap) as u32 {
         // No VT-d, or no device that would tell.
         0 => MAX_ADDRESS_BITS,
         mgaw => mgaw.saturating_add(1),
@@ -239,7 +245,7 @@ impl VtdConfig {
     /// # Errors
     ///
     /// The first thing that it does not.
-    pub fn check(&self, host: &NestingCapability) -> Result<(), NotCarried> {
+    pub fn check(&self, host: &NestingCapability) -> std::result::Result<(), NotCarried> {
         let has = |bit: u64, register: u64| register & bit != 0;
         let five_levels = host.widths.contains(&AddressWidth::Bits57);
         // A device without PASIDs is no less behind a unit that has them.
@@ -286,18 +292,104 @@ impl VtdConfig {
         first.map_or(Ok(()), |(_, what)| Err(what))
     }
 
-    /// Whether the numbers are ones that a unit can have.
-    pub(super) fn is_sound(&self) -> bool {
-        self.base % 4096 == 0
-            && self.base.checked_add(4096).is_some()
-            && (39..=MAX_ADDRESS_BITS).contains(&self.address_bits)
-            && (6..=MAX_PASID_BITS).contains(&self.pasid_bits)
-            && (1..=most_records()).contains(&self.fault_records)
-            && (self.device_tlbs || !self.page_requests)
-            && (self.first_stage || self.second_stage)
-            && (self.first_stage
-                || !(self.page_requests || self.supervisor || self.extended_accessed))
-            && (self.interrupt_remapping || !self.extended_interrupts)
+    /// Whether a unit can have these fields.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidField`] for the first that it cannot.
+    pub(super) fn check_fields(&self) -> Result<()> {
+        let first_stage_alone = "needs first_stage";
+        let wrong = [
+            (self.base % PAGE != 0, "base", "is not on a page"),
+            (
+                self.base.checked_add(PAGE).is_none(),
+                "base",
+                "has no page of addresses after it",
+            ),
+            (
+                !(39..=MAX_ADDRESS_BITS).contains(&self.address_bits),
+                "address_bits",
+                "is not in 39..=52",
+            ),
+            (
+                !(6..=MAX_PASID_BITS).contains(&self.pasid_bits),
+                "pasid_bits",
+                "is not in 6..=20",
+            ),
+            (
+                !(1..=most_records()).contains(&self.fault_records),
+                "fault_records",
+                "is not in 1..=8",
+            ),
+            (
+                !self.first_stage && !self.second_stage,
+                "first_stage",
+                "is off, and second_stage too",
+            ),
+            (
+                self.page_requests && !self.device_tlbs,
+                "page_requests",
+                "needs device_tlbs",
+            ),
+            (
+                self.page_requests && !self.first_stage,
+                "page_requests",
+                first_stage_alone,
+            ),
+            (
+                self.supervisor && !self.first_stage,
+                "supervisor",
+                first_stage_alone,
+            ),
+            (
+                self.extended_accessed && !self.first_stage,
+                "extended_accessed",
+                first_stage_alone,
+            ),
+            (
+                self.extended_interrupts && !self.interrupt_remapping,
+                "extended_interrupts",
+                "needs interrupt_remapping",
+            ),
+        ];
+        let first = wrong.into_iter().find(|(wrong, ..)| *wrong);
+        first.map_or(Ok(()), |(_, field, why)| {
+            Err(Error::InvalidField {
+                of: "VtdConfig",
+                field,
+                why,
+            })
+        })
+    }
+
+    /// The first field that another configuration has otherwise.
+    pub(super) fn first_difference(&self, other: &Self) -> Option<&'static str> {
+        /// Each field by its name, so that none is forgotten.
+        macro_rules! compare {
+            ($($field:ident),* $(,)?) => {{
+                let Self { $($field),* } = self;
+                let differs = [$((*$field != other.$field, stringify!($field))),*];
+                differs.into_iter().find(|(differs, _)| *differs).map(|(_, field)| field)
+            }};
+        }
+        compare!(
+            base,
+            segment,
+            address_bits,
+            first_stage,
+            second_stage,
+            interrupt_remapping,
+            extended_interrupts,
+            snoop_control,
+            five_levels,
+            huge_pages,
+            pasid_bits,
+            fault_records,
+            page_requests,
+            device_tlbs,
+            supervisor,
+            extended_accessed,
+        )
     }
 
     pub(super) fn offered(&self) -> Offered {
@@ -317,17 +409,17 @@ impl VtdConfig {
     /// The registers of a unit after a reset (VT-d 4.1, 11.4.2 and 11.4.3).
     pub(super) fn registers(&self) -> Registers {
         let when = |on: bool, bits: u64| if on { bits } else { 0 };
-        let cap = CAP_ND_65536
+        let cap = CAP_ND.with(DOMAINS_65536)
             | CAP_CM
             // Widths of the second stage, which Linux wants to see whichever stage it uses.
             | CAP_SAGAW_4_LEVELS
             | when(self.five_levels, CAP_SAGAW_5_LEVELS)
-            | u64::from(self.address_bits.saturating_sub(1)) << CAP_MGAW
+            | CAP_MGAW.with(self.address_bits.saturating_sub(1).into())
             | CAP_ZLR
-            | (FRCD as u64 / 16) << CAP_FRO
+            | CAP_FRO.with(FRCD as u64 / 16)
             | CAP_PSI
-            | u64::from(self.fault_records.saturating_sub(1)) << CAP_NFR
-            | MAX_PAGES << CAP_MAMV
+            | CAP_NFR.with(self.fault_records.saturating_sub(1).into())
+            | CAP_MAMV.with(MAX_PAGES)
             | CAP_DWD
             | CAP_DRD
             | when(self.first_stage && self.huge_pages, CAP_HUGE_PAGES)
@@ -341,16 +433,16 @@ impl VtdConfig {
             | when(self.device_tlbs, ECAP_DT)
             | when(
                 self.interrupt_remapping,
-                ECAP_IR | MAX_INDEX_BITS << ECAP_MHMV,
+                ECAP_IR | ECAP_MHMV.with(MAX_INDEX_BITS),
             )
             | when(self.extended_interrupts, ECAP_EIM)
             | ECAP_PT
             | when(self.snoop_control, ECAP_SNOOP_CONTROL)
-            | (IVA as u64 / 16) << ECAP_IRO
+            | ECAP_IRO.with(IVA as u64 / 16)
             | when(self.page_requests, ECAP_PRS | ECAP_PDS)
             | when(self.supervisor, ECAP_SUPERVISOR)
             | when(self.extended_accessed, ECAP_EXTENDED_ACCESSED)
-            | u64::from(self.pasid_bits.saturating_sub(1)) << ECAP_PSS
+            | ECAP_PSS.with(self.pasid_bits.saturating_sub(1).into())
             | ECAP_PASID
             | ECAP_SMTS
             | when(self.second_stage, ECAP_SSTS)
@@ -364,6 +456,69 @@ impl VtdConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn field_that_no_unit_can_have_is_named() {
+        type Change = fn(&mut VtdConfig);
+        let cases: [(Change, &str); 10] = [
+            (
+                |config| config.base = 0xfed9_0800,
+                "VtdConfig: base is not on a page",
+            ),
+            (|config| config.base = !0xfff, "VtdConfig: base has no page"),
+            (|config| config.address_bits = 38, "VtdConfig: address_bits"),
+            (|config| config.address_bits = 53, "VtdConfig: address_bits"),
+            (|config| config.pasid_bits = 5, "VtdConfig: pasid_bits"),
+            (|config| config.pasid_bits = 21, "VtdConfig: pasid_bits"),
+            (
+                |config| config.fault_records = 0,
+                "VtdConfig: fault_records",
+            ),
+            (
+                |config| config.first_stage = false,
+                "VtdConfig: first_stage",
+            ),
+            (
+                |config| (config.page_requests, config.device_tlbs) = (true, false),
+                "VtdConfig: page_requests needs device_tlbs",
+            ),
+            (
+                |config| config.extended_interrupts = true,
+                "VtdConfig: extended_interrupts needs interrupt_remapping",
+            ),
+        ];
+        for (change, text) in cases {
+            let mut config = VtdConfig::default();
+            assert!(config.check_fields().is_ok());
+            change(&mut config);
+            let error = config.check_fields().expect_err(text);
+            assert!(error.to_string().starts_with(text), "{error}");
+            assert_eq!(error.errno(), Some(libc::EINVAL));
+        }
+        // What needs the first stage, in a unit that has the second alone.
+        let cases: [(Change, &str); 3] = [
+            (|config| config.page_requests = true, "page_requests"),
+            (|config| config.supervisor = true, "supervisor"),
+            (
+                |config| config.extended_accessed = true,
+                "extended_accessed",
+            ),
+        ];
+        for (change, field) in cases {
+            let mut config = VtdConfig {
+                first_stage: false,
+                second_stage: true,
+                ..VtdConfig::default()
+            };
+            assert!(config.check_fields().is_ok());
+            change(&mut config);
+            let error = config.check_fields().expect_err(field);
+            assert_eq!(
+                error.to_string(),
+                format!("VtdConfig: {field} needs first_stage")
+            );
+        }
+    }
 
     /// What a unit showed before its bits had names.
     #[test]

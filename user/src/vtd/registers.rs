@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The register file: what reads give, and what of a write takes effect (VT-d 4.1, 11.4).
 
+use super::bits::{Field, PAGE, PAGE_ADDRESS};
 use bitflags::bitflags;
 
 /// Bytes of the register file: one page.
-pub const SIZE: u64 = 4096;
+pub const SIZE: u64 = PAGE;
 
 /// A register: offset and width in bytes, and which bits a guest may write.
 #[derive(Clone, Copy, Debug)]
@@ -104,12 +105,12 @@ pub(super) const ICS_IWC: u64 = 1;
 /// CCMD.ICC and IOTLB.IVT: an invalidation by register is asked for.
 pub(super) const INVALIDATE: u64 = 1 << 63;
 /// IQA.QS and PQA.PQS: a queue has 2^n pages.
-pub(super) const QUEUE_SIZE: u64 = 7;
+pub(super) const QUEUE_SIZE: u64 = Field::bits(2, 0).mask();
 /// IQA.DW: descriptors of 256 bits.
 pub(super) const IQA_DW: u64 = 1 << 11;
 /// IRTA.EIME: destinations of 32 bits, and IRTA.S: the table has 2^(n + 1) entries (11.4.12).
 pub(super) const IRTA_EIME: u64 = 1 << 11;
-pub(super) const IRTA_SIZE: u64 = 0xf;
+pub(super) const IRTA_SIZE: u64 = Field::bits(3, 0).mask();
 
 /// Bits of an event's control register (11.4.7.2): IM, masked, and IP, pending.
 pub(super) const MASKED: u64 = 1 << 31;
@@ -124,14 +125,22 @@ const fn register(offset: usize, width: usize, write: u64, clear: u64) -> Regist
     }
 }
 
-const PAGES: u64 = !0xfff;
-/// Where in a queue, in descriptors of 256 bits.
-pub(super) const QUEUE_INDEX: u64 = 0x7ffe0;
+/// IQH, IQT, PQH and PQT: where in a queue, in descriptors of 256 bits (11.4.9.1, 11.4.10.1).
+pub(super) const QUEUE_INDEX: u64 = Field::bits(18, 5).mask();
+/// A register of 32 bits, or the half of one of 64.
+const HALF: u64 = Field::bits(31, 0).mask();
+/// Of an event: IMD, the message's data, and MA, its address in the lower half (11.4.7.3, 11.4.7.4).
+const MESSAGE_DATA: u64 = Field::bits(15, 0).mask();
+const MESSAGE_ADDRESS: u64 = Field::bits(31, 2).mask();
+/// RTADDR.TTM, the mode of the tables (11.4.5).
+const TABLE_MODE: u64 = Field::bits(11, 10).mask();
+/// IVA: AM and IH beside the address (11.4.6.2).
+const IVA_MASK_AND_HINT: u64 = Field::bits(6, 0).mask();
 
 /// The registers that a guest may write; all else reads as it is and ignores what is written.
 const WRITABLE: [Register; 26] = [
-    register(GCMD, 4, 0xffff_ffff, 0),
-    register(RTADDR, 8, PAGES | 0xc00, 0),
+    register(GCMD, 4, HALF, 0),
+    register(RTADDR, 8, PAGE_ADDRESS | TABLE_MODE, 0),
     register(CCMD, 8, !0, 0),
     register(
         FSTS,
@@ -140,26 +149,26 @@ const WRITABLE: [Register; 26] = [
         FaultStatus::PFO.bits() | FaultStatus::QUEUE.bits(),
     ),
     register(FECTL, 4, MASKED, 0),
-    register(FECTL + EVENT_DATA, 4, 0xffff, 0),
-    register(FECTL + EVENT_ADDRESS, 4, 0xffff_fffc, 0),
-    register(FECTL + EVENT_UPPER, 4, 0xffff_ffff, 0),
+    register(FECTL + EVENT_DATA, 4, MESSAGE_DATA, 0),
+    register(FECTL + EVENT_ADDRESS, 4, MESSAGE_ADDRESS, 0),
+    register(FECTL + EVENT_UPPER, 4, HALF, 0),
     register(IQT, 8, QUEUE_INDEX, 0),
-    register(IQA, 8, PAGES | IQA_DW | QUEUE_SIZE, 0),
+    register(IQA, 8, PAGE_ADDRESS | IQA_DW | QUEUE_SIZE, 0),
     register(ICS, 4, 0, ICS_IWC),
     register(IECTL, 4, MASKED, 0),
-    register(IECTL + EVENT_DATA, 4, 0xffff, 0),
-    register(IECTL + EVENT_ADDRESS, 4, 0xffff_fffc, 0),
-    register(IECTL + EVENT_UPPER, 4, 0xffff_ffff, 0),
+    register(IECTL + EVENT_DATA, 4, MESSAGE_DATA, 0),
+    register(IECTL + EVENT_ADDRESS, 4, MESSAGE_ADDRESS, 0),
+    register(IECTL + EVENT_UPPER, 4, HALF, 0),
     register(PQH, 8, QUEUE_INDEX, 0),
     register(PQT, 8, QUEUE_INDEX, 0),
-    register(IRTA, 8, PAGES | IRTA_EIME | IRTA_SIZE, 0),
-    register(PQA, 8, PAGES | QUEUE_SIZE, 0),
+    register(IRTA, 8, PAGE_ADDRESS | IRTA_EIME | IRTA_SIZE, 0),
+    register(PQA, 8, PAGE_ADDRESS | QUEUE_SIZE, 0),
     register(PRS, 4, 0, PageRequestStatus::all().bits()),
     register(PECTL, 4, MASKED, 0),
-    register(PECTL + EVENT_DATA, 4, 0xffff, 0),
-    register(PECTL + EVENT_ADDRESS, 4, 0xffff_fffc, 0),
-    register(PECTL + EVENT_UPPER, 4, 0xffff_ffff, 0),
-    register(IVA, 8, PAGES | 0x7f, 0),
+    register(PECTL + EVENT_DATA, 4, MESSAGE_DATA, 0),
+    register(PECTL + EVENT_ADDRESS, 4, MESSAGE_ADDRESS, 0),
+    register(PECTL + EVENT_UPPER, 4, HALF, 0),
+    register(IVA, 8, PAGE_ADDRESS | IVA_MASK_AND_HINT, 0),
     register(IOTLB, 8, !0, 0),
 ];
 
@@ -192,7 +201,7 @@ fn place(offset: u64, width: usize) -> Option<Place> {
             Some(Place {
                 word: offset / 8,
                 shift,
-                mask: 0xffff_ffff,
+                mask: HALF,
             })
         }
         8 if fits && offset % 8 == 0 => Some(Place {
@@ -215,7 +224,7 @@ fn bits(word: usize) -> (u64, u64) {
         .filter(|register| register.offset / 8 == word);
     here.fold((0, 0), |(write, clear), register| {
         let shift = register.offset % 8 * 8;
-        let mask = if register.width == 8 { !0 } else { 0xffff_ffff };
+        let mask = if register.width == 8 { !0 } else { HALF };
         (
             write | (register.write & mask) << shift,
             clear | (register.clear & mask) << shift,

@@ -2,9 +2,10 @@
 //! Interrupt remapping (VT-d 4.1, 5.1, 9.9 and 9.10): what a VMM's devices and IOAPICs send goes by
 //! the guest's table.
 
+use super::bits::{Field, PAGE_ADDRESS};
 use super::memory::{read_words, Memory};
 use super::registers::{Msi, IRTA_EIME, IRTA_SIZE};
-use super::tables::SourceId;
+use super::source::SourceId;
 use bitflags::bitflags;
 
 /// Why an interrupt is blocked: the reasons of fault records (VT-d 4.1, 7.1.3, table 29).
@@ -66,19 +67,50 @@ bitflags! {
         const TM = 1 << 4;
         /// Posted (ECAP and CAP.PI, which are not offered).
         const IM = 1 << 15;
-        const RESERVED = 0xf << 12 | 0xff << 24;
+        const RESERVED = Field::bits(14, 12).mask() | Self::IM.bits() | Field::bits(31, 24).mask();
         const _ = !0;
     }
 }
 
+/// The address of a message in the remappable format: the handle in two parts (5.1.2.2).
+const HANDLE_LOW: Field = Field::bits(19, 5);
+const HANDLE_HIGH: Field = Field::bits(2, 2);
+const HANDLE_HIGH_BIT: u32 = 15;
+/// What is above the address of messages.
+const ADDRESS_RESERVED: u64 = Field::bits(63, 32).mask();
+/// The subhandle, in the data.
+const SUBHANDLE: Field = Field::bits(15, 0);
+
+/// Fields of an entry (9.10), in the low quadword.
+const DELIVERY_MODE: Field = Field::bits(7, 5);
+const VECTOR: Field = Field::bits(23, 16);
+/// DST in extended mode; without it the destination is bits 15:8 of these.
+const DESTINATION: Field = Field::bits(63, 32);
+const DESTINATION_8: Field = Field::bits(15, 8);
+/// In the high quadword: SID, SQ and SVT.
+const SOURCE_ID: Field = Field::bits(15, 0);
+const SOURCE_QUALIFIER: Field = Field::bits(17, 16);
+const SOURCE_VALIDATION: Field = Field::bits(19, 18);
+const RESERVED_HIGH: u64 = Field::bits(63, 20).mask();
+/// SID where a range of buses is allowed: the first and the last.
+const FIRST_BUS: Field = Field::bits(15, 8);
+const LAST_BUS: Field = Field::bits(7, 0);
+
 /// The address of interrupts on x86, and where a message's address has its fields (SDM, 11.11.1).
 const MESSAGE_ADDRESS: u64 = 0xfee0_0000;
-const MESSAGE_ADDRESSES: u64 = 0xfff0_0000;
+const MESSAGE_ADDRESSES: u64 = Field::bits(31, 20).mask();
+const MESSAGE_DESTINATION: Field = Field::bits(19, 12);
+/// Destination bits 31:8, as KVM has them with KVM_X2APIC_API_USE_32BIT_IDS.
+const MESSAGE_DESTINATION_HIGH: Field = Field::bits(63, 40);
 const LOGICAL: u64 = 1 << 2;
 const REDIRECTION: u64 = 1 << 3;
-/// In a message's data: level-triggered, and asserted.
-const LEVEL: u32 = 1 << 15;
-const ASSERT: u32 = 1 << 14;
+/// In a message's data: vector, delivery mode, level-triggered and asserted (SDM, 11.11.2).
+const MESSAGE_VECTOR: Field = Field::bits(7, 0);
+const MESSAGE_MODE: Field = Field::bits(10, 8);
+const LEVEL: u64 = 1 << 15;
+const ASSERT: u64 = 1 << 14;
+/// Bytes of an entry.
+const ENTRY: u64 = 16;
 
 /// How the source of an interrupt is verified (SVT).
 const VERIFY_NONE: u64 = 0;
@@ -116,9 +148,9 @@ impl Remapping {
                 silent: false,
             });
         }
-        // Bits 19:5 of the address, and bit 2.
-        let handle = (address.bits() >> 5 & 0x7fff) | (address.bits() >> 2 & 1) << 15;
-        let subhandle = u64::from(message.data & 0xffff);
+        let high = HANDLE_HIGH.of(message.address) << HANDLE_HIGH_BIT;
+        let handle = high | HANDLE_LOW.of(message.address);
+        let subhandle = SUBHANDLE.of(message.data.into());
         let has_subhandle = address.contains(Address::SHV);
         let index = handle + if has_subhandle { subhandle } else { 0 };
         // CAST: the lowest 16 bits, for the record.
@@ -127,14 +159,15 @@ impl Remapping {
             index: index as u16,
             silent,
         };
-        if message.address >> 32 != 0 || message.data >> 16 != 0 {
+        let data_reserved = u64::from(message.data) & !SUBHANDLE.mask();
+        if message.address & ADDRESS_RESERVED != 0 || data_reserved != 0 {
             return Err(blocked(reason::RESERVED_REQUEST, false));
         }
         // 2^(S + 1) entries.
         if index >> ((self.table & IRTA_SIZE) + 1) != 0 {
             return Err(blocked(reason::INDEX_TOO_LARGE, false));
         }
-        let at = (self.table & !0xfff).checked_add(index << 4);
+        let at = (self.table & PAGE_ADDRESS).checked_add(index * ENTRY);
         let words = at.and_then(|at| read_words::<2>(memory, at));
         let [low, high] = words.ok_or(blocked(reason::TABLE_ACCESS, false))?;
         let entry = Entry::from_bits_retain(low);
@@ -142,14 +175,12 @@ impl Remapping {
         if !entry.contains(Entry::P) {
             return Err(blocked(reason::ABSENT));
         }
-        let verify = high >> 18 & 3;
-        let destination = low >> 32;
-        // Without extended mode the destination is bits 15:8.
-        let reserved_destination = if extended { 0 } else { !0xff00 & 0xffff_ffff };
+        let verify = SOURCE_VALIDATION.of(high);
+        let destination = DESTINATION.of(low);
         if entry.intersects(Entry::RESERVED)
-            || destination & reserved_destination != 0
+            || (!extended && destination & !DESTINATION_8.mask() != 0)
             || verify > VERIFY_BUS
-            || high >> 20 != 0
+            || high & RESERVED_HIGH != 0
         {
             return Err(blocked(reason::RESERVED_ENTRY));
         }
@@ -159,23 +190,20 @@ impl Remapping {
         let destination = if extended {
             destination
         } else {
-            destination >> 8
+            DESTINATION_8.of(destination)
         };
         let flag = |bit: Entry, to: u64| if entry.contains(bit) { to } else { 0 };
-        // CAST: 8 bits and 3.
-        let (vector, mode) = ((low >> 16 & 0xff) as u32, (low >> 5 & 7) as u32);
-        let level = if entry.contains(Entry::TM) {
-            LEVEL | ASSERT
-        } else {
-            0
-        };
+        let data = MESSAGE_VECTOR.with(VECTOR.of(low))
+            | MESSAGE_MODE.with(DELIVERY_MODE.of(low))
+            | flag(Entry::TM, LEVEL | ASSERT);
         Ok(Msi {
-            address: (destination & !0xff) << 32
+            address: MESSAGE_DESTINATION_HIGH.with(destination >> 8)
                 | MESSAGE_ADDRESS
-                | (destination & 0xff) << 12
+                | MESSAGE_DESTINATION.with(destination)
                 | flag(Entry::RH, REDIRECTION)
                 | flag(Entry::DM, LOGICAL),
-            data: vector | mode << 8 | level,
+            // CAST: 16 bits.
+            data: data as u32,
         })
     }
 }
@@ -183,12 +211,12 @@ impl Remapping {
 /// Whether a function may send by an entry (9.10: SVT, SQ and SID).
 fn verified(source: SourceId, verify: u64, high: u64) -> bool {
     // CAST: 16 bits.
-    let allowed = (high & 0xffff) as u16;
+    let allowed = SOURCE_ID.of(high) as u16;
     match verify {
         VERIFY_NONE => true,
         VERIFY_SOURCE => {
             // SQ: bits of the function number that are not compared.
-            let ignored = match high >> 16 & 3 {
+            let ignored = match SOURCE_QUALIFIER.of(high) {
                 0 => 0,
                 1 => 0b100,
                 2 => 0b110,
@@ -196,11 +224,7 @@ fn verified(source: SourceId, verify: u64, high: u64) -> bool {
             };
             (source.0 ^ allowed) & !ignored == 0
         }
-        // From one bus to another.
-        _ => {
-            let bus = source.0 >> 8;
-            (allowed >> 8..=allowed & 0xff).contains(&bus)
-        }
+        _ => (FIRST_BUS.of(high)..=LAST_BUS.of(high)).contains(&source.bus()),
     }
 }
 

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The page request queue: what devices ask the guest for (VT-d 4.1, 7.4 and 7.5).
 
+use super::bits::{Field, PAGE, PAGE_ADDRESS};
 use super::events::Outbox;
 use super::memory::Memory;
 use super::registers::{
     Msi, PageRequestStatus, Registers, PECTL, PQA, PQH, PQT, PRS, QUEUE_INDEX, QUEUE_SIZE,
 };
-use super::tables::SourceId;
+use super::source::SourceId;
 use crate::fault::{FaultGroup, FaultQueueId};
 use std::collections::BTreeMap;
 
@@ -15,6 +16,33 @@ const OVERFLOW: u64 = PageRequestStatus::PRO.bits();
 
 /// Bytes of a page request descriptor.
 const REQUEST: u64 = 32;
+
+/// A page request descriptor (VT-d 4.1, 7.4.1), but for its two upper quadwords, which are private
+/// data of devices that have such.
+mod descriptor {
+    use super::Field;
+
+    /// The first quadword.
+    pub(super) const TYPE: Field = Field::bits(7, 0);
+    pub(super) const PAGE_REQUEST: u64 = 1;
+    /// PP.
+    pub(super) const PASID_PRESENT: Field = Field::bits(8, 8);
+    /// The requester id.
+    pub(super) const SOURCE: Field = Field::bits(31, 16);
+    pub(super) const PASID: Field = Field::bits(51, 32);
+    /// EXE.
+    pub(super) const EXECUTE: Field = Field::bits(52, 52);
+    /// PR.
+    pub(super) const PRIVILEGED: Field = Field::bits(53, 53);
+
+    /// The second quadword, whose bits 63:12 are the page's address.
+    pub(super) const READ: Field = Field::bits(0, 0);
+    pub(super) const WRITE: Field = Field::bits(1, 1);
+    /// L, the last one of its group.
+    pub(super) const LAST: Field = Field::bits(2, 2);
+    /// PRGI, the group's index.
+    pub(super) const GROUP: Field = Field::bits(11, 3);
+}
 /// Groups of a device that may wait: what 9 bits name.
 const GROUPS: u16 = 512;
 
@@ -168,7 +196,7 @@ fn write(
     group: &FaultGroup,
 ) -> bool {
     let address = registers.get(PQA, 8);
-    let bytes = 4096u64 << (address & QUEUE_SIZE);
+    let bytes = PAGE << (address & QUEUE_SIZE);
     let (head, mut tail) = (registers.get(PQH, 8), registers.get(PQT, 8));
     let used = tail.wrapping_sub(head) & (bytes - 1);
     let requests = group.requests();
@@ -176,7 +204,7 @@ fn write(
     // One stays free: a queue whose head is its tail is empty. After an overflow nothing is taken
     // until the guest has cleared it.
     // A guest that has set up no queue wants none.
-    if address & !0xfff == 0 {
+    if address & PAGE_ADDRESS == 0 {
         return false;
     }
     let overflown = registers.get(PRS, 4) & OVERFLOW != 0;
@@ -186,21 +214,21 @@ fn write(
     let pasid = group.pasid().map(|_| u64::from(group.guest_pasid()));
     for (index, request) in requests.iter().enumerate() {
         let access = request.access;
-        let first = 1
-            | u64::from(pasid.is_some()) << 8
-            | u64::from(source.0) << 16
-            | pasid.unwrap_or(0) << 32
-            | u64::from(access.execute) << 52
-            | u64::from(access.privileged) << 53;
+        let first = descriptor::TYPE.with(descriptor::PAGE_REQUEST)
+            | descriptor::PASID_PRESENT.with(pasid.is_some().into())
+            | descriptor::SOURCE.with(source.0.into())
+            | descriptor::PASID.with(pasid.unwrap_or(0))
+            | descriptor::EXECUTE.with(access.execute.into())
+            | descriptor::PRIVILEGED.with(access.privileged.into());
         let last = index + 1 == requests.len();
-        let second = u64::from(access.read)
-            | u64::from(access.write) << 1
-            | u64::from(last) << 2
-            | u64::from(number) << 3
-            | request.address.0 & !0xfff;
+        let second = descriptor::READ.with(access.read.into())
+            | descriptor::WRITE.with(access.write.into())
+            | descriptor::LAST.with(last.into())
+            | descriptor::GROUP.with(number.into())
+            | request.address.0 & PAGE_ADDRESS;
         for (offset, word) in [(0, first), (8, second), (16, 0), (24, 0)] {
             // The queue may be at the end of all addresses.
-            let at = (address & !0xfff).checked_add(tail | offset);
+            let at = (address & PAGE_ADDRESS).checked_add(tail | offset);
             if !at.is_some_and(|at| memory.write(at, word)) {
                 return false;
             }

@@ -9,8 +9,7 @@ use super::remap::Remapping;
 use super::requests::Name;
 use super::unit::Unit;
 use super::work::Engine;
-use crate::error::{Error, Operation, Result};
-use crate::sys::Errno;
+use crate::error::{Error, Result};
 
 /// A unit at a moment: its registers and what it holds beside them. The tables are in guest memory,
 /// and what is bound at the host is made of them anew.
@@ -52,11 +51,21 @@ impl VtdState {
     ///
     /// # Errors
     ///
-    /// [`Error::Failed`] with EINVAL if not.
+    /// [`Error::InvalidField`] if not.
     pub(super) fn fits(&self, config: &VtdConfig) -> Result<()> {
-        let fits = self.registers.is_of(&config.registers());
-        if self.config != *config || !fits || self.next_record >= faults::records(&self.registers) {
-            return Err(Error::failed(Operation::RestoreUnit, Errno::EINVAL));
+        let wrong = |field, why| Error::InvalidField {
+            of: "VtdState",
+            field,
+            why,
+        };
+        if let Some(field) = self.config.first_difference(config) {
+            return Err(wrong(field, "is not that of this unit"));
+        }
+        if !self.registers.is_of(&config.registers()) {
+            return Err(wrong("registers", "offer what this unit does not"));
+        }
+        if self.next_record >= faults::records(&self.registers) {
+            return Err(wrong("next_record", "is beyond the fault records"));
         }
         Ok(())
     }

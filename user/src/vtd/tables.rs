@@ -1,90 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The guest's tables from the root to the PASID (VT-d 4.1, 9.1 to 9.6), read anew each time.
 
+use super::bits::PAGE_ADDRESS;
 use super::entries::{
-    legacy, ContextEntry, LegacyContextEntry, PasidDirectoryEntry, PasidEntry, RootEntry,
-    RootTable, ADDRESS,
+    self, legacy, ContextEntry, LegacyContextEntry, PasidDirectoryEntry, PasidEntry, RootEntry,
+    RootTable,
 };
 use super::memory::{read_words, Memory};
-use crate::nesting::{Stage1Table, TableFormat};
+use super::reasons::{in_legacy_mode, reason, Stopped};
+use super::source::SourceId;
+use crate::nesting::{GuestTable, TableFormat};
 use crate::types::{AddressWidth, Gpa};
-
-/// Why a request is not translated: the reasons of fault records (VT-d 4.1, 7.1.3).
-pub(super) mod reason {
-    /// In legacy mode.
-    pub(in crate::vtd) mod legacy {
-        pub(in crate::vtd) const ROOT_ABSENT: u8 = 0x1;
-        pub(in crate::vtd) const CONTEXT_ABSENT: u8 = 0x2;
-        pub(in crate::vtd) const CONTEXT_INVALID: u8 = 0x3;
-        pub(in crate::vtd) const BEYOND_WIDTH: u8 = 0x4;
-        pub(in crate::vtd) const NOT_WRITABLE: u8 = 0x5;
-        pub(in crate::vtd) const NOT_READABLE: u8 = 0x6;
-        pub(in crate::vtd) const TABLE_ACCESS: u8 = 0x7;
-        pub(in crate::vtd) const ROOT_ACCESS: u8 = 0x8;
-        pub(in crate::vtd) const CONTEXT_ACCESS: u8 = 0x9;
-        pub(in crate::vtd) const ROOT_RESERVED: u8 = 0xa;
-        pub(in crate::vtd) const CONTEXT_RESERVED: u8 = 0xb;
-        pub(in crate::vtd) const TABLE_RESERVED: u8 = 0xc;
-        pub(in crate::vtd) const INTERRUPTS: u8 = 0xe;
-    }
-    pub(in crate::vtd) const TABLE_MODE: u8 = 0x30;
-    pub(in crate::vtd) const LEGACY_PASID: u8 = 0x31;
-    pub(in crate::vtd) const LEGACY_PAGE_REQUEST: u8 = 0x32;
-    pub(in crate::vtd) const ROOT_ACCESS: u8 = 0x38;
-    pub(in crate::vtd) const ROOT_ABSENT: u8 = 0x39;
-    pub(in crate::vtd) const ROOT_RESERVED: u8 = 0x3a;
-    pub(in crate::vtd) const CONTEXT_ACCESS: u8 = 0x40;
-    pub(in crate::vtd) const CONTEXT_ABSENT: u8 = 0x41;
-    pub(in crate::vtd) const CONTEXT_RESERVED: u8 = 0x42;
-    pub(in crate::vtd) const CONTEXT_INVALID: u8 = 0x43;
-    pub(in crate::vtd) const NO_PASIDS: u8 = 0x45;
-    pub(in crate::vtd) const PASID_TOO_LARGE: u8 = 0x46;
-    pub(in crate::vtd) const NO_PAGE_REQUESTS: u8 = 0x47;
-    pub(in crate::vtd) const DIRECTORY_ACCESS: u8 = 0x50;
-    pub(in crate::vtd) const DIRECTORY_ABSENT: u8 = 0x51;
-    pub(in crate::vtd) const DIRECTORY_RESERVED: u8 = 0x52;
-    pub(in crate::vtd) const PASID_ACCESS: u8 = 0x58;
-    pub(in crate::vtd) const PASID_ABSENT: u8 = 0x59;
-    pub(in crate::vtd) const PASID_RESERVED: u8 = 0x5a;
-    pub(in crate::vtd) const PASID_INVALID: u8 = 0x5b;
-    pub(in crate::vtd) const STAGE1_ABSENT: u8 = 0x71;
-    pub(in crate::vtd) const SECOND_STAGE_ACCESS: u8 = 0x78;
-}
-
-/// What a request is stopped by, and whether the guest wants to hear of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stopped {
-    pub(super) reason: u8,
-    /// The entry says that faults are not to be recorded (FPD).
-    pub(super) silent: bool,
-}
-
-impl Stopped {
-    pub(super) const fn by(reason: u8) -> Self {
-        Self {
-            reason,
-            silent: false,
-        }
-    }
-
-    const fn unless_disabled(reason: u8, disabled: bool) -> Self {
-        Self {
-            reason,
-            silent: disabled,
-        }
-    }
-
-    /// Whether an entry is only not there, as most are.
-    pub(super) fn is_only_absent(&self) -> bool {
-        matches!(
-            self.reason,
-            reason::PASID_ABSENT
-                | reason::DIRECTORY_ABSENT
-                | reason::CONTEXT_ABSENT
-                | reason::ROOT_ABSENT
-        )
-    }
-}
 
 /// What of the entries a unit offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,29 +33,6 @@ impl Offered {
     fn beyond(&self) -> u64 {
         1u64.checked_shl(self.address_bits)
             .map_or(0, |beyond| !beyond.wrapping_sub(1))
-    }
-}
-
-/// A function of the guest's PCI buses, by its requester id: bus, device and function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct SourceId(pub u16);
-
-impl SourceId {
-    fn bus(self) -> u64 {
-        u64::from(self.0 >> 8)
-    }
-
-    fn devfn(self) -> u64 {
-        u64::from(self.0 & 0xff)
-    }
-}
-
-impl std::fmt::Display for SourceId {
-    /// As `lspci` writes it: bus, device and function.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (bus, devfn) = (self.bus(), self.devfn());
-        write!(f, "{bus:02x}:{:02x}.{}", devfn >> 3, devfn & 7)
     }
 }
 
@@ -187,25 +90,11 @@ impl Entry {
     }
 }
 
-/// The reason that legacy mode has in the place of one of scalable mode (VT-d 4.1, 7.1.3, table 27).
-fn in_legacy_mode(reason: u8) -> u8 {
-    use crate::walk::reason as walk;
-
-    match u32::from(reason) {
-        walk::SECOND_NOT_READABLE => reason::legacy::TABLE_ACCESS,
-        walk::SECOND_RESERVED => reason::legacy::TABLE_RESERVED,
-        walk::BEYOND_WIDTH => reason::legacy::BEYOND_WIDTH,
-        walk::INTERRUPTS => reason::legacy::INTERRUPTS,
-        _ if reason == reason::PASID_INVALID => reason::legacy::CONTEXT_INVALID,
-        _ => reason,
-    }
-}
-
 /// How requests are translated: PGTT of a PASID entry, TT of a context entry in legacy mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TranslationType {
     /// By the guest's table.
-    Table(Stage1Table),
+    Table(GuestTable),
     /// Not at all: addresses are guest-physical.
     PassThrough,
 }
@@ -293,7 +182,7 @@ impl Tables<'_> {
 
     /// Whether the entry of a PASID is there, which one word of its table tells.
     pub(super) fn is_present(&self, table: u64, pasid: u32) -> bool {
-        let at = table.checked_add(u64::from(pasid & 0x3f) << 6);
+        let at = table.checked_add(entries::pasid::offset_in_table(pasid));
         let word = at.and_then(|at| self.memory.read(at));
         word.is_some_and(|word| PasidEntry::from_bits_retain(word).contains(PasidEntry::P))
     }
@@ -302,7 +191,7 @@ impl Tables<'_> {
     fn legacy_context(&self, root: u64, source: SourceId) -> Result<Entry, Stopped> {
         use reason::legacy as why;
 
-        let at = (root & ADDRESS).checked_add(source.bus() << 4);
+        let at = (root & PAGE_ADDRESS).checked_add(entries::offset_in_root_table(source));
         let [low, high] = at
             .and_then(|at| read_words::<2>(self.memory, at))
             .ok_or(Stopped::by(why::ROOT_ACCESS))?;
@@ -312,7 +201,7 @@ impl Tables<'_> {
         if low & (RootEntry::RESERVED.bits() | self.offered.beyond()) != 0 || high != 0 {
             return Err(Stopped::by(why::ROOT_RESERVED));
         }
-        let at = (low & ADDRESS).checked_add(source.devfn() << 4);
+        let at = (low & PAGE_ADDRESS).checked_add(legacy::offset_in_context_table(source));
         let [low, high] = at
             .and_then(|at| read_words::<2>(self.memory, at))
             .ok_or(Stopped::by(why::CONTEXT_ACCESS))?;
@@ -359,7 +248,8 @@ impl Tables<'_> {
             return Err(Stopped::by(reason::TABLE_MODE));
         }
         // Two halves of a root entry, for devices 0 to 15 and 16 to 31.
-        let at = (root & ADDRESS).checked_add(source.bus() << 4 | source.devfn() >> 7 << 3);
+        let offset = entries::offset_in_root_table(source) + entries::offset_of_half(source);
+        let at = (root & PAGE_ADDRESS).checked_add(offset);
         let entry = at
             .and_then(|at| self.memory.read(at))
             .ok_or(Stopped::by(reason::ROOT_ACCESS))?;
@@ -369,7 +259,7 @@ impl Tables<'_> {
         if entry & (RootEntry::RESERVED.bits() | beyond) != 0 {
             return Err(Stopped::by(reason::ROOT_RESERVED));
         }
-        let at = (entry & ADDRESS).checked_add((source.devfn() & 0x7f) << 5);
+        let at = (entry & PAGE_ADDRESS).checked_add(entries::offset_in_context_table(source));
         let [low, high, rest @ ..] = at
             .and_then(|at| read_words::<4>(self.memory, at))
             .ok_or(Stopped::by(reason::CONTEXT_ACCESS))?;
@@ -380,7 +270,7 @@ impl Tables<'_> {
             return Err(stopped(reason::CONTEXT_ABSENT));
         }
         let reserved = bits.intersects(ContextEntry::RESERVED) || low & beyond != 0;
-        if reserved || high & super::entries::CONTEXT_RESERVED_HIGH != 0 || rest != [0, 0] {
+        if reserved || high & entries::CONTEXT_RESERVED_HIGH != 0 || rest != [0, 0] {
             return Err(stopped(reason::CONTEXT_RESERVED));
         }
         let (dte, pre) = (ContextEntry::DTE, ContextEntry::PRE);
@@ -389,9 +279,9 @@ impl Tables<'_> {
             return Err(stopped(reason::CONTEXT_INVALID));
         }
         Ok(Context {
-            directory: low & ADDRESS,
+            directory: low & PAGE_ADDRESS,
             pasids: bits.pasids(),
-            rid_pasid: super::entries::rid_pasid(high),
+            rid_pasid: entries::rid_pasid(high),
             takes_pasids: bits.contains(ContextEntry::PASIDE),
             page_requests: bits.contains(pre),
             silent,
@@ -422,7 +312,7 @@ impl Context {
         if pasid >= self.pasids {
             return Err(self.stopped(reason::PASID_TOO_LARGE));
         }
-        let at = self.directory.checked_add(u64::from(pasid >> 6) << 3);
+        let at = (self.directory).checked_add(entries::pasid::offset_in_directory(pasid));
         let entry = at
             .and_then(|at| memory.read(at))
             .ok_or(self.stopped(reason::DIRECTORY_ACCESS))?;
@@ -434,7 +324,7 @@ impl Context {
         if bits.intersects(PasidDirectoryEntry::RESERVED) || entry & offered.beyond() != 0 {
             return Err(Stopped::unless_disabled(reason::DIRECTORY_RESERVED, silent));
         }
-        Ok(entry & ADDRESS)
+        Ok(entry & PAGE_ADDRESS)
     }
 
     /// The entry of a PASID.
@@ -449,7 +339,7 @@ impl Context {
         pasid: u32,
     ) -> Result<Entry, Stopped> {
         let table = self.table(memory, offered, pasid)?;
-        let at = table.checked_add(u64::from(pasid & 0x3f) << 6);
+        let at = table.checked_add(entries::pasid::offset_in_table(pasid));
         let words = at
             .and_then(|at| read_words(memory, at))
             .ok_or(self.stopped(reason::PASID_ACCESS))?;
@@ -460,23 +350,23 @@ impl Context {
 /// The width of a second stage by its AW field.
 fn width(field: u64, offered: &Offered) -> Option<AddressWidth> {
     match field {
-        2 => Some(AddressWidth::Bits48),
-        3 if offered.five_levels => Some(AddressWidth::Bits57),
+        entries::SECOND_STAGE_4_LEVELS => Some(AddressWidth::Bits48),
+        entries::SECOND_STAGE_5_LEVELS if offered.five_levels => Some(AddressWidth::Bits57),
         _ => None,
     }
 }
 
 fn second_stage(pointer: u64, width: AddressWidth) -> TranslationType {
-    TranslationType::Table(Stage1Table {
+    TranslationType::Table(GuestTable {
         format: TableFormat::SecondStage,
         width,
-        ..Stage1Table::four_level(Gpa(pointer & ADDRESS))
+        ..GuestTable::four_level(Gpa(pointer & PAGE_ADDRESS))
     })
 }
 
 /// What the entry of a PASID says (VT-d 4.1, 9.6).
 fn entry(words: &[u64; 8], offered: &Offered) -> Result<Entry, Stopped> {
-    use super::entries::{pasid, PasidEntryFirst, PasidEntrySecond};
+    use entries::{pasid, PasidEntryFirst, PasidEntrySecond};
 
     let [low, second, third, rest @ ..] = words;
     let bits = PasidEntry::from_bits_retain(*low);
@@ -504,8 +394,8 @@ fn entry(words: &[u64; 8], offered: &Offered) -> Result<Entry, Stopped> {
         pasid::FIRST_STAGE if offered.first_stage => {
             let first = PasidEntryFirst::from_bits_retain(*third);
             let width = match first.paging_mode() {
-                0 => AddressWidth::Bits48,
-                1 if offered.five_levels => AddressWidth::Bits57,
+                pasid::FIRST_STAGE_4_LEVELS => AddressWidth::Bits48,
+                pasid::FIRST_STAGE_5_LEVELS if offered.five_levels => AddressWidth::Bits57,
                 _ => return Err(stopped(reason::PASID_INVALID)),
             };
             let supervisor = first.contains(PasidEntryFirst::SRE);
@@ -514,9 +404,9 @@ fn entry(words: &[u64; 8], offered: &Offered) -> Result<Entry, Stopped> {
                 || (extended_accessed && !offered.extended_accessed)
                 || first.intersects(PasidEntryFirst::RESERVED)
                 || third & offered.beyond() != 0;
-            TranslationType::Table(Stage1Table {
+            TranslationType::Table(GuestTable {
                 format: TableFormat::FirstStage,
-                root: Gpa(third & ADDRESS),
+                root: Gpa(third & PAGE_ADDRESS),
                 width,
                 supervisor,
                 extended_accessed,
@@ -603,9 +493,9 @@ mod tests {
         set(&words, 1, 0x1234);
         set(&words, 2, 0x5000 | 1 << 4);
         let entry = found(&words).expect("an entry");
-        let table = Stage1Table {
+        let table = GuestTable {
             write_protect: true,
-            ..Stage1Table::four_level(Gpa(0x5000))
+            ..GuestTable::four_level(Gpa(0x5000))
         };
         assert_eq!(entry.translation, TranslationType::Table(table));
         assert_eq!(entry.domain, 0x1234);
@@ -663,9 +553,9 @@ mod tests {
         };
         let found = || found_by(&words, &offered);
         let entry = found().expect("an entry");
-        let table = Stage1Table {
+        let table = GuestTable {
             format: TableFormat::SecondStage,
-            ..Stage1Table::four_level(Gpa(0x5000))
+            ..GuestTable::four_level(Gpa(0x5000))
         };
         assert_eq!(entry.translation, TranslationType::Table(table));
         for (first, reason) in [

@@ -2,9 +2,10 @@
 //! An emulated device behind a unit: its DMA by vm-memory's trait of IOMMUs.
 
 use super::accesses::Counts;
+use super::bits::PAGE;
 use super::faults::Fault;
-use super::look_up::{Request, PAGE};
-use super::tables::SourceId;
+use super::look_up::Request;
+use super::source::SourceId;
 use super::Vtd;
 use crate::walk::Access;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, TryLockError};
@@ -175,7 +176,7 @@ impl Drop for Underway<'_> {
     fn drop(&mut self) {
         let unit = &self.device.unit;
         if unit.shared.end(&self.device.counts, self.phase) {
-            unit.events.more();
+            unit.events.work_left();
         }
     }
 }

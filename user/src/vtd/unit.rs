@@ -5,6 +5,7 @@
 //! rounds [`Unit::next`] takes more of the guest's commands and descriptors.
 
 use super::accesses::Shared;
+use super::bits::{PAGE, PAGE_ADDRESS};
 use super::descriptor::{Descriptor, QueueError};
 use super::events::{Outbox, VtdEvent};
 use super::faults::{self, Fault, QueueStop};
@@ -15,8 +16,9 @@ use super::registers::{
 };
 use super::remap::Remapping;
 use super::requests::{self, Requests};
+use super::source::SourceId;
 use super::stats::VtdStats;
-use super::tables::{Offered, SourceId, Tables};
+use super::tables::{Offered, Tables};
 use super::work::{Batch, Engine, Wait};
 use crate::fault::FaultGroup;
 use std::sync::Arc;
@@ -203,7 +205,7 @@ impl Unit {
     ) -> Option<Batch> {
         let (mut head, tail) = self.queue().filter(|(head, tail)| head != tail)?;
         let address = self.registers.get(IQA, 8);
-        let bytes = 4096u64 << (address & QUEUE_SIZE);
+        let bytes = PAGE << (address & QUEUE_SIZE);
         // The head is in the queue, but where the guest has made that smaller since.
         head %= bytes;
         let mut batch = Batch::at(head);
@@ -220,7 +222,7 @@ impl Unit {
                 break;
             }
             *budget = budget.saturating_sub(4);
-            let words = (address & !0xfff)
+            let words = (address & PAGE_ADDRESS)
                 .checked_add(batch.head)
                 .and_then(|at| super::memory::read_words::<4>(memory, at));
             let descriptor = words

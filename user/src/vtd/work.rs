@@ -9,11 +9,14 @@
 use super::accesses::Shared;
 use super::descriptor::{Iotlb, QueueError};
 use super::device::{Device, Found};
+use super::entries::pasid::LAST_IN_TABLE;
 use super::events::{Outbox, VtdEvent};
 use super::faults::Fault;
 use super::listen::{Invalidated, Listeners};
+use super::reasons::reason;
+use super::source::SourceId;
 use super::stats::VtdStats;
-use super::tables::{reason, Entry, SourceId, Tables};
+use super::tables::{Entry, Tables};
 use crate::error::Error;
 use crate::fault::{FaultGroup, FaultQueue, Response};
 use crate::nesting::{Invalidation, InvalidationEntry};
@@ -555,7 +558,7 @@ impl Engine {
             }
             *budget = budget.saturating_sub(1);
             let Ok(table) = context.table(tables.memory, tables.offered, pasid) else {
-                pasid = (pasid | 0x3f).saturating_add(1);
+                pasid = (pasid | LAST_IN_TABLE).saturating_add(1);
                 continue;
             };
             let present = tables.is_present(table, pasid);

@@ -126,7 +126,7 @@ fn what_the_unit_has_is_in_the_table() {
     }
     // Reasons of faults.
     for file in [
-        "user/src/vtd/tables.rs",
+        "user/src/vtd/reasons.rs",
         "user/src/vtd/remap.rs",
         "user/src/walk.rs",
     ] {

@@ -132,7 +132,7 @@ fn translation_is_told_as_on_when_it_is() {
         .bus
         .add(second, &SoftDeviceOptions::default())
         .unwrap();
-    guest.unit.assign(second, SourceId(0x30));
+    guest.unit.set_source_id(second, SourceId(0x30));
     let _plugged = guest.host.plug(second, guest.unit.clone()).unwrap();
     let directory = 0x80_0000;
     for index in 0..1u64 << 14 {

@@ -85,7 +85,7 @@ fn reset_of_one_device_leaves_what_another_has_asked_for() {
     let mut guest = Guest::new();
     let bdf: Bdf = "0000:3a:05.0".parse().unwrap();
     let other = guest.bus.add(bdf, &SoftDeviceOptions::default()).unwrap();
-    guest.unit.assign(bdf, SourceId(0x30));
+    guest.unit.set_source_id(bdf, SourceId(0x30));
     let _plugged = guest.host.plug(bdf, guest.unit.clone()).unwrap();
     guest.boot_but(|guest| guest.put(CONTEXTS + 0x30 * 32, DIRECTORY | 0x1d));
     guest.command(1 << 31);

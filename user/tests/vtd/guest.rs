@@ -42,7 +42,7 @@ impl VtdEvents for Told {
         }
     }
 
-    fn more(&self) {
+    fn work_left(&self) {
         *self.more.lock().unwrap() += 1;
     }
 
@@ -119,7 +119,7 @@ impl Guest {
         let config = change(VtdConfig::carried_by(&nesting));
         let told = Arc::new(Told::default());
         let unit = Vtd::new(config, memory.clone(), told.clone()).unwrap();
-        unit.assign(bdf, SourceId(SOURCE));
+        unit.set_source_id(bdf, SourceId(SOURCE));
         let plugged = host.plug(bdf, unit.clone()).unwrap();
         Self {
             memory,

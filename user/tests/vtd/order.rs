@@ -137,7 +137,7 @@ fn group_of_another_queue_is_not_cancelled() {
     RegionListener::new(other.clone())
         .update(&*guest.memory)
         .unwrap();
-    guest.unit.assign(bdf, SourceId(0x30));
+    guest.unit.set_source_id(bdf, SourceId(0x30));
     let _plugged = other.plug(bdf, guest.unit.clone()).unwrap();
     guest.boot_but(|guest| guest.put(CONTEXTS + 0x30 * 32, DIRECTORY | 0x1d));
     guest.command(TES);
@@ -187,6 +187,37 @@ fn pages_of_a_large_wait_are_one_call_of_the_host() {
     while guest.unit.run() {}
     assert!(guest.is_done());
     assert_eq!(control.plan().flushed, [512]);
+}
+
+/// Linux invalidates the range that a `munmap` takes away by one descriptor of 2^AM pages, however
+/// many they are (`cache_tag_flush_range`), then the device TLB by another.
+#[test]
+fn pages_that_a_guest_unmaps_are_one_call_of_the_host() {
+    let (mut guest, control) = unreliable();
+    guest.boot();
+    guest.bind(5);
+    for pages in [1u64, 100, 100_000] {
+        let order = pages.next_power_of_two().trailing_zeros();
+        let size = 0x1000u64 << order;
+        let address = GVA & !(size - 1);
+        let source = u64::from(SOURCE) << 16;
+        // S of a device TLB's: the lowest zero of the address tells the size.
+        let device_range = if pages == 1 {
+            address
+        } else {
+            address | ((size >> 1) - 0x1000) | 1 << 11
+        };
+        control.plan().flushed.clear();
+        guest.submit(&[
+            [
+                6 | 3 << 4 | 2 << 16 | 5 << 32,
+                address | 1 << 6 | u64::from(order),
+            ],
+            [8 | source | 5 << 32, device_range],
+        ]);
+        assert!(guest.is_done());
+        assert_eq!(control.plan().flushed, [1], "{pages} pages");
+    }
 }
 
 /// Looks at a device's DMA when its context goes.

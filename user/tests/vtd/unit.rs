@@ -266,7 +266,11 @@ fn saved_unit_goes_on_where_it_was() {
         config.pasid_bits = 8;
         config
     });
-    assert!(other.unit.restore(saved).is_err());
+    let error = other.unit.restore(saved).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "VtdState: pasid_bits is not that of this unit"
+    );
 }
 
 #[test]

@@ -208,7 +208,7 @@ fn interrupts_are_remapped_as_linux_sets_them_up() {
 fn second(guest: &Guest, unit: &Arc<Vtd>, source: u16) -> Second {
     let bdf: Bdf = "0000:3a:05.0".parse().unwrap();
     let device = guest.bus.add(bdf, &SoftDeviceOptions::default()).unwrap();
-    unit.assign(bdf, SourceId(source));
+    unit.set_source_id(bdf, SourceId(source));
     let plugged = guest.host.plug(bdf, unit.clone()).unwrap();
     Second {
         device,
@@ -519,7 +519,7 @@ fn legacy_mode_has_the_reasons_of_tables_too() {
 #[test]
 fn shadows_flags_are_dirty_memory() {
     use host_iommu::backend::soft::Soft;
-    use host_iommu::{Gpa, PasidRequest, SharedMemory, Stage1Table};
+    use host_iommu::{Gpa, GuestTable, PasidRequest, SharedMemory};
     use vm_memory::bitmap::{AtomicBitmap, Bitmap};
     use vm_memory::{FileOffset, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
@@ -551,7 +551,7 @@ fn shadows_flags_are_dirty_memory() {
         region.bitmap().dirty_at(at)
     };
     let pasids = host.alloc_pasids(&PasidRequest::any()).unwrap();
-    let table = Stage1Table::four_level(Gpa(0x1000));
+    let table = GuestTable::four_level(Gpa(0x1000));
     let _bound = host
         .bind(device, &pasids, pasids.first(), &table, None)
         .unwrap();

@@ -29,7 +29,7 @@ impl VtdEvents for Events {
         });
     }
 
-    fn more(&self) {
+    fn work_left(&self) {
         // It fails when it has been signalled for ever.
         drop(self.more.write(1));
     }
@@ -88,7 +88,7 @@ impl Iommu {
     pub fn go_on(&self) {
         drop(self.more.more.read());
         if self.unit.run() {
-            self.more.more();
+            self.more.work_left();
         }
     }
 }

@@ -197,7 +197,7 @@ impl Machine {
         let mut pasid_bits = None;
         if self.shown {
             let iommu = &self.iommu;
-            iommu.unit.assign(bdf, PciBus::source(number));
+            iommu.unit.set_source_id(bdf, PciBus::source(number));
             plugged = Some(context.plug(bdf, iommu.clone())?);
             faults = iommu.unit.fault_queue(bdf);
             pasid_bits = Some(iommu.unit.config().pasid_bits);

@@ -2,7 +2,7 @@
 //! A device on an iommufd, by its VFIO character device.
 
 use crate::capabilities::{DeviceInfo, MissingBecause, Support};
-use crate::nesting::Stage1Table;
+use crate::nesting::GuestTable;
 use crate::sys::iommufd::{self, HwInfo, ALLOC_DIRTY_TRACKING, ALLOC_NEST_PARENT, ALLOC_PASID};
 use crate::sys::{vfio, Errno};
 use crate::types::{AddressWidth, Bdf};
@@ -129,7 +129,7 @@ impl Device {
     }
 
     /// What the driver would find at the attach: a failed attach takes what was there with it.
-    pub(super) fn check(&self, table: &Stage1Table) -> Result<(), Errno> {
+    pub(super) fn check(&self, table: &GuestTable) -> Result<(), Errno> {
         if !self.rid() {
             return Err(Errno::EOPNOTSUPP);
         }

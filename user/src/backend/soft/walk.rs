@@ -3,7 +3,7 @@
 
 use super::memory::{Stage2, PAGE};
 use crate::context::Mapping;
-use crate::nesting::Stage1Table;
+use crate::nesting::GuestTable;
 use crate::sys::memory::SharedMemory;
 use crate::types::{AddressWidth, Gpa, Iova, IovaRange, MapAccess};
 use crate::walk::{walk, Access};
@@ -34,7 +34,7 @@ const VA: u64 = 1 << 48 | 1 << 39 | 1 << 30 | 1 << 21 | 1 << 12;
 struct World {
     memory: SharedMemory,
     stage2: Stage2,
-    table: Stage1Table,
+    table: GuestTable,
 }
 
 impl World {
@@ -57,9 +57,9 @@ impl World {
             AddressWidth::Bits48 => 4 * PAGE,
             AddressWidth::Bits57 => 5 * PAGE,
         };
-        let table = Stage1Table {
+        let table = GuestTable {
             width,
-            ..Stage1Table::four_level(Gpa(root))
+            ..GuestTable::four_level(Gpa(root))
         };
         Self {
             memory,

@@ -43,10 +43,10 @@ impl VtdEvents for Told {
         if waiting.len() < MAX_INTERRUPTS && !waiting.contains(&message) {
             waiting.push_back(message);
         }
-        self.more();
+        self.work_left();
     }
 
-    fn more(&self) {
+    fn work_left(&self) {
         // It cannot fail but for a counter that is full, and so readable.
         let _ = self.event.write(1);
     }
@@ -286,7 +286,7 @@ extern "C" fn host_iommu_vtd_run(unit: Option<&Unit>) -> c_int {
         let _ = unit.told.event.read();
         let more = unit.unit.run();
         if more {
-            unit.told.more();
+            unit.told.work_left();
         }
         Ok(more.into())
     })
@@ -389,7 +389,7 @@ extern "C" fn host_iommu_vtd_plug(
         let host = &given(context, "context")?.host;
         let place = given(plugged, "place of the device")?;
         let device = Bdf::from(device);
-        unit.assign(device, SourceId(source));
+        unit.set_source_id(device, SourceId(source));
         let plugged = host.plug(device, unit.clone())?;
         place.write(Box::new(UnitDevice {
             unit,

@@ -4,7 +4,7 @@
 use super::super::result::{Failure, Result};
 use super::{map_access, CBdf, Range};
 use crate::context::{Scope, Translation};
-use crate::nesting::{InvalidationEntry, Stage1Table};
+use crate::nesting::{GuestTable, InvalidationEntry};
 use crate::space::{AddressSpaceEntry, AddressSpaceId};
 use crate::types::{AddressWidth, Gpa, Pasid};
 
@@ -53,9 +53,9 @@ impl CTranslation {
         (self.flags & HOST_IOMMU_GUEST_PASID != 0).then_some(self.guest_pasid)
     }
 
-    pub(in super::super) fn table(&self) -> Result<Stage1Table> {
+    pub(in super::super) fn table(&self) -> Result<GuestTable> {
         let has = |flag: u32| self.flags & flag != 0;
-        Ok(Stage1Table {
+        Ok(GuestTable {
             format: crate::TableFormat::FirstStage,
             root: Gpa(self.root),
             width: match self.width {
