@@ -170,7 +170,7 @@ fn examples_run_against_the_installed_library() -> Outcome {
     libs.extend(words("Libs.private")?);
     let linked = compile("demo.c", "static", &libs)?;
 
-    for (program, last) in [(shared, 13), (linked, 13), (unit, 5)] {
+    for (program, last) in [(shared, 13), (linked, 13), (unit, 7)] {
         let library = prefix.join("lib");
         let output = run(Command::new(&program)
             .arg("soft")

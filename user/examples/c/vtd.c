@@ -23,7 +23,7 @@
 /* Where the guest has its tables and queues. */
 enum { ROOT = 0x1000, CONTEXTS = 0x2000, DIRECTORY = 0x3000, PASIDS = 0x4000, QUEUE = 0x5000 };
 enum { FIRST_STAGE = 1, SECOND_STAGE = 2 };
-enum { REQUESTS = 0x6000, STATUS = 0x7000, TABLES = 0x10000, PAGE = 0x20000 };
+enum { REQUESTS = 0x6000, STATUS = 0x7000, INTERRUPTS = 0x8000, TABLES = 0x10000, PAGE = 0x20000 };
 
 #define CHECK(good)                                                                              \
     do {                                                                                         \
@@ -150,6 +150,7 @@ int main(void)
 
     OK(host_iommu_vtd_offer(context, &config));
     CHECK(config.base == BASE && config.flags & HOST_IOMMU_VTD_PAGE_REQUESTS);
+    config.flags |= HOST_IOMMU_VTD_INTERRUPT_REMAPPING;
     OK(host_iommu_vtd_new(&config, &region, 1, &unit));
     OK(host_iommu_vtd_dmar(unit, (uint8_t *)"EXAMPL", (uint8_t *)"EXAMPLE ", dmar, sizeof(dmar), &length));
     CHECK(length <= sizeof(dmar) && memcmp(dmar, "DMAR", 4) == 0);
@@ -185,6 +186,24 @@ int main(void)
     CHECK(read_register(0x34, 4) & 2); /* a fault is recorded */
     puts("4. an emulated device too");
 
+    /* An interrupt by the guest's table (VT-d 5.1.2.1, 9.10): entry 1 is vector 45h at APIC 3. */
+    write8(0xb8, INTERRUPTS);
+    command(1u << 24);
+    command(1u << 25);
+    *at(INTERRUPTS + 16) = 3ull << 40 | 0x45 << 16 | 1;
+    CHECK(host_iommu_vtd_remap(unit, SOURCE, 0xfee00000 | 1 << 5 | 1 << 4, 0, &msi) == 1);
+    CHECK(msi.address == 0xfee03000 && msi.data == 0x45);
+    CHECK(host_iommu_vtd_remap(unit, SOURCE, 0xfee00000 | 1 << 4, 0, &msi) == 0);
+    puts("5. interrupts go by the guest's table");
+
+    /* A reset of the device by the guest leaves the guest's entries in force. */
+    OK(host_iommu_vtd_device_reset(plugged));
+    value = 0;
+    OK(host_iommu_soft_submit(device, &dma, NULL, &id));
+    CHECK(host_iommu_soft_wait(device, id, 10000, &end, &value, sizeof(value)) == 1);
+    CHECK(end.kind == HOST_IOMMU_DMA_DONE && value == written);
+    puts("6. a reset leaves the entries");
+
     host_iommu_vtd_dma_free(emulated);
     host_iommu_vtd_unplug(plugged);
     host_iommu_vtd_free(unit);
@@ -213,7 +232,7 @@ int main(void)
     value = 0;
     CHECK(host_iommu_soft_wait(device, id, 10000, &end, &value, sizeof(value)) == 1);
     CHECK(end.kind == HOST_IOMMU_DMA_DONE && value == written);
-    puts("5. a guest's second-stage table is shadowed");
+    puts("7. a guest's second-stage table is shadowed");
 
     host_iommu_vtd_unplug(plugged);
     host_iommu_vtd_free(unit);
