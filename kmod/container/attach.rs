@@ -12,7 +12,7 @@ use crate::ffi::limits;
 use crate::ffi::lock::Guard;
 use crate::ffi::paging::PagingDomain;
 use crate::ioas::{AttachedGroup, Rules};
-use crate::nesting::{Attached, AttachedDevice, RidState};
+use crate::nesting::{Attached, AttachedDevice, GroupStage2, RidState};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -55,39 +55,38 @@ impl Container {
         self.check_entries().inspect_err(widen)?;
         // Dirty tracking is not switched before the domain is one of the container's.
         let attaching = Attaching::begin(&self.switch).inspect_err(widen)?;
-        let domain = self.attach_stage2(group, candidate, work);
-        let domain = domain.inspect_err(widen)?;
-        let is_joined = self.ioas.lock().is_domain(&domain);
-        let published = self.publish_group(group, &domain, devices, reserved);
+        let stage2 = self.attach_stage2(group, first, candidate, work);
+        let stage2 = stage2.inspect_err(widen)?;
+        let is_joined = self.ioas.lock().is_domain(stage2.domain());
+        let published = self.publish_group(&stage2, devices, reserved);
         drop(attaching);
         let attached = published.and_then(|()| match is_joined {
             true => Ok(()),
             // It is one of the domains already, so what is mapped from now on is there.
-            false => self.replay(&domain, work),
+            false => self.replay(stage2.domain(), work),
         });
         attached.inspect_err(|_| {
-            self.detach_stage2(group, &domain);
+            self.detach_stage2(&stage2);
             self.ioas.lock().widen();
         })
     }
 
-    /// Makes a domain for a group and its devices, and everything that is known of them.
+    /// Makes a group, its devices and its domain the container's.
     fn publish_group(
         &self,
-        group: &Group,
-        domain: &Arc<PagingDomain>,
+        stage2: &Arc<GroupStage2>,
         devices: KVec<Device>,
         reserved: KVec<IovaRange>,
     ) -> Result {
         let shared = devices.len() > 1;
         let mut attached = KVec::with_capacity(devices.len(), GFP_KERNEL_ACCOUNT)?;
         for device in devices {
-            let device = AttachedDevice::new(device, group.clone(), domain.clone(), shared)?;
+            let device = AttachedDevice::new(device, stage2.clone(), shared)?;
             attached.push(device, GFP_KERNEL_ACCOUNT)?;
         }
         self.ioas.lock().add_group(AttachedGroup {
-            group: group.clone(),
-            domain: domain.clone(),
+            group: stage2.group().clone(),
+            domain: stage2.domain().clone(),
             reserved,
         })?;
         self.nesting.lock().attach(&attached)
@@ -120,13 +119,14 @@ impl Container {
         PagingDomain::new(device, true, true).or_else(|_| PagingDomain::new(device, false, true))
     }
 
-    /// Attaches a group to a domain that is there, or to a new one; gives that.
+    /// Attaches a group, the one of `device`, to a domain that is there, or to a new one.
     fn attach_stage2(
         &self,
         group: &Group,
+        device: &Device,
         candidate: Arc<PagingDomain>,
         work: &mut Work,
-    ) -> Result<Arc<PagingDomain>> {
+    ) -> Result<Arc<GroupStage2>> {
         let mut index = 0;
         loop {
             let domain = self.ioas.lock().domains.get(index).cloned();
@@ -134,16 +134,17 @@ impl Container {
                 break;
             };
             work.look()?;
-            if domain.is_like(&candidate) && domain.attach_group(group).is_ok() {
-                return Ok(domain);
+            if domain.is_like(&candidate) {
+                if let Ok(stage2) = GroupStage2::new(&domain, group, device) {
+                    return Ok(stage2);
+                }
             }
             index += 1;
         }
         if self.ioas.lock().uses_dirty_bits() && candidate.track_dirty(true).is_err() {
             self.ioas.lock().lose_dirty_bits();
         }
-        candidate.attach_group(group)?;
-        Ok(candidate)
+        GroupStage2::new(&candidate, group, device)
     }
 
     /// Maps all that is mapped into a domain that has joined.
@@ -162,20 +163,25 @@ impl Container {
                 (range, copying)
             };
             let mapped = copying
-                .map(|copying| copying.map_into(domain, work))
+                .map(|copying| copying.map_into(domain.clone(), work))
                 .transpose();
-            let added = {
+            let (rejected, result) = {
                 let mut ioas = self.ioas.lock();
-                let added = match (mapped, ioas.held_memory(range.start())) {
-                    (Ok(Some(mapped)), Some(memory)) => memory.add_domain(domain.clone(), mapped),
-                    (Ok(_), _) => Ok(()),
-                    (Err(error), _) => Err(error),
+                let ended = match (mapped, ioas.held_memory(range.start())) {
+                    (Ok(Some(mapped)), Some(memory)) => match memory.add_domain(mapped) {
+                        Ok(()) => (None, Ok(())),
+                        Err(mapped) => (Some(mapped), Err(ENOMEM)),
+                    },
+                    (Ok(mapped), _) => (mapped, Ok(())),
+                    (Err(error), _) => (None, Err(error)),
                 };
                 ioas.let_go(range.start());
-                added
+                ended
             };
             self.ioas.notify();
-            added?;
+            // Unmapped with no lock held.
+            drop(rejected);
+            result?;
             next = range.last().checked_add(1);
         }
         Ok(())
@@ -214,35 +220,30 @@ impl Container {
     /// Detaches the devices of a group: first what is bound at their PASIDs, then stage 2.
     pub(crate) fn detach_group(&self, group: &Group) {
         self.unwatch(group);
-        let domain = {
-            let ioas = self.ioas.lock();
-            let found = ioas.groups.iter().find(|other| other.group == *group);
-            found.map(|attached| attached.domain.clone())
-        };
-        if let Some(domain) = domain {
-            self.detach_stage2(group, &domain);
+        let of_group = |device: &AttachedDevice| device.stage2.group() == group;
+        let device = self.nesting.lock().device_where(of_group);
+        if let Some(device) = device {
+            self.detach_stage2(&device.stage2);
         }
     }
 
-    /// Takes out the devices of a group, and the group, which is attached to `domain`.
-    fn detach_stage2(&self, group: &Group, domain: &Arc<PagingDomain>) {
-        let mut index = 0;
+    /// Takes out the devices of a group, and the group.
+    fn detach_stage2(&self, stage2: &Arc<GroupStage2>) {
+        let of_group = |device: &AttachedDevice| Arc::ptr_eq(&device.stage2, stage2);
         loop {
-            let device = self.nesting.lock().device_at(index);
+            let device = self.nesting.lock().device_where(of_group);
             let Some(device) = device else {
                 break;
             };
-            if device.group != *group {
-                index += 1;
-                continue;
-            }
-            self.leave(&device);
+            let mut leaving = device.leave();
+            self.unbind_all(&device, &mut leaving.attached);
+            drop(leaving);
             self.nesting.lock().detach(&device);
         }
-        domain.detach_group(group);
-        if self.ioas.lock().remove_group(group) {
+        stage2.leave();
+        if self.ioas.lock().remove_group(stage2.group()) {
             // What was mapped in it goes with it, and so do its dirty bits.
-            domain.retire();
+            stage2.domain().retire();
             self.ioas.lock().lose_dirty_bits();
             self.forget_retired();
         }
@@ -259,11 +260,6 @@ impl Container {
     }
 
     /// Unbinds all that is bound at a device, for good. Sleeps.
-    fn leave(&self, device: &AttachedDevice) {
-        let (mut attached, _) = device.leave();
-        self.unbind_all(device, &mut attached);
-    }
-
     fn unbind_all(&self, device: &AttachedDevice, attached: &mut Guard<'_, Attached>) {
         let work = &mut Work::to_the_end();
         while let Some(site) = attached.first() {
@@ -276,12 +272,13 @@ impl Container {
     /// The IOMMU core is about to forget a device. Where its group stays, the others of that have
     /// stage 2 again.
     pub(crate) fn device_removed(&self, device: &AttachedDevice) {
-        let (mut attached, was_gone) = device.leave();
-        if was_gone {
+        let mut leaving = device.leave();
+        if leaving.was_gone {
             return;
         }
-        self.unbind_all(device, &mut attached);
-        if device.rid() != RidState::Stage2 && device.restore_stage2(&mut attached).is_err() {
+        let attached = &mut leaving.attached;
+        self.unbind_all(device, attached);
+        if device.rid() != RidState::Stage2 && device.restore_stage2(attached).is_err() {
             pr_warn!("a device left its group, whose other devices stay blocked\n");
         }
     }

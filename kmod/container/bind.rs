@@ -23,7 +23,7 @@ use crate::budget::{Resource, Work};
 use crate::call::{Bind, Scope, Target};
 use crate::fault::{FaultQueue, Source};
 use crate::ffi::abi;
-use crate::ffi::attach::{Attachment, Detached, ReplaceFailed, Site, Translation};
+use crate::ffi::attach::{Attachment, Detached, ReplaceFailed, Replaced, Site, Translation};
 use crate::ffi::device::Bdf;
 use crate::ffi::errno::eopnotsupp;
 use crate::ffi::iopf::PageRequests;
@@ -164,8 +164,9 @@ impl Container {
                 return Ok((attached, None));
             };
             let page_requests = prepared.source.is_some();
+            let stage2 = device.stage2.domain().clone();
             let made =
-                NestedDomain::new(device.stage2.clone(), &device.device, data, page_requests);
+                NestedDomain::new(stage2, &device.device, data, page_requests);
             match made {
                 Err(EFAULT) if tries < Stage1Data::TRIES => {
                     drop(attached);
@@ -203,7 +204,7 @@ impl Container {
         let translation = match (&nested, table) {
             (Some(nested), _) => Translation::Nested(nested.clone()),
             (None, Some(table)) => Translation::Paging(table),
-            (None, None) => Translation::Paging(device.stage2.clone()),
+            (None, None) => Translation::Paging(device.stage2.domain().clone()),
         };
         let place = BindingKey::new(bind.site, bind.device);
         let number = number_of(bind.site);
@@ -239,7 +240,7 @@ impl Container {
         let result = Self::attach(bind.site, device, before.flatten(), new);
         drop(attaching);
         match result {
-            Ok((attachment, old)) => {
+            Ok(Replaced { attachment, old }) => {
                 attached
                     .sites
                     .insert(site_node.into_node(number, Some(attachment)));
@@ -292,15 +293,17 @@ impl Container {
         }
     }
 
-    /// Attaches `new` at a site, in place of `before`, or of stage 2 if the RID has that; gives the
-    /// attachment and what was replaced.
+    /// Attaches `new` at a site, in place of `before`, or of stage 2 if the RID has that.
     fn attach(
         site: Site,
         device: &AttachedDevice,
         before: Option<Attachment>,
         new: Detached,
-    ) -> Result<(Attachment, Option<Detached>), Unattached> {
-        let (of_core, group) = (&device.device, &device.group);
+    ) -> Result<Replaced, Unattached> {
+        let attached = |attachment| Replaced {
+            attachment,
+            old: None,
+        };
         match before {
             Some(before) => before.replace(new).map_err(|failed| {
                 let ReplaceFailed { error, old } = failed;
@@ -311,18 +314,19 @@ impl Container {
                     unchanged,
                 }
             }),
-            None if site == Site::Rid && device.rid() == RidState::Stage2 => new
-                .attach_over_stage2(&device.stage2, of_core, group)
-                .map(|attachment| (attachment, None))
-                .map_err(|failed| Unattached {
+            None if site == Site::Rid => {
+                let was_in_force = device.rid() == RidState::Stage2;
+                let over = device.stage2.attach_over(new, &device.device);
+                over.map(attached).map_err(|failed| Unattached {
                     error: failed.error,
                     old: None,
-                    unchanged: failed.stage2_in_force,
-                }),
+                    unchanged: failed.stage2_in_force == was_in_force,
+                })
+            }
             // Nothing was in force, and nothing is.
             None => new
-                .attach(of_core, group, site)
-                .map(|attachment| (attachment, None))
+                .attach(&device.device, device.stage2.group(), site)
+                .map(attached)
                 .map_err(|error| Unattached {
                     error,
                     old: None,
@@ -345,8 +349,8 @@ impl Container {
                 self.nesting.lock().check_site(bind)?;
                 if attached.sites.get(&number).is_some() {
                     self.undo(device, &mut attached, bind.site);
-                } else if device.rid() == RidState::Stage2 {
-                    device.stage2.detach_group(&device.group);
+                } else {
+                    device.stage2.block();
                 }
                 device.set_rid(&mut attached, RidState::Blocked);
             }

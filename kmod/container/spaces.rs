@@ -66,7 +66,7 @@ impl Container {
     fn destroy_address_space(&self, id: u32) -> Result {
         let work = &mut Work::of_call();
         let space = self.ioas.lock().spaces.begin_destroy(id)?;
-        space.tables.lock_killable()?.drop_all();
+        space.tables.lock_killable()?.drop_unused();
         self.take_entries(&space, &IovaRange::ALL, work)?;
         self.ioas.lock().spaces.end_destroy(id)
     }
@@ -298,7 +298,7 @@ impl Container {
         self.prepare_tables(bound.space(), work)?;
         loop {
             let tables = bound.space().tables.lock_killable()?;
-            if let Some(table) = tables.table(&device.stage2, page_requests).cloned() {
+            if let Some(table) = tables.table(device.stage2.domain(), page_requests).cloned() {
                 drop(tables);
                 return Ok((bound, table));
             }
@@ -325,10 +325,10 @@ impl Container {
             }
         };
         let mut tables = space.tables.lock_killable()?;
-        if tables.table(&device.stage2, page_requests).is_some() {
+        if tables.table(device.stage2.domain(), page_requests).is_some() {
             return Ok(());
         }
-        tables.add_table(device.stage2.clone(), page_requests, domain, work)
+        tables.add_table(device.stage2.domain().clone(), page_requests, domain, work)
     }
 
     /// Makes sure that an address space has a table without page requests for each stage-2 domain,
@@ -343,7 +343,7 @@ impl Container {
                 let mut tables = space.tables.lock_killable()?;
                 tables.drop_retired();
                 self.nesting.lock().device_where(|device| {
-                    !device.is_gone() && tables.table(&device.stage2, false).is_none()
+                    !device.is_gone() && tables.table(device.stage2.domain(), false).is_none()
                 })
             };
             let Some(device) = device else {

@@ -40,8 +40,8 @@ impl Alias {
             for (offset, phys, size) in part.runs() {
                 let done = before + offset;
                 let mapped = work.step().and_then(|()| {
-                    // SAFETY: The part keeps the memory pinned, and `Tables` keeps the part until
-                    // the range is unmapped.
+                    // SAFETY: The part keeps the memory pinned, and by the invariant of `Tables`
+                    // it is kept until the range is unmapped, or the domain retired.
                     unsafe { domain.map(start + done, phys, size, self.access) }
                 });
                 if let Err(error) = mapped {
@@ -69,8 +69,8 @@ struct Table {
 ///
 /// # Invariants
 ///
-/// What is mapped in a table's domain is in `entries` or in `leaving`, whose ranges are those of
-/// `leaving_ranges`.
+/// What is mapped in a table's domain, until that is retired, is in `entries` or in `leaving`, whose
+/// ranges are those of `leaving_ranges`.
 pub(crate) struct Tables {
     tables: KVec<Table>,
     entries: RBTree<u64, Alias>,
@@ -129,10 +129,12 @@ impl Tables {
     ) -> Result {
         self.tables.reserve(1, GFP_KERNEL_ACCOUNT)?;
         for alias in self.entries.values() {
-            // On failure the domain, never attached, goes with what is in it.
+            // On failure the domain, which nobody uses, goes with what is in it.
             work.step()
                 .and_then(|()| alias.map_into(&domain, work))
-                .inspect_err(|_| domain.retire())?;
+                .inspect_err(|_| {
+                    domain.retire();
+                })?;
         }
         let table = Table {
             stage_2,
@@ -143,17 +145,18 @@ impl Tables {
         self.tables.push_within_capacity(table).map_err(|_| ENOMEM)
     }
 
-    /// Drops the tables of stage-2 domains that are retired: nothing is bound to them any more.
+    /// Drops the tables of stage-2 domains that are retired, but for one that is in use.
     pub(crate) fn drop_retired(&mut self) {
-        self.tables.retain(|table| !table.stage_2.is_retired());
+        // INVARIANT: What goes is retired.
+        self.tables
+            .retain(|table| !(table.stage_2.is_retired() && table.domain.retire()));
     }
 
-    /// Drops all tables, with what is in them; the address space is bound nowhere, and never will
-    /// be.
-    pub(crate) fn drop_all(&mut self) {
-        self.tables.clear();
-        self.leaving_ranges = KVVec::new();
-        self.leaving = KVVec::new();
+    /// Drops all tables that are not in use, with what is in them: when the address space goes, it
+    /// is bound nowhere.
+    pub(crate) fn drop_unused(&mut self) {
+        // INVARIANT: What goes is retired.
+        self.tables.retain(|table| !table.domain.retire());
     }
 
     /// Maps an entry into every table, all or nothing. Its range must be free. Sleeps.

@@ -8,7 +8,7 @@ use super::device::Device;
 use super::group::Group;
 use super::iopf::PageRequests;
 use super::nested::NestedDomain;
-use super::paging::PagingDomain;
+use super::paging::{InUse, PagingDomain};
 use super::shim;
 use kernel::bindings;
 use kernel::error::to_result;
@@ -40,6 +40,14 @@ impl Translation {
             Self::Paging(domain) => domain.as_ptr(),
         }
     }
+
+    /// The host's page table that DMA goes through.
+    fn page_table(&self) -> &Arc<PagingDomain> {
+        match self {
+            Self::Nested(domain) => domain.parent(),
+            Self::Paging(domain) => domain,
+        }
+    }
 }
 
 /// What the IOMMU core keeps where a domain is attached, and page requests are found by.
@@ -67,20 +75,26 @@ impl Handle {
 pub(crate) struct Detached {
     translation: Translation,
     handle: Pin<KBox<Handle>>,
+    _page_table: InUse,
 }
 
-// SAFETY: The handle is touched by the IOMMU core alone, and not while it is attached nowhere.
+// SAFETY: The handle is touched by the IOMMU core alone, which has locks of its own for it.
 unsafe impl Send for Detached {}
-// SAFETY: As above.
+// SAFETY: A shared reference gives nothing that changes.
 unsafe impl Sync for Detached {}
 
 impl Detached {
     /// `translation`, and where its page requests go. Only a domain that was made to take page
     /// requests has any.
+    ///
+    /// # Errors
+    ///
+    /// [`ENOMEM`]; [`ENODEV`] if the page table is retired.
     pub(crate) fn new(
         translation: Translation,
         page_requests: Option<Arc<dyn PageRequests>>,
     ) -> Result<Self> {
+        let page_table = InUse::of(translation.page_table())?;
         let handle = KBox::pin(
             Handle {
                 raw: Opaque::zeroed(),
@@ -91,6 +105,7 @@ impl Detached {
         Ok(Self {
             translation,
             handle,
+            _page_table: page_table,
         })
     }
 
@@ -109,17 +124,17 @@ impl Detached {
         let _draining = device.unit().drain();
         let result = match site {
             Site::Rid => {
-                // SAFETY: Domain and group are live; the handle is pinned and outlives the
-                // attachment.
+                // SAFETY: Domain and group are live by their types; the handle is pinned, and its
+                // owner goes into the attachment.
                 let error = unsafe { shim::ioasid_attach_rid(domain, group.as_ptr(), handle) };
                 to_result(error).inspect_err(|_| {
                     // The device may be blocked while the core still names what was there before.
-                    // SAFETY: Domain and group are live.
+                    // SAFETY: Domain and group are live by their types.
                     unsafe { shim::ioasid_detach_rid(domain, group.as_ptr()) }
                 })
             }
-            // SAFETY: Domain and device are live; the handle is pinned and outlives the
-            // attachment.
+            // SAFETY: Domain and device are live by their types; the handle is pinned, and its
+            // owner goes into the attachment.
             Site::Pasid(pasid) => to_result(unsafe {
                 bindings::iommu_attach_device_pasid(domain, device.as_ptr(), pasid, handle)
             }),
@@ -137,23 +152,18 @@ impl Detached {
         }
     }
 
-    /// Attaches it at the RID, where `stage2` is attached. Sleeps.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::attach`].
-    pub(crate) fn attach_over_stage2(
+    /// Attaches it at the RID of `device`, in the place of what is attached to its group. Sleeps.
+    pub(super) fn replace_group(
         self,
-        stage2: &PagingDomain,
         device: &Device,
         group: &Group,
-    ) -> Result<Attachment, AttachOverFailed> {
-        let unchanged = |error| AttachOverFailed {
-            error,
-            stage2_in_force: true,
-        };
-        let _draining = device.unit().drain_unless_killed().map_err(unchanged)?;
-        // SAFETY: Domain and group are live; the handle is pinned and outlives the attachment.
+    ) -> Result<Attachment, ReplaceError> {
+        let _draining = device
+            .unit()
+            .drain_unless_killed()
+            .map_err(ReplaceError::Refused)?;
+        // SAFETY: Domain and group are live by their types; the handle is pinned, and its owner
+        // goes into the attachment.
         let result = to_result(unsafe {
             shim::ioasid_replace_rid(
                 self.translation.as_ptr(),
@@ -161,24 +171,31 @@ impl Detached {
                 self.handle.raw.get(),
             )
         });
-        match result {
-            // INVARIANT: Attached just now.
-            Ok(()) => Ok(Attachment {
-                device: device.clone(),
-                group: group.clone(),
-                site: Site::Rid,
-                detached: Some(self),
-            }),
-            // Refused before anything was touched.
-            Err(EBUSY) => Err(unchanged(EAGAIN)),
-            // The driver may have blocked the device, which the core does not know.
-            Err(error) => {
-                stage2.detach_group(group);
-                Err(AttachOverFailed {
-                    error,
-                    stage2_in_force: stage2.attach_group(group).is_ok(),
-                })
-            }
+        result.map_err(ReplaceError::of_core)?;
+        // INVARIANT: Attached just now.
+        Ok(Attachment {
+            device: device.clone(),
+            group: group.clone(),
+            site: Site::Rid,
+            detached: Some(self),
+        })
+    }
+}
+
+/// How the IOMMU core failed to replace what is attached.
+pub(super) enum ReplaceError {
+    /// Before anything was touched.
+    Refused(Error),
+    /// On the way: what the core believes to be in force may not be.
+    Failed(Error),
+}
+
+impl ReplaceError {
+    fn of_core(error: Error) -> Self {
+        match error {
+            // It is busy with the device's recovery.
+            EBUSY => Self::Refused(EAGAIN),
+            error => Self::Failed(error),
         }
     }
 }
@@ -196,12 +213,12 @@ pub(crate) struct Attachment {
     detached: Option<Detached>,
 }
 
-/// Nothing was attached in the place of stage 2.
-pub(crate) struct AttachOverFailed {
-    /// Why.
-    pub(crate) error: Error,
-    /// Whether stage 2 is in force; if not, nothing is.
-    pub(crate) stage2_in_force: bool,
+/// A replacement that was made.
+pub(crate) struct Replaced {
+    /// What is in force.
+    pub(crate) attachment: Attachment,
+    /// What was before.
+    pub(crate) old: Option<Detached>,
 }
 
 /// A replacement that failed.
@@ -225,29 +242,38 @@ impl Attachment {
     /// # Errors
     ///
     /// Those of [`Detached::attach`]; what is in force then stands in the error.
-    pub(crate) fn replace(self, new: Detached) -> Result<(Self, Option<Detached>), ReplaceFailed> {
+    pub(crate) fn replace(self, new: Detached) -> Result<Replaced, ReplaceFailed> {
         match self.site {
             Site::Rid => self.replace_rid(new),
             Site::Pasid(pasid) => self.replace_pasid(pasid, new),
         }
     }
 
-    fn replace_pasid(
-        mut self,
-        pasid: u32,
-        new: Detached,
-    ) -> Result<(Self, Option<Detached>), ReplaceFailed> {
-        let device = self.device.clone();
-        let draining = match device.unit().drain_unless_killed() {
-            Ok(draining) => draining,
-            Err(error) => {
-                return Err(ReplaceFailed {
-                    error,
-                    old: Some(self),
+    fn replace_pasid(mut self, pasid: u32, new: Detached) -> Result<Replaced, ReplaceFailed> {
+        match self.try_replace_pasid(pasid, &new) {
+            Ok(()) => {
+                self.device.quiesce_page_requests();
+                // INVARIANT: `new` was attached just now.
+                let old = self.detached.replace(new);
+                Ok(Replaced {
+                    attachment: self,
+                    old,
                 })
             }
-        };
-        // SAFETY: Domain and device are live; the handle is pinned and outlives the attachment.
+            Err(ReplaceError::Refused(error)) => Err(ReplaceFailed {
+                error,
+                old: Some(self),
+            }),
+            // The driver may have removed the old one already, which the core does not know.
+            Err(ReplaceError::Failed(error)) => Err(self.restore(error)),
+        }
+    }
+
+    fn try_replace_pasid(&self, pasid: u32, new: &Detached) -> Result<(), ReplaceError> {
+        let unit = self.device.unit();
+        let _draining = unit.drain_unless_killed().map_err(ReplaceError::Refused)?;
+        // SAFETY: Domain and device are live by their types; the handle is pinned, and the caller
+        // puts its owner into the attachment.
         let result = to_result(unsafe {
             shim::ioasid_replace_pasid(
                 new.translation.as_ptr(),
@@ -256,31 +282,16 @@ impl Attachment {
                 new.handle.raw.get(),
             )
         });
-        drop(draining);
-        match result {
-            Ok(()) => {
-                self.device.quiesce_page_requests();
-                // INVARIANT: `new` was attached just now.
-                let old = self.detached.replace(new);
-                Ok((self, old))
-            }
-            // Refused before anything was touched.
-            Err(EBUSY) => Err(ReplaceFailed {
-                error: EAGAIN,
-                old: Some(self),
-            }),
-            // The driver may have removed the old one already, which the core does not know.
-            Err(error) => Err(self.restore(error)),
-        }
+        result.map_err(ReplaceError::of_core)
     }
 
     /// By way of no translation: VT-d's nested domains do not give up the page requests of the
     /// domain that they replace at the RID.
-    fn replace_rid(self, new: Detached) -> Result<(Self, Option<Detached>), ReplaceFailed> {
+    fn replace_rid(self, new: Detached) -> Result<Replaced, ReplaceFailed> {
         let (device, group) = (self.device.clone(), self.group.clone());
         let old = self.detach();
         match new.attach(&device, &group, Site::Rid) {
-            Ok(new) => Ok((new, old)),
+            Ok(attachment) => Ok(Replaced { attachment, old }),
             Err(error) => Err(ReplaceFailed {
                 error,
                 old: old.and_then(|old| old.attach(&device, &group, Site::Rid).ok()),
@@ -304,10 +315,9 @@ impl Attachment {
         let domain = attached.translation.as_ptr();
         let draining = self.device.unit().drain();
         match self.site {
-            // SAFETY: Attached there by the invariant. The driver waits for the page request
-            // thread, which takes none of the locks that are held here.
+            // SAFETY: Attached there by the invariant.
             Site::Rid => unsafe { shim::ioasid_detach_rid(domain, self.group.as_ptr()) },
-            // SAFETY: As above.
+            // SAFETY: Attached there by the invariant.
             Site::Pasid(pasid) => unsafe {
                 bindings::iommu_detach_device_pasid(domain, self.device.as_ptr(), pasid)
             },

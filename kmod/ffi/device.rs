@@ -55,7 +55,7 @@ impl Device {
     }
 
     /// The IOMMU unit that it is behind.
-    pub(super) fn unit(&self) -> &Unit {
+    pub(super) fn unit(&self) -> &Arc<Unit> {
         &self.unit
     }
 

@@ -357,24 +357,23 @@ impl MappedMemory {
             }
         }
         self.domains.reserve(1, GFP_KERNEL_ACCOUNT)?;
-        let mapped = self.copying().map_into(&domain, work)?;
-        self.add_domain(domain, mapped)
+        let mapped = self.copying().map_into(domain, work)?;
+        self.add_domain(mapped).map_err(|_| ENOMEM)
     }
 
-    /// Adds a domain that [`Copying::map_into`] mapped it into.
-    ///
-    /// # Errors
-    ///
-    /// [`ENOMEM`]; it is unmapped then.
-    pub(crate) fn add_domain(&mut self, domain: Arc<PagingDomain>, mapped: Mapped) -> Result {
-        if self.domains.reserve(1, GFP_KERNEL_ACCOUNT).is_err() {
-            domain.unmap_ranges(&[mapped.0]);
-            return Err(ENOMEM);
+    /// Adds a domain that [`Copying::map_into`] mapped it into; gives that back without memory for
+    /// it, or if it is other memory.
+    pub(crate) fn add_domain(&mut self, mut mapped: Mapped) -> Result<(), Mapped> {
+        if !Arc::ptr_eq(&mapped.pinned, &self.pinned)
+            || self.domains.reserve(1, GFP_KERNEL_ACCOUNT).is_err()
+        {
+            return Err(mapped);
         }
-        // Cannot fail: there is room. INVARIANT: It is mapped, which `mapped` says.
-        self.domains
-            .push_within_capacity(domain)
-            .map_err(|_| ENOMEM)
+        if let Some(domain) = mapped.domain.take() {
+            // Cannot fail: there is room. INVARIANT: It is mapped, which `mapped` said.
+            let _ = self.domains.push_within_capacity(domain);
+        }
+        Ok(())
     }
 
     /// Forgets domains that are retired.
@@ -417,8 +416,24 @@ impl MappedMemory {
     }
 }
 
-/// Says that a range was mapped.
-pub(crate) struct Mapped(IovaRange);
+/// Pinned memory in a domain that is none of its [`MappedMemory`] yet; dropped, it is unmapped there.
+///
+/// # Invariants
+///
+/// All of `pinned` is mapped at `range` of `domain`, if there is one.
+pub(crate) struct Mapped {
+    domain: Option<Arc<PagingDomain>>,
+    range: IovaRange,
+    pinned: Arc<Pinned>,
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        if let Some(domain) = &self.domain {
+            domain.unmap_ranges(&[self.range]);
+        }
+    }
+}
 
 /// Pinned memory on its way into a domain.
 pub(crate) struct Copying {
@@ -433,12 +448,13 @@ impl Copying {
     /// # Errors
     ///
     /// What the IOMMU driver says, [`EINTR`] if a fatal signal came; nothing is mapped then.
-    pub(crate) fn map_into(&self, domain: &PagingDomain, work: &mut Work) -> Result<Mapped> {
+    pub(crate) fn map_into(self, domain: Arc<PagingDomain>, work: &mut Work) -> Result<Mapped> {
         let start = self.range.start();
         for (offset, phys, size) in self.pinned.runs_from(0) {
             let mapped = work.step().and_then(|()| {
-                // SAFETY: The run is pinned, and unpinned only after the range was unmapped, or
-                // with the domain retired: `MappedMemory` sees to that.
+                // SAFETY: `pinned` keeps the run pinned. It is kept until the range is unmapped, or
+                // the domain retired: below on failure, else by the drop of `Mapped` or, in whose
+                // `domains` that puts it, of `MappedMemory`.
                 unsafe { domain.map(start + offset, phys, size, self.access) }
             });
             if let Err(error) = mapped {
@@ -448,7 +464,12 @@ impl Copying {
                 return Err(error);
             }
         }
-        Ok(Mapped(self.range))
+        // INVARIANT: All of it was mapped just now.
+        Ok(Mapped {
+            domain: Some(domain),
+            range: self.range,
+            pinned: self.pinned,
+        })
     }
 }
 

@@ -14,6 +14,7 @@ pub(crate) mod dma_fault;
 pub(crate) mod errno;
 pub(crate) mod fault_file;
 pub(crate) mod group;
+pub(crate) mod group_attachment;
 pub(crate) mod iopf;
 pub(crate) mod limits;
 pub(crate) mod lock;

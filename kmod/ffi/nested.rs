@@ -85,7 +85,7 @@ impl InvalidationEntries {
 /// `domain` is live, owned by this value, and nested on `parent`.
 pub(crate) struct NestedDomain {
     domain: NonNull<bindings::iommu_domain>,
-    _parent: Arc<PagingDomain>,
+    parent: Arc<PagingDomain>,
 }
 
 // SAFETY: A domain may be used from any thread.
@@ -121,8 +121,13 @@ impl NestedDomain {
         // INVARIANT: Allocated just now, on `parent`.
         Ok(Self {
             domain: NonNull::new(domain).ok_or(ENOMEM)?,
-            _parent: parent,
+            parent,
         })
+    }
+
+    /// The stage 2 that it is nested on.
+    pub(super) fn parent(&self) -> &Arc<PagingDomain> {
+        &self.parent
     }
 
     pub(super) fn as_ptr(&self) -> *mut bindings::iommu_domain {
@@ -194,8 +199,8 @@ impl NestedDomain {
 
 impl Drop for NestedDomain {
     fn drop(&mut self) {
-        // SAFETY: The domain is ours by the invariant, and attached nowhere: an attachment owns
-        // it until the detach. The parent goes after it.
+        // SAFETY: The domain is ours by the invariant, and attached nowhere: an `Attachment` has
+        // an `Arc` of this value until the detach. `parent` is dropped after this.
         unsafe { bindings::iommu_domain_free(self.as_ptr()) }
     }
 }

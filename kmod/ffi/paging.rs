@@ -5,15 +5,16 @@
 
 use super::device::Device;
 use super::dirty_bits;
-use super::group::Group;
 use super::shim;
 use crate::base::iova::IovaRange;
+use core::ops::Deref;
 use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::error::{from_err_ptr, to_result};
 use kernel::ffi::c_int;
 use kernel::prelude::*;
-use kernel::sync::atomic::{Atomic, Relaxed};
+use kernel::sync::atomic::{Atomic, Full, Relaxed};
+use kernel::sync::Arc;
 
 /// `IOMMU_HWPT_ALLOC_NEST_PARENT`, `_DIRTY_TRACKING` and `_PASID` of linux/iommufd.h.
 const ALLOC_NEST_PARENT: u32 = 1 << 0;
@@ -34,17 +35,70 @@ pub(crate) struct Access {
     pub(crate) write: bool,
 }
 
-/// A stage-2 domain.
+/// A domain whose page table the host writes: stage 2, or an address space for some devices.
 ///
 /// # Invariants
 ///
-/// `domain` is live and owned by this value. With `dirty_bits` it has dirty operations.
+/// - `domain` is live and owned by this value. With `dirty_bits` it has dirty operations.
+/// - `uses` is [`RETIRED`], for ever, or the number of [`InUse`] of this domain. Only who has one
+///   attaches the domain, or a nested domain on it: where `uses` is [`RETIRED`] no DMA goes through
+///   its page table, nor ever will.
 pub(crate) struct PagingDomain {
     domain: NonNull<bindings::iommu_domain>,
     nest_parent: bool,
     dirty_bits: bool,
     coherent: bool,
-    retired: Atomic<bool>,
+    uses: Atomic<u32>,
+}
+
+/// [`PagingDomain`]'s `uses` of a domain that is retired.
+const RETIRED: u32 = u32::MAX;
+
+/// The right to attach a domain, or a nested domain on it; whoever attaches keeps it until the
+/// detach. While one lives, the domain is not retired.
+///
+/// # Invariants
+///
+/// Counted in `uses` of the domain.
+pub(crate) struct InUse(Arc<PagingDomain>);
+
+impl InUse {
+    /// Counts one more use.
+    ///
+    /// # Errors
+    ///
+    /// [`ENODEV`] if the domain is retired.
+    pub(super) fn of(domain: &Arc<PagingDomain>) -> Result<Self> {
+        let mut uses = domain.uses.load(Relaxed);
+        loop {
+            let more = uses.checked_add(1).filter(|&more| more != RETIRED);
+            match domain.uses.cmpxchg(uses, more.ok_or(ENODEV)?, Full) {
+                // INVARIANT: Counted just now.
+                Ok(_) => return Ok(Self(domain.clone())),
+                Err(now) => uses = now,
+            }
+        }
+    }
+
+    /// The domain.
+    pub(super) fn domain(&self) -> &Arc<PagingDomain> {
+        &self.0
+    }
+}
+
+impl Deref for InUse {
+    type Target = PagingDomain;
+
+    fn deref(&self) -> &PagingDomain {
+        &self.0
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        // Does not wrap, for it is counted by the invariant.
+        self.0.uses.fetch_sub(1u32, Full);
+    }
 }
 
 // SAFETY: A domain may be used from any thread.
@@ -92,13 +146,14 @@ impl PagingDomain {
         let domain = from_err_ptr(unsafe {
             bindings::iommu_paging_domain_alloc_flags(device.as_ptr(), flags)
         })?;
-        // INVARIANT: The allocation gave the only reference; dirty operations are looked for below.
+        // INVARIANT: The allocation gave the only reference, and nobody uses it; dirty operations
+        // are looked for below.
         let mut new = Self {
             domain: NonNull::new(domain).ok_or(ENOMEM)?,
             nest_parent: flags & ALLOC_NEST_PARENT != 0,
             dirty_bits: false,
             coherent: false,
-            retired: Atomic::new(false),
+            uses: Atomic::new(0),
         };
         // SAFETY: The domain is live, and its dirty operations do not change.
         let dirty_ops = unsafe { (*new.as_ptr()).dirty_ops };
@@ -116,13 +171,13 @@ impl PagingDomain {
         let domain = from_err_ptr(unsafe {
             bindings::iommu_paging_domain_alloc_flags(device.as_ptr(), ALLOC_PASID)
         })?;
-        // INVARIANT: The allocation gave the only reference.
+        // INVARIANT: The allocation gave the only reference, and nobody uses it.
         let new = Self {
             domain: NonNull::new(domain).ok_or(ENOMEM)?,
             nest_parent: false,
             dirty_bits: false,
             coherent: false,
-            retired: Atomic::new(false),
+            uses: Atomic::new(0),
         };
         // SAFETY: The domain is live, and attached nowhere yet.
         unsafe { shim::ioasid_take_page_requests(new.as_ptr()) };
@@ -133,14 +188,15 @@ impl PagingDomain {
         self.domain.as_ptr()
     }
 
-    /// No device is attached, and none will be: what is mapped goes with the domain, all at once.
-    pub(crate) fn retire(&self) {
-        self.retired.store(true, Relaxed);
+    /// If nobody uses it, nobody will: what is mapped goes with the domain then, all at once, and
+    /// [`Self::unmap_ranges`] has nothing to do. Gives whether it is retired.
+    pub(crate) fn retire(&self) -> bool {
+        self.uses.cmpxchg(0, RETIRED, Full).is_ok() || self.is_retired()
     }
 
     /// Whether it was retired.
     pub(crate) fn is_retired(&self) -> bool {
-        self.retired.load(Relaxed)
+        self.uses.load(Relaxed) == RETIRED
     }
 
     /// Whether stage-1 tables can be nested on it.
@@ -184,23 +240,11 @@ impl PagingDomain {
         unsafe { (*self.as_ptr()).pgsize_bitmap as u64 }
     }
 
-    /// Attaches all devices of a group at their RID.
-    pub(crate) fn attach_group(&self, group: &Group) -> Result {
-        // SAFETY: Domain and group are live by their types.
-        to_result(unsafe { bindings::iommu_attach_group(self.as_ptr(), group.as_ptr()) })
-    }
-
-    /// Detaches a group that is attached: its DMA is blocked.
-    pub(crate) fn detach_group(&self, group: &Group) {
-        // SAFETY: Domain and group are live by their types.
-        unsafe { bindings::iommu_detach_group(self.as_ptr(), group.as_ptr()) }
-    }
-
     /// Maps `size` bytes at `iova` to physical memory at `phys`. Sleeps.
     ///
     /// # Safety
     ///
-    /// The memory must stay the caller's until the range is unmapped.
+    /// The memory must stay pinned until the range is unmapped, or the domain is retired.
     pub(super) unsafe fn map(&self, iova: u64, phys: u64, size: u64, access: Access) -> Result {
         let mut prot = CACHE;
         if access.read {
@@ -209,7 +253,7 @@ impl PagingDomain {
         if access.write {
             prot |= WRITE;
         }
-        // SAFETY: The domain is live; the caller answers for the memory.
+        // SAFETY: The domain is live; by the requirement DMA reaches no memory that is others'.
         to_result(unsafe {
             bindings::iommu_map(
                 self.as_ptr(),
@@ -235,8 +279,8 @@ impl PagingDomain {
 
 impl Drop for PagingDomain {
     fn drop(&mut self) {
-        // SAFETY: By the invariant the domain is ours; groups are detached, and nested domains
-        // gone, before the last reference to this value goes.
+        // SAFETY: By the invariant the domain is ours. What attaches it has an `InUse`, and a
+        // `NestedDomain` on it has an `Arc`, each until it is gone: nobody has any now.
         unsafe { bindings::iommu_domain_free(self.as_ptr()) }
     }
 }

@@ -2,9 +2,9 @@
 //! A device of a container, and what is attached at its RID and its PASIDs.
 
 use super::capability::Capability;
+use super::stage2::GroupStage2;
 use crate::ffi::attach::{Attachment, Detached, Site, Translation};
 use crate::ffi::device::Device;
-use crate::ffi::group::Group;
 use crate::ffi::lock::{new_lock, Guard, Lock};
 use crate::ffi::paging::PagingDomain;
 use kernel::prelude::*;
@@ -29,12 +29,10 @@ pub(crate) enum RidState {
 pub(crate) struct AttachedDevice {
     /// The device.
     pub(crate) device: Device,
-    /// Its group.
-    pub(crate) group: Group,
-    /// The stage-2 domain that the group is attached to.
-    pub(crate) stage2: Arc<PagingDomain>,
-    /// Others are in its group, as far as is known. Changed with `attached` locked, as the next
-    /// three.
+    /// Its group, and stage 2 there.
+    pub(crate) stage2: Arc<GroupStage2>,
+    /// Others are in its group, as far as is known. This and the next three are read by everybody,
+    /// and changed by who has [`Attached`] in hand.
     shared: Atomic<bool>,
     /// A [`RidState`].
     rid: Atomic<u32>,
@@ -45,6 +43,14 @@ pub(crate) struct AttachedDevice {
     /// Held while something is attached or detached here, over what the IOMMU has to do.
     #[pin]
     attached: Lock<Attached>,
+}
+
+/// A device that leaves.
+pub(crate) struct Leaving<'a> {
+    /// What is attached there still.
+    pub(crate) attached: Guard<'a, Attached>,
+    /// It had left before.
+    pub(crate) was_gone: bool,
 }
 
 /// What is attached at a device.
@@ -74,17 +80,15 @@ fn site_of(number: u32) -> Site {
 }
 
 impl AttachedDevice {
-    /// A device of a group that is attached to `stage2`, `shared` with others.
+    /// A device of the group of `stage2`, `shared` with others.
     pub(crate) fn new(
         device: Device,
-        group: Group,
-        stage2: Arc<PagingDomain>,
+        stage2: Arc<GroupStage2>,
         shared: bool,
     ) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
                 device,
-                group,
                 stage2,
                 shared: Atomic::new(shared),
                 rid: Atomic::new(RidState::Stage2 as u32),
@@ -113,13 +117,12 @@ impl AttachedDevice {
         Ok(attached)
     }
 
-    /// Takes the lock for a teardown: from then on no call attaches anything here. Gives too
-    /// whether that was so before.
-    pub(crate) fn leave(&self) -> (Guard<'_, Attached>, bool) {
+    /// Takes the lock for a teardown: from then on no call attaches anything here.
+    pub(crate) fn leave(&self) -> Leaving<'_> {
         let attached = self.attached.lock();
         let was_gone = self.is_gone();
         self.gone.store(true, Relaxed);
-        (attached, was_gone)
+        Leaving { attached, was_gone }
     }
 
     /// Whether it has left.
@@ -129,7 +132,8 @@ impl AttachedDevice {
 
     /// What it can do, as far as is known.
     pub(crate) fn capability(&self) -> Capability {
-        Capability::of(&self.device, self.is_shared(), self.stage2.is_nest_parent())
+        let nests = self.stage2.domain().is_nest_parent();
+        Capability::of(&self.device, self.is_shared(), nests)
     }
 
     /// Whether others are in its group, as far as is known.
@@ -139,7 +143,7 @@ impl AttachedDevice {
 
     /// Counts its group. Sleeps; takes the group's mutex.
     pub(crate) fn count_group(&self, _attached: &Attached) -> bool {
-        let shared = !self.group.has_only(&self.device);
+        let shared = !self.stage2.group().has_only(&self.device);
         self.shared.store(shared, Relaxed);
         shared
     }
@@ -180,7 +184,7 @@ impl AttachedDevice {
         let domain = Arc::new(domain, GFP_KERNEL_ACCOUNT)?;
         let holder = Detached::new(Translation::Paging(domain), None)?.attach(
             &self.device,
-            &self.group,
+            self.stage2.group(),
             Site::Pasid(pasid),
         )?;
         attached.pri_holder = Some(holder);
@@ -198,12 +202,9 @@ impl AttachedDevice {
     ///
     /// # Errors
     ///
-    /// What the IOMMU driver says.
+    /// Those of [`GroupStage2::restore`].
     pub(crate) fn restore_stage2(&self, attached: &mut Attached) -> Result {
-        self.stage2
-            .attach_group(&self.group)
-            // Nothing else is there, so the core is busy with the device's recovery.
-            .map_err(|error| if error == EBUSY { EAGAIN } else { error })?;
+        self.stage2.restore(&self.device)?;
         self.set_rid(attached, RidState::Stage2);
         Ok(())
     }

@@ -13,10 +13,12 @@ mod lines;
 pub(crate) mod queues;
 mod report;
 pub(crate) mod stage1;
+mod stage2;
 
 pub(crate) use binding::{Binding, BoundKind, Stage1Tables};
 pub(crate) use device::{number_of, Attached, AttachedDevice, RidState};
 pub(crate) use key::BindingKey;
+pub(crate) use stage2::GroupStage2;
 
 use crate::budget::Owner;
 use crate::call::{Bind, Scope};

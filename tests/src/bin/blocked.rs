@@ -3,11 +3,13 @@
 
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
-    as_entry, bind_as_at, bind_at, bind_at_rid, bind_blocked_at, bind_stage2_at, expect_errno,
-    expect_ok, expect_status, fail, invalidate_args, program, range, status, Errno, FaultBench,
-    Order, Outcome, Rig, Space, PAGE,
+    as_entry, bind_as_at, bind_at, bind_at_rid, bind_blocked_at, bind_stage2_at, endpoint,
+    expect_errno, expect_ok, expect_status, fail, invalidate_args, program, range, skip, status,
+    Attempt, Delay, Delays, Errno, FaultBench, Order, Outcome, Rig, Space, PAGE,
 };
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const GVA: u64 = 0x1618_0339_8000;
 /// Where the address space has the page.
@@ -336,7 +338,43 @@ fn stage_2_is_never_between() -> Outcome {
     })
 }
 
+/// Of two who wait for the page requests of one unit at a time, one may wait for ever.
+fn stage_2_is_blocked_after_a_drain_of_its_unit() -> Outcome {
+    const DRAIN: Duration = Duration::from_secs(1);
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    let Some(rig) = Rig::nesting_with_both_endpoints()? else {
+        return skip("needs two endpoints");
+    };
+    let rig = Arc::new(rig);
+    let queue = rig
+        .container
+        .fault_queue(VFIO_IOASID_FAULT_QUEUE_NONBLOCK, 0)?;
+    let space = Space::new(&rig)?;
+    space.bind_with(&rig, &queue, 0, 0)?;
+    let delays = Delays::start(&[Delay {
+        function: "intel_iommu_drain_pasid_prq",
+        at_return: false,
+        time: DRAIN,
+    }])?;
+    let unbind = {
+        let rig = rig.clone();
+        Attempt::start("UNBIND", move || space.unbind(&rig))
+    };
+    delays.wait_for_call(0)?;
+    let begun = Instant::now();
+    let mut blocked = bind_blocked_at(endpoint(1)?.id(), 0);
+    blocked.flags |= VFIO_IOASID_BIND_RID;
+    rig.container.bind(&blocked)?;
+    let took = begun.elapsed();
+    unbind.ends_within(LIMIT)??;
+    // Its own drain takes as long.
+    assert!(took > DRAIN + DRAIN / 2, "beside the other one: {took:?}");
+    Ok(())
+}
+
 program![
+    stage_2_is_blocked_after_a_drain_of_its_unit,
     every_state_follows_every_state_at_the_rid,
     every_state_follows_every_state_at_a_pasid,
     replace_at_the_rid_needs_no_bind_before,
