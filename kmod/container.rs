@@ -83,6 +83,12 @@ const VFIO_UNMAP_ALL: usize = 9;
 /// Devices that DEVICES tells of between two looks at their list.
 const DEVICES_STEP: usize = 8;
 
+/// DMA faults of a device of a group.
+struct GroupWatch {
+    group: Group,
+    _watch: DmaWatch,
+}
+
 /// A container.
 #[pin_data]
 pub(crate) struct Container {
@@ -92,7 +98,7 @@ pub(crate) struct Container {
     counters: Arc<Counters>,
     /// DMA faults of the devices attached.
     #[pin]
-    watches: Mutex<KVec<(Group, DmaWatch)>>,
+    watches: Mutex<KVec<GroupWatch>>,
     #[pin]
     nesting: Mutex<Nesting>,
     /// Who waits for a mapping that comes or goes waits here.
@@ -288,7 +294,7 @@ impl Container {
     #[inline(never)]
     fn pasid_alloc(&self, arg: Pointer) -> Result {
         let call = call::PasidAlloc::decode(arg)?;
-        let (min, max, count) = call.request();
+        let call::PasidsWanted { min, max, count } = call.wanted();
         if self.nesting.lock().pasids().needs_storage() {
             let storage = Pasids::new_storage()?;
             self.nesting.lock().pasids().add_storage(storage);
@@ -303,8 +309,8 @@ impl Container {
 
     #[inline(never)]
     fn pasid_free(&self, arg: Pointer) -> Result {
-        let (first, count) = call::decode_pasid_free(arg)?;
-        self.nesting.lock().free_pasids(first, count)
+        let free = call::PasidFree::decode(arg)?;
+        self.nesting.lock().free_pasids(free.first, free.count)
     }
 
     #[inline(never)]
@@ -422,7 +428,8 @@ impl Container {
             stats.mapped_pages = ioas.mapped_pages();
             stats.pages_2m = ioas.large_pages().of_2m;
             stats.pages_1g = ioas.large_pages().of_1g;
-            (stats.address_spaces, stats.as_entries) = ioas.address_space_counts();
+            stats.address_spaces = ioas.spaces.len();
+            stats.as_entries = ioas.spaces.entry_count();
         }
         stats.calls = self.counters.calls.get();
         stats.binds = self.counters.binds.get();
@@ -435,6 +442,11 @@ impl Container {
         stats.expired = self.counters.expired.get();
         stats.dma_faults = self.counters.dma_faults.get();
         stats.invalidations = self.counters.invalidations.get();
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     /// By whose rules it works.

@@ -45,7 +45,8 @@ fn next_line(file: File, at: &mut Cursor, line: &mut Line<'_>) -> Option<fmt::Re
         return Some(module(line));
     }
     loop {
-        let (id, container) = table::find_from(at.container)?;
+        let container = table::find_from(at.container)?;
+        let id = container.id();
         if id != at.container {
             *at = Cursor {
                 container: id,

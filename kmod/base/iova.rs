@@ -64,9 +64,12 @@ impl IovaRange {
     }
 
     /// What is left of `self` below and above `hole`.
-    pub(crate) fn without(&self, hole: &Self) -> (Option<Self>, Option<Self>) {
+    pub(crate) fn without(&self, hole: &Self) -> Remainder {
         if self.intersection(hole).is_none() {
-            return (Some(*self), None);
+            return Remainder {
+                below: Some(*self),
+                above: None,
+            };
         }
         let below = hole
             .start
@@ -76,7 +79,27 @@ impl IovaRange {
             .last
             .checked_add(1)
             .and_then(|start| Self::new(start, self.last));
-        (below, above)
+        Remainder { below, above }
+    }
+}
+
+/// What is left of a range below and above a hole; all of it is below a hole that it does not meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Remainder {
+    /// Below the hole.
+    pub(crate) below: Option<IovaRange>,
+    /// Above the hole.
+    pub(crate) above: Option<IovaRange>,
+}
+
+impl Remainder {
+    /// The one part that there is, if there are not two.
+    fn one(self) -> Option<IovaRange> {
+        self.below.or(self.above)
+    }
+
+    fn is_divided(&self) -> bool {
+        self.below.is_some() && self.above.is_some()
     }
 }
 
@@ -136,14 +159,11 @@ impl Windows {
         // A hole divides one window at most: the others have a part of it, or nothing.
         let divided = self
             .iter()
-            .position(|window| matches!(window.without(hole), (Some(_), Some(_))));
+            .position(|window| window.without(hole).is_divided());
         match divided {
             Some(at) => self.divide(at, hole),
             None => {
-                self.keep(|window| {
-                    let (below, above) = window.without(hole);
-                    below.or(above)
-                });
+                self.keep(|window| window.without(hole).one());
                 Some(())
             }
         }
@@ -166,9 +186,8 @@ impl Windows {
     fn divide(&mut self, at: usize, hole: &IovaRange) -> Option<()> {
         let len = self.len + 1;
         let tail = self.ranges.get_mut(at..len)?;
-        let (Some(below), Some(above)) = tail.first()?.without(hole) else {
-            return None;
-        };
+        let Remainder { below, above } = tail.first()?.without(hole);
+        let (below, above) = (below?, above?);
         tail.rotate_right(1);
         *tail.get_mut(0)? = below;
         *tail.get_mut(1)? = above;
@@ -208,7 +227,7 @@ pub(crate) fn large_pages(iova: u64, phys: u64, size: u64, sizes: u64) -> LargeP
     const SIZE_1G: u64 = 1 << 30;
 
     // How many blocks there are, and how many bytes before the first.
-    let blocks = |size: u64, block: u64| -> (u64, u64) {
+    let blocks = |size: u64, block: u64| {
         let head = iova.wrapping_neg() & (block - 1);
         let fits = sizes & block != 0 && (iova ^ phys) & (block - 1) == 0;
         let count = size.checked_sub(head).map_or(0, |rest| rest / block);

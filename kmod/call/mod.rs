@@ -264,6 +264,16 @@ impl DirtyPages {
     }
 }
 
+/// PASIDs that a call asks for.
+pub(crate) struct PasidsWanted {
+    /// The lowest that will do.
+    pub(crate) min: u32,
+    /// The highest that will do.
+    pub(crate) max: u32,
+    /// How many, one behind the other.
+    pub(crate) count: u32,
+}
+
 /// `VFIO_IOASID_PASID_ALLOC`.
 pub(crate) struct PasidAlloc(abi::vfio_ioasid_pasid_alloc);
 
@@ -274,9 +284,13 @@ impl PasidAlloc {
         Ok(Self(call))
     }
 
-    /// Lowest and highest PASID, both inclusive, and how many.
-    pub(crate) fn request(&self) -> (u32, u32, u32) {
-        (self.0.min, self.0.max, self.0.count)
+    /// What is asked for.
+    pub(crate) fn wanted(&self) -> PasidsWanted {
+        PasidsWanted {
+            min: self.0.min,
+            max: self.0.max,
+            count: self.0.count,
+        }
     }
 
     pub(crate) fn reply(mut self, arg: Pointer, pasid: u32) -> Result {
@@ -285,11 +299,23 @@ impl PasidAlloc {
     }
 }
 
-/// `VFIO_IOASID_PASID_FREE`: the first PASID and how many.
-pub(crate) fn decode_pasid_free(arg: Pointer) -> Result<(u32, u32)> {
-    let call: abi::vfio_ioasid_pasid_free = arg.read_call()?;
-    no_flags(call.flags, 0)?;
-    Ok((call.pasid, call.count))
+/// `VFIO_IOASID_PASID_FREE`.
+pub(crate) struct PasidFree {
+    /// The lowest PASID.
+    pub(crate) first: u32,
+    /// How many from there on.
+    pub(crate) count: u32,
+}
+
+impl PasidFree {
+    pub(crate) fn decode(arg: Pointer) -> Result<Self> {
+        let call: abi::vfio_ioasid_pasid_free = arg.read_call()?;
+        no_flags(call.flags, 0)?;
+        Ok(Self {
+            first: call.pasid,
+            count: call.count,
+        })
+    }
 }
 
 /// What a BIND asks for.

@@ -2,7 +2,7 @@
 //! Groups that come and go, devices that leave, and the end of a container.
 
 use super::dirty::Attaching;
-use super::Container;
+use super::{Container, GroupWatch};
 use crate::base::iova::IovaRange;
 use crate::budget::Work;
 use crate::ffi::device::Device;
@@ -195,7 +195,11 @@ impl Container {
             .try_for_each(|watch| {
                 if let Some(watch) = watch? {
                     let mut watches = self.watches.lock();
-                    watches.push((group.clone(), watch), GFP_KERNEL_ACCOUNT)?;
+                    let watch = GroupWatch {
+                        group: group.clone(),
+                        _watch: watch,
+                    };
+                    watches.push(watch, GFP_KERNEL_ACCOUNT)?;
                 }
                 Ok(())
             });
@@ -208,7 +212,7 @@ impl Container {
         loop {
             let watch = {
                 let mut watches = self.watches.lock();
-                let at = watches.iter().position(|(other, _)| other == group);
+                let at = watches.iter().position(|watch| watch.group == *group);
                 at.and_then(|at| watches.remove(at).ok())
             };
             if watch.is_none() {

@@ -18,6 +18,7 @@
 //! others. To block cannot fail.
 
 use super::dirty::Attaching;
+use super::spaces::BoundTable;
 use super::Container;
 use crate::budget::{Resource, Work};
 use crate::call::{Bind, Scope, Target};
@@ -29,9 +30,7 @@ use crate::ffi::errno::eopnotsupp;
 use crate::ffi::iopf::PageRequests;
 use crate::ffi::lock::Guard;
 use crate::ffi::nested::{NestedDomain, Stage1Data};
-use crate::ffi::paging::PagingDomain;
 use crate::ffi::trace;
-use crate::ioas::address_space::BoundSpace;
 use crate::nesting::stage1;
 use crate::nesting::{
     number_of, Attached, AttachedDevice, Binding, BindingKey, BoundKind, RidState,
@@ -76,9 +75,15 @@ impl BindResult {
 /// What a BIND needs that is made before the device is locked.
 struct Prepared {
     kind: BoundKind,
-    space: Option<(BoundSpace, Arc<PagingDomain>)>,
+    space: Option<BoundTable>,
     source: Option<Arc<Source>>,
     share: crate::budget::Share,
+}
+
+/// The device of a BIND, locked, and the user's stage-1 table if it is for one.
+struct Locked<'a> {
+    attached: Guard<'a, Attached>,
+    nested: Option<Arc<NestedDomain>>,
 }
 
 /// What takes the place of a binding's attachment.
@@ -104,8 +109,8 @@ impl Container {
             return self.block(bind, &device);
         }
         let prepared = self.prepare(bind, &device, queue, work)?;
-        let (mut attached, nested) = self.make_nested(bind, &device, &prepared, work)?;
-        self.put_in_force(bind, &device, &mut attached, prepared, nested)
+        let mut locked = self.make_nested(bind, &device, &prepared, work)?;
+        self.put_in_force(bind, &device, &mut locked, prepared)
     }
 
     /// All that can fail before the device is locked. Copies from the user.
@@ -153,7 +158,7 @@ impl Container {
         device: &'a AttachedDevice,
         prepared: &Prepared,
         work: &mut Work,
-    ) -> Result<(Guard<'a, Attached>, Option<Arc<NestedDomain>>)> {
+    ) -> Result<Locked<'a>> {
         let mut tries = 0;
         loop {
             let attached = device.change()?;
@@ -161,12 +166,14 @@ impl Container {
                 return Err(eopnotsupp());
             }
             let Target::Stage1(data) = bind.target else {
-                return Ok((attached, None));
+                return Ok(Locked {
+                    attached,
+                    nested: None,
+                });
             };
             let page_requests = prepared.source.is_some();
             let stage2 = device.stage2.domain().clone();
-            let made =
-                NestedDomain::new(stage2, &device.device, data, page_requests);
+            let made = NestedDomain::new(stage2, &device.device, data, page_requests);
             match made {
                 Err(EFAULT) if tries < Stage1Data::TRIES => {
                     drop(attached);
@@ -176,7 +183,10 @@ impl Container {
                 }
                 Err(error) => return Err(error),
                 Ok(nested) => {
-                    return Ok((attached, Some(Arc::new(nested, GFP_KERNEL_ACCOUNT)?)));
+                    return Ok(Locked {
+                        attached,
+                        nested: Some(Arc::new(nested, GFP_KERNEL_ACCOUNT)?),
+                    });
                 }
             }
         }
@@ -187,10 +197,10 @@ impl Container {
         &self,
         bind: &Bind,
         device: &AttachedDevice,
-        attached: &mut Guard<'_, Attached>,
+        locked: &mut Locked<'_>,
         prepared: Prepared,
-        nested: Option<Arc<NestedDomain>>,
     ) -> Result<BindResult> {
+        let (attached, nested) = (&mut locked.attached, locked.nested.take());
         let Prepared {
             kind,
             space,
@@ -198,7 +208,7 @@ impl Container {
             share,
         } = prepared;
         let (space, table) = match space {
-            Some((space, table)) => (Some(space), Some(table)),
+            Some(BoundTable { space, table }) => (Some(space), Some(table)),
             None => (None, None),
         };
         let translation = match (&nested, table) {

@@ -243,12 +243,12 @@ impl Container {
         loop {
             let mut written = [IovaRange::ALL; WRITTEN_STEP];
             let mut ioas = self.ioas.lock();
-            let (count, last) = ioas.spaces.writable(mapping.start(), after, &mut written);
+            let found = ioas.spaces.writable(mapping.start(), after, &mut written);
             drop(ioas);
-            for range in written.iter().take(count) {
+            for range in written.iter().take(found.count) {
                 report.written(range, work)?;
             }
-            after = last;
+            after = found.last;
             if after.is_none() {
                 break;
             }

@@ -9,6 +9,7 @@
 use super::Container;
 use crate::budget::Work;
 use crate::call::{Invalidate, Scope};
+use crate::ffi::nested::Flushed;
 use crate::nesting::{stage1, BindingKey, Stage1Tables};
 use kernel::prelude::*;
 
@@ -45,11 +46,12 @@ impl Container {
             };
         }
         while result.is_ok() && done < call.entries.count {
-            let (good, checked) = stage1::check_entries(&call.entries, done);
-            let (moved, flushed) = self.invalidate_chunk(call, done, good, work);
-            done += moved;
-            result = flushed.and(checked).and_then(|()| work.look());
-            if good == 0 && result.is_ok() {
+            let checked = stage1::check_entries(&call.entries, done);
+            let flushed = self.invalidate_chunk(call, done, checked.good, work);
+            done += flushed.done;
+            let ended = flushed.result.and(checked.result);
+            result = ended.and_then(|()| work.look());
+            if checked.good == 0 && result.is_ok() {
                 // Cannot be: what is not good has an error.
                 result = Err(EINVAL);
             }
@@ -65,27 +67,30 @@ impl Container {
         }
     }
 
-    /// Carries out `count` entries from number `first` on. Gives how many of them were carried out
-    /// for every binding in scope, and how it ended: by the first error, but the bindings behind
-    /// that are flushed too.
+    /// Carries out `count` entries from number `first` on: done are those that were carried out for
+    /// every binding in scope. It ends by the first error, but the bindings behind that are flushed
+    /// too.
     fn invalidate_chunk(
         &self,
         call: &Invalidate,
         first: u32,
         count: u32,
         work: &mut Work,
-    ) -> (u32, Result) {
+    ) -> Flushed {
         if count == 0 {
-            return (0, Ok(()));
+            return Flushed {
+                done: 0,
+                result: Ok(()),
+            };
         }
         let mut done = count;
         let mut result = Ok(());
         let mut flush = |tables: &Stage1Tables, work: &mut Work| {
             for table in tables.iter() {
-                let (moved, flushed) = table.invalidate(&call.entries, first, count, work);
-                self.counters.invalidations.add(u64::from(moved));
-                done = done.min(moved);
-                result = result.and(flushed);
+                let flushed = table.invalidate(&call.entries, first, count, work);
+                self.counters.invalidations.add(u64::from(flushed.done));
+                done = done.min(flushed.done);
+                result = result.and(flushed.result);
             }
             result
         };
@@ -94,23 +99,26 @@ impl Container {
             return match tables {
                 Ok(tables) => {
                     let _ = flush(&tables, work);
-                    (done, result)
+                    Flushed { done, result }
                 }
                 // It went meanwhile.
-                Err(error) => (0, Err(error)),
+                Err(error) => Flushed {
+                    done: 0,
+                    result: Err(error),
+                },
             };
         }
         let mut next = Some(BindingKey::from_number(0));
         while let Some(from) = next {
             let found = self.nesting.lock().next_tables(call.scope, from);
-            let Some((tables, behind)) = found else {
+            let Some(found) = found else {
                 break;
             };
-            if flush(&tables, work) == Err(EINTR) {
+            if flush(&found.tables, work) == Err(EINTR) {
                 break;
             }
-            next = behind;
+            next = found.behind;
         }
-        (done, result)
+        Flushed { done, result }
     }
 }

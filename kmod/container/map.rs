@@ -12,6 +12,14 @@ use crate::ioas::{Claim, Publish, Rules, Ticket};
 use kernel::prelude::*;
 use kernel::rbtree::RBTreeNodeReservation;
 
+/// Mappings that an UNMAP_DMA has claimed.
+struct Claimed {
+    /// From the first address of the first to the last of the last.
+    range: IovaRange,
+    /// Room for their memory.
+    room: InlineFirst<MappedMemory>,
+}
+
 /// Mappings that go with one flush.
 const UNMAP_STEP: usize = 64;
 
@@ -89,10 +97,10 @@ impl Container {
         };
         let mut bytes = 0u64;
         loop {
-            let Some((range, batch)) = self.claim(ticket, &unmap.range, whole)? else {
+            let Some(Claimed { range, room }) = self.claim(ticket, &unmap.range, whole)? else {
                 return Ok(bytes);
             };
-            let gone = self.unmap_claimed(ticket, &range, batch, report.as_mut(), work);
+            let gone = self.unmap_claimed(ticket, &range, room, report.as_mut(), work);
             if gone.is_err() {
                 self.ioas.lock().unclaim(ticket, &range);
             }
@@ -108,12 +116,7 @@ impl Container {
     /// Claims the next mappings of an UNMAP_DMA, with room for their memory: many, or one at a time
     /// where there is no memory for that, for a teardown fails for no want of it. `None` if there
     /// are no more. Waits for what comes or goes.
-    fn claim(
-        &self,
-        ticket: Ticket,
-        range: &IovaRange,
-        whole: bool,
-    ) -> Result<Option<(IovaRange, InlineFirst<MappedMemory>)>> {
+    fn claim(&self, ticket: Ticket, range: &IovaRange, whole: bool) -> Result<Option<Claimed>> {
         let mut most = UNMAP_STEP;
         loop {
             let (claimed, count) = {
@@ -127,7 +130,12 @@ impl Container {
                 }
             };
             match InlineFirst::with_capacity(count, GFP_KERNEL_ACCOUNT) {
-                Ok(batch) => return Ok(Some((claimed, batch))),
+                Ok(room) => {
+                    return Ok(Some(Claimed {
+                        range: claimed,
+                        room,
+                    }))
+                }
                 Err(_) => {
                     most = 1;
                     self.ioas.lock().unclaim(ticket, &claimed);

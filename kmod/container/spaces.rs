@@ -26,6 +26,14 @@ struct Changed {
     result: Result,
 }
 
+/// The page table of an address space for a device.
+pub(super) struct BoundTable {
+    /// The address space, which is not destroyed while this lives.
+    pub(super) space: BoundSpace,
+    /// Its table.
+    pub(super) table: Arc<PagingDomain>,
+}
+
 impl Container {
     #[inline(never)]
     pub(super) fn call_as_create(&self, arg: Pointer) -> Result {
@@ -240,7 +248,7 @@ impl Container {
         iova: u64,
         going: Option<u64>,
     ) {
-        if let Some((memory, _)) = tables.take(iova) {
+        if let Some(memory) = tables.take(iova) {
             self.ioas.lock().unpoint(space.id(), iova, &memory, going);
         }
     }
@@ -255,11 +263,11 @@ impl Container {
         loop {
             let space = {
                 let mut ioas = self.ioas.lock();
-                let Some((id, iova)) = ioas.spaces.pointing_at(start) else {
+                let Some(place) = ioas.spaces.pointing_at(start) else {
                     return Ok(());
                 };
-                let Some(space) = ioas.spaces.find(id) else {
-                    ioas.unlink_lost(start, id, iova);
+                let Some(space) = ioas.spaces.find(place.space) else {
+                    ioas.unlink_lost(start, place.space, place.iova);
                     continue;
                 };
                 space
@@ -280,8 +288,8 @@ impl Container {
         }
     }
 
-    /// The page table of an address space for a device, to be bound with or without page requests;
-    /// the address space is not destroyed while the first value lives. Sleeps.
+    /// The page table of an address space for a device, to be bound with or without page requests.
+    /// Sleeps.
     ///
     /// # Errors
     ///
@@ -293,14 +301,17 @@ impl Container {
         device: &AttachedDevice,
         page_requests: bool,
         work: &mut Work,
-    ) -> Result<(BoundSpace, Arc<PagingDomain>)> {
+    ) -> Result<BoundTable> {
         let bound = self.ioas.lock().spaces.get_bound(id)?;
         self.prepare_tables(bound.space(), work)?;
         loop {
             let tables = bound.space().tables.lock_killable()?;
             if let Some(table) = tables.table(device.stage2.domain(), page_requests).cloned() {
                 drop(tables);
-                return Ok((bound, table));
+                return Ok(BoundTable {
+                    space: bound,
+                    table,
+                });
             }
             drop(tables);
             self.add_table(bound.space(), device, page_requests, work)?;
@@ -325,7 +336,10 @@ impl Container {
             }
         };
         let mut tables = space.tables.lock_killable()?;
-        if tables.table(device.stage2.domain(), page_requests).is_some() {
+        if tables
+            .table(device.stage2.domain(), page_requests)
+            .is_some()
+        {
             return Ok(());
         }
         tables.add_table(device.stage2.domain().clone(), page_requests, domain, work)

@@ -11,19 +11,21 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 
 /// In the order of their numbers.
-static CONTAINERS: UnderTableLock<KVec<(u64, Arc<Container>)>> = UnderTableLock::new(KVec::new());
+static CONTAINERS: UnderTableLock<KVec<Arc<Container>>> = UnderTableLock::new(KVec::new());
 
 /// The container of number `id`.
 pub(crate) fn find(id: u64) -> Option<Arc<Container>> {
     let containers = CONTAINERS.lock();
-    let at = containers.binary_search_by_key(&id, |entry| entry.0).ok()?;
-    containers.get(at).map(|entry| entry.1.clone())
+    let at = containers
+        .binary_search_by_key(&id, |entry| entry.id())
+        .ok()?;
+    containers.get(at).cloned()
 }
 
 /// The container of the lowest number from `id` on.
-pub(crate) fn find_from(id: u64) -> Option<(u64, Arc<Container>)> {
+pub(crate) fn find_from(id: u64) -> Option<Arc<Container>> {
     let containers = CONTAINERS.lock();
-    let at = containers.partition_point(|entry| entry.0 < id);
+    let at = containers.partition_point(|entry| entry.id() < id);
     containers.get(at).cloned()
 }
 
@@ -41,16 +43,16 @@ impl Backend for Containers {
         // Numbers are given in ascending order but may get here in another.
         let mut containers = CONTAINERS.lock();
         containers.reserve(1, GFP_KERNEL_ACCOUNT)?;
-        let at = containers.partition_point(|entry| entry.0 < id);
+        let at = containers.partition_point(|entry| entry.id() < id);
         containers
-            .insert_within_capacity(at, (id, container))
+            .insert_within_capacity(at, container)
             .map_err(|_| ENOMEM)
     }
 
     fn release(id: u64) {
         let container = {
             let mut containers = CONTAINERS.lock();
-            let at = containers.binary_search_by_key(&id, |entry| entry.0);
+            let at = containers.binary_search_by_key(&id, |entry| entry.id());
             let container = at.ok().and_then(|at| containers.remove(at).ok());
             if containers.is_empty() {
                 // The memory of a static does not go with the module.
@@ -58,7 +60,7 @@ impl Backend for Containers {
             }
             container
         };
-        if let Some((_, container)) = container {
+        if let Some(container) = container {
             container.release();
         }
     }
@@ -83,11 +85,11 @@ impl Backend for Containers {
 
     fn device_removed(is_it: &dyn Fn(&Device) -> bool) {
         let mut from = 0;
-        while let Some((id, container)) = find_from(from) {
+        while let Some(container) = find_from(from) {
             if let Some(device) = container.find_device(is_it) {
                 container.device_removed(&device);
             }
-            let Some(next) = id.checked_add(1) else {
+            let Some(next) = container.id().checked_add(1) else {
                 return;
             };
             from = next;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The fault fd: read, write, poll and the last close.
 
-use super::queue::{Chained, Cookie, Ends, Next, Refused, Slot, State, CHUNK, MAX_SLOTS};
+use super::queue::{Chained, Cookie, Ends, Levels, Next, Refusal, Slot, State, CHUNK, MAX_SLOTS};
 use super::source::Responder;
 use super::{Counters, Source};
 use crate::base::inline_first::InlineFirst;
@@ -76,6 +76,12 @@ fn free_slots(count: usize, work: &mut Work) -> Result<Slots> {
     Ok(slots)
 }
 
+/// What a queue counts towards.
+struct Shares {
+    _queue: Share,
+    _records: Share,
+}
+
 /// The queue behind a fault fd.
 #[pin_data]
 pub(crate) struct FaultQueue {
@@ -84,9 +90,9 @@ pub(crate) struct FaultQueue {
     container: u64,
     dma: bool,
     counters: Arc<Counters>,
-    /// Itself, and its records: until the last close.
+    /// Until the last close.
     #[pin]
-    shares: Mutex<Option<(Share, Share)>>,
+    shares: Mutex<Option<Shares>>,
     /// A leaf: taken in the page request thread.
     #[pin]
     state: SpinLock<QueueState>,
@@ -116,10 +122,10 @@ impl FaultQueue {
         dma: bool,
     ) -> Result<Arc<Self>> {
         let deadline = deadline_ms.map(Deadline::new).transpose()?;
-        let shares = (
-            owner.take(Resource::Queues, 1)?,
-            owner.take(Resource::Records, depth)?,
-        );
+        let shares = Shares {
+            _queue: owner.take(Resource::Queues, 1)?,
+            _records: owner.take(Resource::Records, depth)?,
+        };
         let slots = free_slots(depth as usize, &mut Work::of_call())?;
         let state = State::new(slots).ok_or(EINVAL)?;
         Arc::pin_init(
@@ -164,8 +170,8 @@ impl FaultQueue {
         &self.counters
     }
 
-    /// Most records that may wait, those that wait, and those lost that no reader knows of yet.
-    pub(crate) fn levels(&self) -> (u32, u32, u64) {
+    /// How full it is.
+    pub(crate) fn levels(&self) -> Levels {
         self.state.lock().levels()
     }
 
@@ -180,7 +186,7 @@ impl FaultQueue {
         &self,
         pending: Pending,
         records: Records,
-    ) -> Result<(), (Refused, Pending)> {
+    ) -> Result<(), Refusal<Pending, Records>> {
         // CAST: a group has GROUP_MAX records at most.
         let weight = records.len() as u32;
         let result = {
@@ -193,12 +199,12 @@ impl FaultQueue {
             });
             // Where an older one waits, the timer is armed for that, or about to be.
             if first && result.is_ok() {
-                self.arm(Delta::ZERO);
+                self.arm(&state, Delta::ZERO);
             }
             result
         };
         self.changed.notify_all();
-        result.map_err(|(reason, pending, _records)| (reason, pending))
+        result
     }
 
     /// Counts records that could not be taken in.
@@ -227,8 +233,8 @@ impl FaultQueue {
         })
     }
 
-    /// Arms the timer for a group of that age. The state is held.
-    fn arm(&self, age: Delta) {
+    /// Arms the timer for a group of that age.
+    fn arm(&self, _state: &QueueState, age: Delta) {
         if let Some(deadline) = &self.deadline {
             Deadline::arm(self, deadline.delta() - age);
         }
@@ -453,7 +459,7 @@ impl Expire for FaultQueue {
         }
         let state = self.state.lock();
         if let Some(oldest) = state.oldest().filter(|_| !state.closed()) {
-            self.arm(oldest.since.elapsed());
+            self.arm(&state, oldest.since.elapsed());
         }
     }
 }

@@ -29,6 +29,7 @@ pub(crate) mod queue;
 mod source;
 
 pub(crate) use fd::FaultQueue;
+pub(crate) use queue::Levels;
 pub(crate) use source::Source;
 
 use kernel::sync::atomic::{Atomic, Relaxed};

@@ -6,6 +6,11 @@
 //! allocates nothing: it is changed under a spinlock in the page request thread.
 //! Every method is O(1), but for [`State::new`].
 
+#[path = "queue_terms.rs"]
+mod terms;
+
+pub(crate) use terms::{Cookie, Levels, Next, Refusal, Refused};
+
 use core::ops::DerefMut;
 
 /// A group's cookie is its slot's generation above its slot's index: unique for the
@@ -152,51 +157,10 @@ impl<G, R> Slot<G, R> {
     }
 }
 
-/// What a reader gets next.
-pub(crate) enum Next<R> {
-    /// That many records were answered INVALID for want of room. [`State::told`] or
-    /// [`State::unlost`] must follow.
-    Overflow(u64),
-    /// A group's records. [`State::delivered`] or [`State::undelivered`] must follow.
-    Group {
-        /// The group's cookie.
-        cookie: u64,
-        /// What to copy.
-        records: R,
-    },
-    /// The group of this cookie needs no answer any more. [`State::delivered`] or
-    /// [`State::unannounced`] must follow.
-    Cancelled(u64),
-    /// The group of that cookie was answered by the host after its deadline.
-    /// [`State::delivered`] or [`State::unannounced`] must follow.
-    Expired(u64),
-    /// What needs no answer. [`State::delivered`] or [`State::undelivered`] must follow.
-    Note {
-        /// Names it until it is delivered, and is nobody's to answer.
-        cookie: u64,
-        /// What to copy.
-        records: R,
-    },
-}
-
-/// Why a group was not taken into the queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// The depth is reached; the loss is counted.
-    Full,
-    /// Nobody can read any more.
-    Closed,
-}
-
-/// What an answer's cookie names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cookie {
-    /// A group that waits for its answer.
-    Pending,
-    /// A group that was answered, cancelled or expired.
-    Late,
-    /// No group that a reader was given.
-    Unknown,
+/// A group that was taken out of its slot, and where that stood.
+struct Taken<G> {
+    group: G,
+    phase: Phase,
 }
 
 /// The state of one fault queue.
@@ -323,9 +287,13 @@ where
         self.closed
     }
 
-    /// Most records that may wait, those that wait, and those lost that no reader knows of yet.
-    pub(crate) fn levels(&self) -> (u32, u32, u64) {
-        (self.depth, self.waiting, self.lost)
+    /// How full it is.
+    pub(crate) fn levels(&self) -> Levels {
+        Levels {
+            depth: self.depth,
+            waiting: self.waiting,
+            lost: self.lost,
+        }
     }
 
     /// Takes a group of `weight` records in; `make` gets its cookie.
@@ -339,15 +307,23 @@ where
         weight: u32,
         mut records: R,
         mark: impl FnOnce(&mut R, u64),
-    ) -> Result<(), (Refused, G, R)> {
+    ) -> Result<(), Refusal<G, R>> {
         if self.closed || self.ended {
-            return Err((Refused::Closed, group, records));
+            return Err(Refusal {
+                why: Refused::Closed,
+                group,
+                records,
+            });
         }
         let index = self.free;
         let room = self.depth - self.waiting;
         let Some(slot) = slot_mut(&mut self.slots, index).filter(|_| weight <= room) else {
             self.lost = self.lost.saturating_add(u64::from(weight));
-            return Err((Refused::Full, group, records));
+            return Err(Refusal {
+                why: Refused::Full,
+                group,
+                records,
+            });
         };
         self.free = slot.ready.next;
         slot.generation += 1;
@@ -453,7 +429,8 @@ where
     /// Ends a delivery that reached the user.
     pub(crate) fn delivered(&mut self, name: u64) {
         self.delivering -= 1;
-        let Some((index, slot)) = self.current(name) else {
+        let index = slot_of(name);
+        let Some(slot) = self.current(name) else {
             return;
         };
         match slot.phase {
@@ -474,7 +451,8 @@ where
     /// Ends a delivery that failed: the group is again the next to be read.
     pub(crate) fn undelivered(&mut self, name: u64, records: R) {
         self.delivering -= 1;
-        let Some((index, slot)) = self.current(name) else {
+        let index = slot_of(name);
+        let Some(slot) = self.current(name) else {
             return;
         };
         match slot.phase {
@@ -508,7 +486,8 @@ where
     /// Ends the delivery of a CANCELLED record that failed: it is again the next to be read.
     pub(crate) fn unannounced(&mut self, name: u64) {
         self.delivering -= 1;
-        if let Some((index, slot)) = self.current(name) {
+        let index = slot_of(name);
+        if let Some(slot) = self.current(name) {
             if slot.phase == Phase::Announcing {
                 slot.phase = Phase::Cancelled;
                 self.ready = self.prepend(List::Ready, self.ready, index);
@@ -549,7 +528,7 @@ where
             return None;
         }
         let index = slot_of(name);
-        let (group, phase) = self.take_group(index)?;
+        let Taken { group, phase } = self.take_group(index)?;
         if phase == Phase::Read {
             self.release(index);
         } else if let Some(slot) = self.slot_mut(index) {
@@ -569,7 +548,7 @@ where
     ) -> Option<G> {
         let index = chain.head;
         self.group(index).filter(|group| wanted(group))?;
-        let (group, phase) = self.take_group(index)?;
+        let Taken { group, phase } = self.take_group(index)?;
         if let Some(slot) = self.slot_mut(index) {
             slot.expired = expired;
         }
@@ -601,20 +580,19 @@ where
     }
 
     /// Takes the group of a slot out, and says where it stood.
-    fn take_group(&mut self, index: u32) -> Option<(G, Phase)> {
+    fn take_group(&mut self, index: u32) -> Option<Taken<G>> {
         let slot = self.slot_mut(index)?;
         let (group, phase) = (slot.group.take()?, slot.phase);
         self.oldest = self.unlink(List::Waiting, self.oldest, index);
         let chain = self.unlink(List::Chain, group.chain(self), index);
         group.set_chain(self, chain);
-        Some((group, phase))
+        Some(Taken { group, phase })
     }
 
     /// The slot that `name` stands in, if it is the latest there.
-    fn current(&mut self, name: u64) -> Option<(u32, &mut Slot<G, R>)> {
-        let index = slot_of(name);
-        let slot = self.slot_mut(index)?;
-        (slot.generation == name >> SLOT_BITS).then_some((index, slot))
+    fn current(&mut self, name: u64) -> Option<&mut Slot<G, R>> {
+        let slot = self.slot_mut(slot_of(name))?;
+        (slot.generation == name >> SLOT_BITS).then_some(slot)
     }
 
     /// Puts a slot at the end of a list; the list's ends after that.

@@ -3,7 +3,7 @@
 
 use super::fd::QueueState;
 use super::fd::{FaultQueue, Pending, Records};
-use super::queue::{Ends, Refused};
+use super::queue::{Ends, Refusal, Refused};
 use crate::call::device_of;
 use crate::ffi::abi;
 use crate::ffi::device::Bdf;
@@ -131,12 +131,17 @@ impl Source {
         };
         match self.queue.push(pending, records) {
             Ok(()) => counters.page_requests.add(1),
-            Err((reason, pending)) => {
-                if reason == Refused::Full {
+            Err(Refusal {
+                why,
+                group,
+                records,
+            }) => {
+                drop(records);
+                if why == Refused::Full {
                     counters.overflows.add(count as u64);
                 }
                 counters.host_invalid.add(1);
-                pending.source.refuse(pending.group, &thread);
+                self.refuse(group.group, &thread);
             }
         }
     }

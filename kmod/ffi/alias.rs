@@ -37,12 +37,12 @@ impl Alias {
         let start = self.range.start();
         let mut before = 0;
         for part in self.parts.iter() {
-            for (offset, phys, size) in part.runs() {
-                let done = before + offset;
+            for run in part.runs() {
+                let done = before + run.offset;
                 let mapped = work.step().and_then(|()| {
                     // SAFETY: The part keeps the memory pinned, and by the invariant of `Tables`
                     // it is kept until the range is unmapped, or the domain retired.
-                    unsafe { domain.map(start + done, phys, size, self.access) }
+                    unsafe { domain.map(start + done, run.phys, run.size, self.access) }
                 });
                 if let Err(error) = mapped {
                     if let Some(mapped) = IovaRange::sized(start, done) {
@@ -180,13 +180,13 @@ impl Tables {
         Ok(())
     }
 
-    /// Takes out the entry that starts at `iova`; gives its memory's addresses in stage 2, and what
-    /// DMA may do. It is in force until [`Tables::flush`].
-    pub(crate) fn take(&mut self, iova: u64) -> Option<(IovaRange, Access)> {
+    /// Takes out the entry that starts at `iova`; gives its memory's addresses in stage 2. It is in
+    /// force until [`Tables::flush`].
+    pub(crate) fn take(&mut self, iova: u64) -> Option<IovaRange> {
         let room = self.leaving.reserve(1, GFP_KERNEL_ACCOUNT).is_ok()
             && self.leaving_ranges.reserve(1, GFP_KERNEL_ACCOUNT).is_ok();
         let alias = self.entries.remove(&iova)?;
-        let gone = (alias.memory, alias.access);
+        let gone = alias.memory;
         if room {
             let range = alias.range;
             // Cannot fail: there is room for both.

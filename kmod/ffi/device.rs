@@ -26,6 +26,15 @@ pub(crate) struct Bdf {
     pub(crate) devfn: u8,
 }
 
+/// What a VT-d unit can do.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct VtdRegisters {
+    /// The capability register (VT-d 4.1, 11.4.2).
+    pub(crate) cap: u64,
+    /// The extended capability register (VT-d 4.1, 11.4.3).
+    pub(crate) ecap: u64,
+}
+
 /// A device of an attached group: a reference to it and its facts at the time of attach.
 #[derive(Clone)]
 pub(crate) struct Device {
@@ -83,11 +92,12 @@ impl Device {
         self.facts.ats_enabled && self.facts.pri_supported
     }
 
-    /// Capability and extended capability register of its VT-d unit (VT-d 4.1, 11.4.2 and
-    /// 11.4.3); `None` behind another IOMMU.
-    pub(crate) fn vtd_registers(&self) -> Option<(u64, u64)> {
-        (self.facts.hw_type == HW_INFO_TYPE_INTEL_VTD)
-            .then_some((self.facts.vtd_cap, self.facts.vtd_ecap))
+    /// What its VT-d unit can do; `None` behind another IOMMU.
+    pub(crate) fn vtd_registers(&self) -> Option<VtdRegisters> {
+        (self.facts.hw_type == HW_INFO_TYPE_INTEL_VTD).then_some(VtdRegisters {
+            cap: self.facts.vtd_cap,
+            ecap: self.facts.vtd_ecap,
+        })
     }
 
     /// Waits until the page request thread sees no attach handle of this device that is no

@@ -41,11 +41,7 @@ impl GroupAttachment {
     ///
     /// What the IOMMU driver says; [`EBUSY`] if something is attached there, or the device is
     /// reset; [`ENODEV`] if the domain is retired.
-    pub(crate) fn new(
-        domain: &Arc<PagingDomain>,
-        group: &Group,
-        device: &Device,
-    ) -> Result<Self> {
+    pub(crate) fn new(domain: &Arc<PagingDomain>, group: &Group, device: &Device) -> Result<Self> {
         let domain = InUse::of(domain)?;
         // SAFETY: Domain and group are live by their types.
         to_result(unsafe { bindings::iommu_attach_group(domain.as_ptr(), group.as_ptr()) })?;

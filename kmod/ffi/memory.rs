@@ -134,6 +134,16 @@ impl Run {
     }
 }
 
+/// A run of bytes that follow each other in memory.
+pub(super) struct PhysRun {
+    /// How far into the pinned memory it starts.
+    pub(super) offset: u64,
+    /// Its physical address.
+    pub(super) phys: u64,
+    /// Its bytes.
+    pub(super) size: u64,
+}
+
 /// Pinned user memory, unpinned on drop.
 ///
 /// # Invariants
@@ -186,8 +196,8 @@ impl Pinned {
                     pinned.take(batch.get(..got).ok_or(EFAULT)?)?;
                 }
                 Err(error) => {
-                    let (frame, count) = device_frames(at, left, access).ok_or(error)?;
-                    pinned.push(frame | Run::DEVICE, count)?;
+                    let frames = device_frames(at, left, access).ok_or(error)?;
+                    pinned.push(frames.first | Run::DEVICE, frames.count)?;
                 }
             }
         }
@@ -230,9 +240,8 @@ impl Pinned {
         Ok(())
     }
 
-    /// The runs as (offset, physical address, size) in bytes, from the one that holds byte
-    /// `from` on.
-    pub(super) fn runs_from(&self, from: u64) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
+    /// The runs from the one that holds byte `from` on.
+    fn runs_from(&self, from: u64) -> impl Iterator<Item = PhysRun> + '_ {
         let page = from >> PAGE_SHIFT;
         let first = self
             .runs
@@ -241,11 +250,11 @@ impl Pinned {
         (first..self.runs.len()).filter_map(move |index| {
             let run = self.runs.get(index)?;
             let end = self.runs.get(index + 1).map_or(self.pages, |next| next.at);
-            Some((
-                run.at << PAGE_SHIFT,
-                run.phys(),
-                (end - run.at) << PAGE_SHIFT,
-            ))
+            Some(PhysRun {
+                offset: run.at << PAGE_SHIFT,
+                phys: run.phys(),
+                size: (end - run.at) << PAGE_SHIFT,
+            })
         })
     }
 }
@@ -351,9 +360,9 @@ impl MappedMemory {
         if self.domains.is_empty() {
             self.large = LargePages::default();
             let sizes = domain.page_sizes();
-            for (offset, phys, size) in self.pinned.runs_from(0) {
-                let iova = self.range.start() + offset;
-                self.large.add(large_pages(iova, phys, size, sizes));
+            for run in self.pinned.runs_from(0) {
+                let iova = self.range.start() + run.offset;
+                self.large.add(large_pages(iova, run.phys, run.size, sizes));
             }
         }
         self.domains.reserve(1, GFP_KERNEL_ACCOUNT)?;
@@ -450,15 +459,15 @@ impl Copying {
     /// What the IOMMU driver says, [`EINTR`] if a fatal signal came; nothing is mapped then.
     pub(crate) fn map_into(self, domain: Arc<PagingDomain>, work: &mut Work) -> Result<Mapped> {
         let start = self.range.start();
-        for (offset, phys, size) in self.pinned.runs_from(0) {
+        for run in self.pinned.runs_from(0) {
             let mapped = work.step().and_then(|()| {
                 // SAFETY: `pinned` keeps the run pinned. It is kept until the range is unmapped, or
                 // the domain retired: below on failure, else by the drop of `Mapped` or, in whose
                 // `domains` that puts it, of `MappedMemory`.
-                unsafe { domain.map(start + offset, phys, size, self.access) }
+                unsafe { domain.map(start + run.offset, run.phys, run.size, self.access) }
             });
             if let Err(error) = mapped {
-                if let Some(before) = IovaRange::sized(start, offset) {
+                if let Some(before) = IovaRange::sized(start, run.offset) {
                     domain.unmap_ranges(&[before]);
                 }
                 return Err(error);
@@ -500,36 +509,42 @@ impl PinnedPart {
         self.size
     }
 
-    /// Its runs as (offset in the part, physical address, size) in bytes.
-    pub(super) fn runs(&self) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
+    /// Its runs; offsets are in the part.
+    pub(super) fn runs(&self) -> impl Iterator<Item = PhysRun> + '_ {
         let end = self.from + self.size;
         self.pinned
             .runs_from(self.from)
-            .take_while(move |&(offset, ..)| offset < end)
-            .map(move |(offset, phys, size)| {
-                let skip = self.from.saturating_sub(offset);
-                let last = end.min(offset + size);
-                (
-                    offset + skip - self.from,
-                    phys + skip,
-                    last - (offset + skip),
-                )
+            .take_while(move |run| run.offset < end)
+            .map(move |run| {
+                let skip = self.from.saturating_sub(run.offset);
+                let from = run.offset + skip;
+                PhysRun {
+                    offset: from - self.from,
+                    phys: run.phys + skip,
+                    size: end.min(run.offset + run.size) - from,
+                }
             })
     }
 }
 
-/// The frames of a device's memory that is mapped at `vaddr`: the first, and how many follow
-/// each other, `count` at most. `None` if there is no such memory, or not with that access.
-fn device_frames(vaddr: usize, count: u64, access: Access) -> Option<(u64, u64)> {
-    let mut frame = 0;
-    // SAFETY: The current process has an mm, for it was charged; `frame` is writable. Sleeps;
+/// Page frames that follow each other.
+struct Frames {
+    first: u64,
+    count: u64,
+}
+
+/// The frames of a device's memory that is mapped at `vaddr`, `count` at most. `None` if there is no
+/// such memory, or not with that access.
+fn device_frames(vaddr: usize, count: u64, access: Access) -> Option<Frames> {
+    let mut first = 0;
+    // SAFETY: The current process has an mm, for it was charged; `first` is writable. Sleeps;
     // takes the mmap_lock.
     let got =
-        unsafe { shim::ioasid_device_frames(vaddr, count as c_ulong, access.write, &mut frame) };
+        unsafe { shim::ioasid_device_frames(vaddr, count as c_ulong, access.write, &mut first) };
     u64::try_from(got)
         .ok()
         .filter(|&got| got != 0)
-        .map(|got| (frame, got))
+        .map(|count| Frames { first, count })
 }
 
 /// Pins up to `count` pages from `vaddr` on into `pages`, one at least.

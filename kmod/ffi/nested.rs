@@ -78,6 +78,14 @@ impl InvalidationEntries {
     }
 }
 
+/// How a flush ended.
+pub(crate) struct Flushed {
+    /// Entries done.
+    pub(crate) done: u32,
+    /// How it ended.
+    pub(crate) result: Result,
+}
+
 /// A nested domain.
 ///
 /// # Invariants
@@ -135,8 +143,8 @@ impl NestedDomain {
     }
 
     /// Lets the driver drop what is cached of stage 1, by `count` entries from number `first` on.
-    /// Gives the number of entries done, and how it ended: well only if that is all of them, for a
-    /// driver may do fewer than it is given and say nothing. Sleeps; copies from the user.
+    /// It ends well only if all of them are done, for a driver may do fewer than it is given and say
+    /// nothing. Sleeps; copies from the user.
     ///
     /// # Errors
     ///
@@ -149,11 +157,12 @@ impl NestedDomain {
         first: u32,
         count: u32,
         work: &mut Work,
-    ) -> (u32, Result) {
+    ) -> Flushed {
         let mut done = 0;
         let mut absent = 0;
         while done < count {
-            let (moved, result) = self.try_invalidate(entries, first + done, count - done);
+            let flushed = self.try_invalidate(entries, first + done, count - done);
+            let (moved, result) = (flushed.done, flushed.result);
             done += moved;
             let next = match result {
                 Ok(()) if moved == 0 => Err(EIO),
@@ -166,21 +175,24 @@ impl NestedDomain {
                 error => error,
             };
             if next.is_err() && done < count {
-                return (done, next);
+                return Flushed { done, result: next };
             }
         }
-        (done, Ok(()))
+        Flushed {
+            done,
+            result: Ok(()),
+        }
     }
 
-    fn try_invalidate(
-        &self,
-        entries: &InvalidationEntries,
-        first: u32,
-        count: u32,
-    ) -> (u32, Result) {
+    fn try_invalidate(&self, entries: &InvalidationEntries, first: u32, count: u32) -> Flushed {
         let pointer = match entries.at(first) {
             Ok(pointer) => pointer,
-            Err(error) => return (0, Err(error)),
+            Err(error) => {
+                return Flushed {
+                    done: 0,
+                    result: Err(error),
+                }
+            }
         };
         let mut moved = count;
         // SAFETY: The domain is live; the driver checks the user's pointer.
@@ -193,7 +205,10 @@ impl NestedDomain {
                 &mut moved,
             )
         });
-        (moved.min(count), result)
+        Flushed {
+            done: moved.min(count),
+            result,
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! An address space has a lock of its own around its tables, which is held while they are written
 //! and flushed, outside the lock of the [`Ioas`].
 
-use super::Ioas;
+use super::{Ioas, MappedAt};
 use crate::base::inline_first::InlineFirst;
 use crate::base::iova::IovaRange;
 use crate::base::range_map;
@@ -68,6 +68,23 @@ struct Listed {
     space: Arc<AddressSpace>,
     /// AS_DESTROY is at it: it is nobody's any more.
     dying: bool,
+}
+
+/// Where an entry is.
+#[derive(Clone, Copy)]
+pub(crate) struct EntryPlace {
+    /// The number of its address space.
+    pub(crate) space: u32,
+    /// Its first address there.
+    pub(crate) iova: u64,
+}
+
+/// What [`AddressSpaces::writable`] found.
+pub(crate) struct Writable {
+    /// How many parts.
+    pub(crate) count: usize,
+    /// The last entry looked at; `None` if there are no more.
+    pub(crate) last: Option<EntryPlace>,
 }
 
 /// The address spaces of a container.
@@ -157,12 +174,21 @@ impl AddressSpaces {
         Ok(())
     }
 
-    /// An address space with an entry that points into the mapping at `start`, and where that
-    /// entry begins.
-    pub(crate) fn pointing_at(&self, start: u64) -> Option<(u32, u64)> {
+    /// How many there are.
+    pub(crate) fn len(&self) -> u64 {
+        self.spaces.len() as u64
+    }
+
+    /// Entries in all of them.
+    pub(crate) fn entry_count(&self) -> u64 {
+        u64::from(self.entry_count)
+    }
+
+    /// The first entry that points into the mapping at `start`.
+    pub(crate) fn pointing_at(&self, start: u64) -> Option<EntryPlace> {
         let cursor = self.links.cursor_lower_bound(&(start, 0, 0))?;
-        let (mapping, id, iova) = *cursor.current().0;
-        (mapping == start).then_some((id, iova))
+        let (mapping, space, iova) = *cursor.current().0;
+        (mapping == start).then_some(EntryPlace { space, iova })
     }
 
     /// The same in one address space.
@@ -184,48 +210,42 @@ impl AddressSpaces {
     }
 
     /// Fills `ranges` with the parts of the mapping at `start` that entries let DMA write, from the
-    /// link behind `after` on; gives how many, and the last link looked at, `None` at the end.
+    /// entry behind `after` on.
     pub(crate) fn writable(
         &mut self,
         start: u64,
-        after: Option<(u32, u64)>,
+        after: Option<EntryPlace>,
         ranges: &mut [IovaRange],
-    ) -> (usize, Option<(u32, u64)>) {
+    ) -> Writable {
         let from = match after {
             None => Some((start, 0, 0)),
-            Some((id, iova)) => iova.checked_add(1).map(|iova| (start, id, iova)),
+            Some(EntryPlace { space, iova }) => {
+                iova.checked_add(1).map(|iova| (start, space, iova))
+            }
         };
         let mut cursor = from.and_then(|from| self.links.cursor_lower_bound_mut(&from));
         let mut count = 0;
         let mut last = None;
         while let Some(here) = cursor {
-            let (&(mapping, id, iova), written) = here.current();
+            let (&(mapping, space, iova), written) = here.current();
             if mapping != start {
-                return (count, None);
+                break;
             }
             if let Some(written) = written {
                 let Some(place) = ranges.get_mut(count) else {
-                    return (count, last);
+                    return Writable { count, last };
                 };
                 *place = *written;
                 count += 1;
             }
-            last = Some((id, iova));
+            last = Some(EntryPlace { space, iova });
             cursor = here.move_next();
         }
-        (count, None)
+        Writable { count, last: None }
     }
 }
 
 impl Ioas {
-    /// Address spaces, and entries in all of them.
-    pub(crate) fn address_space_counts(&self) -> (u64, u64) {
-        (
-            self.spaces.spaces.len() as u64,
-            u64::from(self.spaces.entry_count),
-        )
-    }
-
     /// Makes an address space; gives its id.
     ///
     /// # Errors
@@ -275,7 +295,11 @@ impl Ioas {
         let mut links = InlineFirst::new();
         let mut next = Some(entry.memory);
         while let Some(rest) = next {
-            let (range, allowed, memory) = self.mapped_at(rest.start()).ok_or(EFAULT)?;
+            let MappedAt {
+                range,
+                access: allowed,
+                memory,
+            } = self.mapped_at(rest.start()).ok_or(EFAULT)?;
             if (entry.access.read && !allowed.read) || (entry.access.write && !allowed.write) {
                 return Err(EPERM);
             }
@@ -287,7 +311,7 @@ impl Ioas {
                 RBTreeNode::new(link, written, GFP_KERNEL_ACCOUNT)?,
                 GFP_KERNEL_ACCOUNT,
             )?;
-            next = rest.without(&part).1;
+            next = rest.without(&part).above;
         }
         let count = u32::try_from(links.len())?;
         let sum = self.spaces.link_count.checked_add(count).ok_or(edquot())?;
@@ -320,7 +344,7 @@ impl Ioas {
                     self.keep_written(&mapping, &written);
                 }
             }
-            next = rest.without(&mapping).1;
+            next = rest.without(&mapping).above;
         }
     }
 

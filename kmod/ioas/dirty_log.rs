@@ -53,7 +53,7 @@ impl Report {
         domains: &[Arc<PagingDomain>],
         work: &mut Work,
     ) -> Result {
-        let (first, count) = self.bits_of(mapping)?;
+        let BitRun { first, count } = self.bits_of(mapping)?;
         let Some(bits) = &mut self.bits else {
             return self.bitmap.overwrite(first, count, true, work);
         };
@@ -69,22 +69,25 @@ impl Report {
 
     /// Adds `written`, which lies in a mapping.
     pub(crate) fn written(&self, written: &IovaRange, work: &mut Work) -> Result {
-        let (first, count) = self.bits_of(written)?;
+        let BitRun { first, count } = self.bits_of(written)?;
         self.bitmap.set(first, count, work)
     }
 
     /// Adds the bits of a bitmap of a mapping.
     pub(crate) fn words(&self, mapping: &IovaRange, words: &[u64], work: &mut Work) -> Result {
-        let (first, _) = self.bits_of(mapping)?;
+        let BitRun { first, .. } = self.bits_of(mapping)?;
         for_each_run(words, |from, count| {
             self.bitmap.set(first + from, count, work)
         })
     }
 
-    /// The first bit of a part of the range, and how many.
-    fn bits_of(&self, part: &IovaRange) -> Result<(u64, u64)> {
+    /// The bits of a part of the range.
+    fn bits_of(&self, part: &IovaRange) -> Result<BitRun> {
         let offset = part.start().checked_sub(self.range.start());
-        Ok((offset.ok_or(EINVAL)? >> PAGE_SHIFT, pages(part)?))
+        Ok(BitRun {
+            first: offset.ok_or(EINVAL)? >> PAGE_SHIFT,
+            count: pages(part)?,
+        })
     }
 }
 
@@ -260,9 +263,16 @@ fn add_written(
     Ok(())
 }
 
+/// Bits that follow each other.
+#[derive(Clone, Copy)]
+struct BitRun {
+    first: u64,
+    count: u64,
+}
+
 /// Calls `with` on the first bit and the number of each run of bits that are set.
 fn for_each_run(words: &[u64], mut with: impl FnMut(u64, u64) -> Result) -> Result {
-    let mut run: Option<(u64, u64)> = None;
+    let mut run: Option<BitRun> = None;
     let bits = |(index, &word): (usize, &u64)| {
         let base = index as u64 * 64;
         (0..64u64)
@@ -276,15 +286,22 @@ fn for_each_run(words: &[u64], mut with: impl FnMut(u64, u64) -> Result) -> Resu
         .flat_map(bits)
     {
         run = match run {
-            Some((first, count)) if first + count == bit => Some((first, count + 1)),
-            Some((first, count)) => {
-                with(first, count)?;
-                Some((bit, 1))
+            Some(BitRun { first, count }) if first + count == bit => Some(BitRun {
+                first,
+                count: count + 1,
+            }),
+            before => {
+                if let Some(BitRun { first, count }) = before {
+                    with(first, count)?;
+                }
+                Some(BitRun {
+                    first: bit,
+                    count: 1,
+                })
             }
-            None => Some((bit, 1)),
         };
     }
-    run.map_or(Ok(()), |(first, count)| with(first, count))
+    run.map_or(Ok(()), |run| with(run.first, run.count))
 }
 
 fn pages(range: &IovaRange) -> Result<u64> {

@@ -96,6 +96,16 @@ impl Ranged for Mapping {
     }
 }
 
+/// What is mapped at an address.
+pub(crate) struct MappedAt<'a> {
+    /// All of the mapping.
+    pub(crate) range: &'a IovaRange,
+    /// What DMA may do.
+    pub(crate) access: Access,
+    /// The memory.
+    pub(crate) memory: &'a MappedMemory,
+}
+
 /// The stage-2 address space of a container.
 ///
 /// # Invariants
@@ -368,11 +378,14 @@ impl Ioas {
     }
 
     /// What is mapped at `address`, for an entry of an address space to point into.
-    pub(crate) fn mapped_at(&self, address: u64) -> Option<(&IovaRange, Access, &MappedMemory)> {
+    pub(crate) fn mapped_at(&self, address: u64) -> Option<MappedAt<'_>> {
         let mapping =
             range_map::at(&self.mappings, address).filter(|mapping| mapping.is_settled())?;
-        let memory = mapping.memory.as_ref()?;
-        Some((&mapping.range, mapping.access, memory))
+        Some(MappedAt {
+            range: &mapping.range,
+            access: mapping.access,
+            memory: mapping.memory.as_ref()?,
+        })
     }
 
     /// A ticket for an UNMAP_DMA.

@@ -4,7 +4,7 @@
 use crate::call::device_of;
 use crate::ffi::abi;
 use crate::ffi::attach::Site;
-use crate::ffi::device::Device;
+use crate::ffi::device::{Device, VtdRegisters};
 use crate::ffi::dma_fault::DmaWatch;
 
 /// Bits of VT-d's extended capability register (VT-d 4.1, 11.4.3).
@@ -96,7 +96,7 @@ impl Capability {
         if !device.driver_nests() {
             return Err(abi::VFIO_IOASID_REASON_DRIVER);
         }
-        let (cap, ecap) = device
+        let VtdRegisters { cap, ecap } = device
             .vtd_registers()
             .ok_or(abi::VFIO_IOASID_REASON_FORMAT)?;
         if ecap & WANTED != WANTED || !nest_parent {
@@ -113,20 +113,25 @@ impl Capability {
         const WANTED: u64 = ecap::PRS | ecap::PDS;
 
         match device.vtd_registers() {
-            Some((_, ecap)) if ecap & WANTED == WANTED && device.has_pri() => Ok(()),
+            Some(unit) if unit.ecap & WANTED == WANTED && device.has_pri() => Ok(()),
             _ => Err(abi::VFIO_IOASID_REASON_NO_PRI),
         }
     }
 
-    fn reasons(&self) -> (u16, u16) {
-        // CAST: the reasons are small numbers of the header.
-        (
-            self.nesting.err().unwrap_or(abi::VFIO_IOASID_REASON_NONE) as u16,
-            self.page_requests
-                .err()
-                .unwrap_or(abi::VFIO_IOASID_REASON_NONE) as u16,
-        )
+    /// Why no stage-1 table can be bound at a PASID.
+    fn reason(&self) -> u16 {
+        reason_of(self.nesting)
     }
+
+    /// Why there are no page requests.
+    fn prq_reason(&self) -> u16 {
+        reason_of(self.page_requests)
+    }
+}
+
+fn reason_of<T>(support: Result<T, u32>) -> u16 {
+    // CAST: the reasons are small numbers of the header.
+    support.err().unwrap_or(abi::VFIO_IOASID_REASON_NONE) as u16
 }
 
 /// The report of one device.
@@ -134,8 +139,7 @@ pub(crate) fn device_info(
     device: &Device,
     capability: &Capability,
 ) -> abi::vfio_ioasid_device_info {
-    let (vtd_cap, vtd_ecap) = device.vtd_registers().unwrap_or_default();
-    let (reason, prq_reason) = capability.reasons();
+    let unit = device.vtd_registers().unwrap_or_default();
     let mut flags = 0;
     if capability.nesting.is_ok() {
         flags |= abi::VFIO_IOASID_DEVICE_NESTING;
@@ -149,11 +153,11 @@ pub(crate) fn device_info(
     abi::vfio_ioasid_device_info {
         device: device.bdf().map(device_of).unwrap_or_default(),
         flags,
-        reason,
-        prq_reason,
+        reason: capability.reason(),
+        prq_reason: capability.prq_reason(),
         max_pasids: device.max_pasids(),
-        vtd_cap,
-        vtd_ecap,
+        vtd_cap: unit.cap,
+        vtd_ecap: unit.ecap,
     }
 }
 
@@ -163,7 +167,7 @@ pub(crate) fn add_to_report(
     device: &Device,
     capability: &Capability,
 ) {
-    let (reason, prq_reason) = capability.reasons();
+    let (reason, prq_reason) = (capability.reason(), capability.prq_reason());
     let bits = device.max_pasids().checked_ilog2().unwrap_or(0);
     match capability.nesting {
         Ok(support) => {
@@ -197,7 +201,9 @@ pub(crate) fn add_to_report(
         report.dma_fault_reason = abi::VFIO_IOASID_REASON_DRIVER as u16;
     }
     if report.vtd_ecap == 0 {
-        (report.vtd_cap, report.vtd_ecap) = device.vtd_registers().unwrap_or_default();
+        let unit = device.vtd_registers().unwrap_or_default();
+        report.vtd_cap = unit.cap;
+        report.vtd_ecap = unit.ecap;
     }
 }
 

@@ -81,11 +81,7 @@ fn site_of(number: u32) -> Site {
 
 impl AttachedDevice {
     /// A device of the group of `stage2`, `shared` with others.
-    pub(crate) fn new(
-        device: Device,
-        stage2: Arc<GroupStage2>,
-        shared: bool,
-    ) -> Result<Arc<Self>> {
+    pub(crate) fn new(device: Device, stage2: Arc<GroupStage2>, shared: bool) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
                 device,

@@ -65,8 +65,9 @@ impl Nesting {
         at: &mut Cursor,
         line: &mut Line<'_>,
     ) -> Option<fmt::Result> {
-        let (first, last) = self.pasids.run_from(u32::try_from(at.item).ok()?)?;
-        at.item = u64::from(last) + 1;
+        let run = self.pasids.run_from(u32::try_from(at.item).ok()?)?;
+        at.item = u64::from(run.last) + 1;
+        let (first, last) = (run.first, run.last);
         Some(writeln!(line, "container={id} first={first} last={last}"))
     }
 

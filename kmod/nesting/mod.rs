@@ -297,12 +297,8 @@ impl Nesting {
         }
     }
 
-    /// The first stage-1 tables in scope from a place on, and the place behind them.
-    pub(crate) fn next_tables(
-        &mut self,
-        scope: Scope,
-        from: BindingKey,
-    ) -> Option<(Stage1Tables, Option<BindingKey>)> {
+    /// The first stage-1 tables in scope from a place on.
+    pub(crate) fn next_tables(&mut self, scope: Scope, from: BindingKey) -> Option<FoundTables> {
         let mut cursor = self.bindings.cursor_lower_bound_mut(&from);
         while let Some(here) = cursor {
             let (place, binding) = here.current();
@@ -311,12 +307,23 @@ impl Nesting {
                 _ => true,
             };
             if let Some(tables) = binding.tables().filter(|_| wanted) {
-                return Some((tables, place.next_number().map(BindingKey::from_number)));
+                return Some(FoundTables {
+                    tables,
+                    behind: place.next_number().map(BindingKey::from_number),
+                });
             }
             cursor = here.move_next();
         }
         None
     }
+}
+
+/// What [`Nesting::next_tables`] found.
+pub(crate) struct FoundTables {
+    /// The tables.
+    pub(crate) tables: Stage1Tables,
+    /// Where to look for the next ones, if there is more.
+    pub(crate) behind: Option<BindingKey>,
 }
 
 /// A binding on its way.

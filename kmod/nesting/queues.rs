@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The fault queues of a container.
 
-use crate::fault::FaultQueue;
+use crate::fault::{FaultQueue, Levels};
 use crate::ffi::deadline::Expire;
 use crate::ffi::debugfs::{Cursor, Line};
 use crate::ffi::errno::edquot;
@@ -79,7 +79,11 @@ impl Queues {
         let queue = self.list.get(usize::try_from(at.item).ok()?)?;
         let place = at.item;
         at.item += 1;
-        let (depth, waiting, lost) = queue.levels();
+        let Levels {
+            depth,
+            waiting,
+            lost,
+        } = queue.levels();
         let deadline = queue
             .deadline()
             .map_or(0, |deadline| deadline.delta().as_millis());

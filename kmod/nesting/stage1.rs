@@ -74,14 +74,24 @@ pub(crate) fn check_format(entries: &InvalidationEntries) -> Result {
     Ok(())
 }
 
-/// Checks invalidation entries from number `first` on, [`BATCH`] at most; gives the number of good
-/// ones before the first bad one, and the error of that. Copies from the user.
-pub(crate) fn check_entries(entries: &InvalidationEntries, first: u32) -> (u32, Result) {
+/// Entries that were checked.
+pub(crate) struct Checked {
+    /// Good ones, before the first bad one.
+    pub(crate) good: u32,
+    /// The error of that one, if there is any.
+    pub(crate) result: Result,
+}
+
+/// Checks invalidation entries from number `first` on, [`BATCH`] at most. Copies from the user.
+pub(crate) fn check_entries(entries: &InvalidationEntries, first: u32) -> Checked {
     let wanted = (entries.count - first.min(entries.count)).min(BATCH);
     let mut batch = [abi::iommu_hwpt_vtd_s1_invalidate::default(); BATCH as usize];
     let batch = batch.get_mut(..wanted as usize).unwrap_or_default();
     if entries.read(first, batch).is_ok() && batch.iter().all(is_good) {
-        return (wanted, Ok(()));
+        return Checked {
+            good: wanted,
+            result: Ok(()),
+        };
     }
     // One of them is bad, or cannot be read: which?
     for index in 0..wanted {
@@ -91,9 +101,15 @@ pub(crate) fn check_entries(entries: &InvalidationEntries, first: u32) -> (u32, 
             Ok(()) => EINVAL,
             Err(error) => error,
         };
-        return (index, Err(error));
+        return Checked {
+            good: index,
+            result: Err(error),
+        };
     }
-    (wanted, Ok(()))
+    Checked {
+        good: wanted,
+        result: Ok(()),
+    }
 }
 
 fn is_good(entry: &abi::iommu_hwpt_vtd_s1_invalidate) -> bool {

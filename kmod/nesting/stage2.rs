@@ -123,12 +123,13 @@ impl GroupStage2 {
                     stage2_in_force,
                 }
             }),
-            State::Aside => new
-                .attach(device, &self.group, Site::Rid)
-                .map_err(|error| AttachOverFailed {
-                    error,
-                    stage2_in_force: false,
-                }),
+            State::Aside => {
+                new.attach(device, &self.group, Site::Rid)
+                    .map_err(|error| AttachOverFailed {
+                        error,
+                        stage2_in_force: false,
+                    })
+            }
             State::Left => {
                 *state = State::Left;
                 Err(AttachOverFailed {

@@ -7,7 +7,7 @@ use crate::budget::{self, Owner, Share};
 use crate::ffi::errno::edquot;
 use crate::ffi::limits::Limit;
 use kernel::prelude::*;
-use pool::{Pool, PoolError, WORDS};
+use pool::{PasidRun, Pool, PoolError, WORDS};
 
 /// A container's PASIDs. The pool's 128 KiB are allocated, and charged to the user, with the
 /// first PASID.
@@ -54,8 +54,8 @@ impl Pasids {
             .is_some_and(|pool| pasid < pool::LIMIT && pool.contains(pasid))
     }
 
-    /// The first run of allocated PASIDs from `from` on: its first and last, both inclusive.
-    pub(crate) fn run_from(&self, from: u32) -> Option<(u32, u32)> {
+    /// The first run of allocated PASIDs from `from` on.
+    pub(crate) fn run_from(&self, from: u32) -> Option<PasidRun> {
         self.pool.as_ref()?.run_from(from)
     }
 

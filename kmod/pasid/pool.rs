@@ -16,6 +16,15 @@ const BITMAP: usize = (LIMIT / BITS) as usize;
 const SUMMARY: usize = BITMAP / BITS as usize;
 const TOP: usize = SUMMARY / BITS as usize;
 
+/// PASIDs that follow each other, both ends inclusive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PasidRun {
+    /// The lowest.
+    pub(crate) first: u32,
+    /// The highest.
+    pub(crate) last: u32,
+}
+
 /// Why PASIDs could not be taken or given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PoolError {
@@ -132,11 +141,14 @@ impl<S: DerefMut<Target = [u64]>> Pool<S> {
         Ok(())
     }
 
-    /// The first run of allocated PASIDs from `from` on: its first and last, both inclusive.
-    pub(crate) fn run_from(&self, from: u32) -> Option<(u32, u32)> {
+    /// The first run of allocated PASIDs from `from` on.
+    pub(crate) fn run_from(&self, from: u32) -> Option<PasidRun> {
         let first = self.next_taken(from, LIMIT - 1)?;
         let end = self.next_free(first, LIMIT - 1).unwrap_or(LIMIT);
-        Some((first, end - 1))
+        Some(PasidRun {
+            first,
+            last: end - 1,
+        })
     }
 
     fn word(&self, index: usize) -> u64 {

@@ -13,7 +13,7 @@ mod queue;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
-use queue::{Chained, Cookie, Ends, Next, Slot, State};
+use queue::{Chained, Cookie, Ends, Next, Refusal, Slot, State};
 use std::sync::atomic::AtomicU64;
 
 /// Which step is left out.
@@ -91,7 +91,7 @@ impl Source {
             group.respond();
         } else {
             let refused = self.state.lock().unwrap().push(group, 1, (), |_, _| {});
-            if let Err((_, group, ())) = refused {
+            if let Err(Refusal { group, .. }) = refused {
                 group.respond();
             }
         }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The state of a fault queue: cookies, depth, order, and what an answer may do when.
 
-use crate::queue::{Chained, Cookie, Ends, Next, Refused, Slot, State, CHUNK};
+use crate::queue::{Chained, Cookie, Ends, Levels, Next, Refused, Slot, State, CHUNK};
 use proptest::prelude::*;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -10,6 +10,15 @@ use std::rc::Rc;
 
 /// Owners of groups: a group's number modulo this is its owner.
 const OWNERS: usize = 4;
+
+/// A queue of `depth` records that is empty.
+fn empty(depth: u32) -> Levels {
+    Levels {
+        depth,
+        waiting: 0,
+        lost: 0,
+    }
+}
 
 /// A group is its number, and the chain of its owner.
 struct Group {
@@ -122,7 +131,7 @@ fn push(queue: &mut Queue, number: u32, weight: u32) -> Result<(), Refused> {
         .push(group, weight, (number, weight, 0), |records, cookie| {
             records.2 = cookie
         })
-        .map_err(|(reason, _, _)| reason)
+        .map_err(|refusal| refusal.why)
 }
 
 fn read(queue: &mut Queue) -> Option<Next<Records>> {
@@ -410,7 +419,7 @@ fn steps_of_a_full_queue(depth: u32, owners: u32, by_user: bool) -> u64 {
         }
     }
     assert!(queue.oldest().is_none());
-    assert_eq!(queue.levels(), (depth, 0, 0));
+    assert_eq!(queue.levels(), empty(depth));
     queue.steps.get()
 }
 
@@ -586,7 +595,7 @@ fn chunks_of_another_size_are_refused() {
     let state = |sizes: &[usize]| {
         let chunk = |&size: &usize| (0..size).map(|_| Slot::free()).collect();
         let slots: Vec<Chunk> = sizes.iter().map(chunk).collect();
-        State::new(slots).map(|state| state.levels().0 as usize)
+        State::new(slots).map(|state| state.levels().depth as usize)
     };
     assert_eq!(state(&[CHUNK]), Some(CHUNK));
     assert_eq!(state(&[CHUNK, 1]), Some(CHUNK + 1));
@@ -631,5 +640,5 @@ fn closed_queue_without_slots_refuses_and_has_nothing() {
     assert_eq!(queue.host(1, false), None);
     assert_eq!(queue.answer(cookie), None);
     assert!(read(&mut queue).is_none());
-    assert_eq!(queue.levels(), (CHUNK as u32 + 1, 0, 0));
+    assert_eq!(queue.levels(), empty(CHUNK as u32 + 1));
 }

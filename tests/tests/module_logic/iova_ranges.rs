@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! IOVA ranges and windows against sets of single addresses.
 
-use crate::iova::{large_pages, IovaRange, LargePages, Windows, MAX_WINDOWS};
+use crate::iova::{large_pages, IovaRange, LargePages, Remainder, Windows, MAX_WINDOWS};
 use proptest::prelude::*;
 
 fn range(start: u64, last: u64) -> IovaRange {
@@ -70,7 +70,7 @@ proptest! {
         let one = range(a.min(b), a.max(b));
         let two = range(c.min(d), c.max(d));
         let common = one.intersection(&two);
-        let (below, above) = one.without(&two);
+        let Remainder { below, above } = one.without(&two);
         for at in 0..40 {
             prop_assert_eq!(common.is_some_and(|r| r.holds(at)), one.holds(at) && two.holds(at));
             let left = below.is_some_and(|r| r.holds(at)) || above.is_some_and(|r| r.holds(at));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The PASID pool against a set of numbers.
 
-use crate::pool::{Pool, PoolError, LIMIT, WORDS};
+use crate::pool::{PasidRun, Pool, PoolError, LIMIT, WORDS};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -148,10 +148,14 @@ fn pasid_runs_are_all_that_is_allocated() {
     }
     let mut runs = Vec::new();
     let mut from = 0;
-    while let Some((first, last)) = pool.run_from(from) {
+    while let Some(PasidRun { first, last }) = pool.run_from(from) {
         runs.push((first, last));
         from = last + 1;
     }
     assert_eq!(runs, [(1, 1), (60, 69), (128, 191), (LIMIT - 2, LIMIT - 1)]);
-    assert_eq!(pool.run_from(130), Some((130, 191)), "from inside a run");
+    let inside = PasidRun {
+        first: 130,
+        last: 191,
+    };
+    assert_eq!(pool.run_from(130), Some(inside), "from inside a run");
 }
