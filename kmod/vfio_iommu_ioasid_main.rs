@@ -17,6 +17,8 @@ mod debugfs;
 #[allow(unsafe_code)]
 mod ffi;
 mod ioas;
+#[cfg(CONFIG_KUNIT = "y")]
+mod kunit;
 mod nesting;
 mod pasid;
 

@@ -30,7 +30,7 @@ const TWO_UNITS: [&str; 1] = ["two_units"];
 /// Those that run there too: each device is of another unit then.
 const TWO_UNITS_TOO: [&str; 3] = ["containers", "isolation", "reserved"];
 /// Programs that need what only the debug kernel has.
-const DEBUG_ONLY: [&str; 1] = ["fail_nth"];
+const DEBUG_ONLY: [&str; 3] = ["fail_nth", "kunit", "lock_stat"];
 /// Programs that need our patches in the kernel.
 const PATCHED_ONLY: [&str; 2] = ["kernel_patches", "dma_fault"];
 /// Programs that need iommufd, which the patched kernel has.
