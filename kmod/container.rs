@@ -17,6 +17,8 @@
 //! 2. `AttachedDevice::attached`, of one device at a time: BIND, UNBIND, the leaving of a device.
 //!    Held over what the IOMMU has to do there, and over nothing else. Calls can be killed while
 //!    they wait for it. The driver copies stage-1 data inside it without a page fault.
+//!    `GroupStage2::state` of its group, inside it or, when the group leaves, with 1 alone: held while
+//!    stage 2 is attached or detached.
 //! 3. `AddressSpace::tables`, of one address space at a time: its tables are written and flushed
 //!    inside. Calls can be killed while they wait for it.
 //! 4. `drain` of an IOMMU unit (ffi/unit.c), and in it `iommu_group::mutex` (attach and detach)

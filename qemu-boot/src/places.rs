@@ -75,6 +75,14 @@ impl Which {
         }
     }
 
+    /// For its command line. Where it has KUnit, the module's suites run when it is loaded.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Debug => " kunit.enable=1",
+            _ => "",
+        }
+    }
+
     /// How much longer than on the stock kernel things may take.
     pub fn patience(self) -> u32 {
         match self {

@@ -277,12 +277,13 @@ impl Ready {
                 // Those that take long begin with the same letters: fault, map.
                 let tests: Vec<&str> = tests.iter().skip(share).step_by(shares).copied().collect();
                 let words = format!(
-                    "run=tests kernel={} patience={} storm={} ends={} only={}{}",
+                    "run=tests kernel={} patience={} storm={} ends={} only={}{}{}",
                     self.which.name(),
                     self.which.patience(),
                     long.storm.unwrap_or(self.which.storm()),
                     long.ends,
                     tests.join(","),
+                    self.which.words(),
                     place.words()
                 );
                 runs.push(Run {

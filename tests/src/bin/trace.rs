@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use host_iommu_bindings::ioctl::*;
 use host_iommu_bindings::uapi::*;
+use host_iommu_tests::ktap::patience;
 use host_iommu_tests::rig::{
     bind_as_at, bind_at, bind_stage2_at, expect_errno, expect_ok, expect_status, fail, pin_to_cpu,
     program, range, size_u32, skip, status, Delay, Delays, Errno, FaultBench, Order, Outcome, Rig,
@@ -490,7 +491,7 @@ fn dma_fault_leaves_where_and_why() -> Outcome {
     let done = rig.dma().run(&order.at(space.pasid))?;
     assert_ne!(done.status, status::OK, "DMA went through");
     let mut events = Vec::new();
-    let end = Instant::now() + host_iommu_tests::rig::DEADLINE;
+    let end = Instant::now() + host_iommu_tests::rig::DEADLINE * patience();
     while events.is_empty() && Instant::now() < end {
         events.extend(tracing.events()?);
     }

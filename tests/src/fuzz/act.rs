@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What each call of the fuzzer's does: its choices become arguments, right and wrong ones.
 
+mod device;
+mod queue;
+
 use super::call::{Call, Choices, Kind};
 use super::world::{lock, World, GVA, QUEUES, SPARE};
 use host_iommu::sys::memory::Guarded;
@@ -439,27 +442,6 @@ impl With<'_> {
         self.ioctl(VFIO_IOASID_INVALIDATE, &mut bytes_of(&call), 0..0)
     }
 
-    fn queue(&self, choices: &mut Choices<'_>) -> Done {
-        let Some(container) = self.container() else {
-            return Ok(());
-        };
-        let at = usize::from(choices.byte()) % QUEUES;
-        // A read that blocks would hold its thread up: those are for the tests.
-        let flags = VFIO_IOASID_FAULT_QUEUE_NONBLOCK
-            | choices.pick(&[
-                0,
-                VFIO_IOASID_FAULT_QUEUE_CLOEXEC,
-                VFIO_IOASID_FAULT_QUEUE_DMA,
-                16,
-            ]);
-        let depth = choices.pick(&[8, 64, 1, 3, 8, 64, 8, 64, 0, 16_385]);
-        let deadline = choices.pick(&[0, 0, 1, 20, u32::MAX]);
-        let made = host_iommu::sys::ioasid::fault_queue(container.as_fd(), flags, depth, deadline)?;
-        let queue = Arc::new(FaultQueue::from_fd(made));
-        *lock(&self.scene.world.queues[at]) = Some(queue);
-        Ok(())
-    }
-
     fn devices(&self, choices: &mut Choices<'_>) -> Done {
         let mut entries = vec![vfio_ioasid_device_info::default(); 16];
         let size = size_u32::<vfio_ioasid_device_info>();
@@ -571,220 +553,6 @@ impl With<'_> {
         }
     }
 
-    fn read(&self, choices: &mut Choices<'_>) -> Done {
-        let Some(queue) = self.queue_at(choices.byte()) else {
-            return Ok(());
-        };
-        let edge = self.scene.edge;
-        match choices.byte() % 8 {
-            0..=4 => {
-                let records = queue.read_all_or_error().map_err(|error| error.errno)?;
-                for record in records {
-                    if record.kind == VFIO_IOASID_FAULT_PAGE_REQUEST {
-                        self.scene.world.cookies.add(record.cookie);
-                    }
-                }
-                Ok(())
-            }
-            5 => {
-                let room = choices.pick(&[RECORD, RECORD - 1, 0, 2 * RECORD + 7]);
-                raw::read_at_address(queue.as_fd(), edge.end() - room as u64, room).map(drop)
-            }
-            6 => {
-                // Some of it is accessible.
-                let room = choices.pick(&[0, RECORD, 8, RECORD + 8]) as u64;
-                raw::read_at_address(queue.as_fd(), edge.end() - room, 4 * RECORD).map(drop)
-            }
-            _ => raw::read_at_address(queue.as_fd(), INACCESSIBLE, 4 * RECORD).map(drop),
-        }
-    }
-
-    fn write(&self, choices: &mut Choices<'_>) -> Done {
-        let Some(queue) = self.queue_at(choices.byte()) else {
-            return Ok(());
-        };
-        let code = choices.pick(&[0, 1, 0, 1, 2, u32::MAX]);
-        let count = choices.pick(&[1u8, 2, 8, 32]);
-        let back = choices.byte();
-        let mut bytes = Vec::new();
-        for index in 0..count {
-            let cookie = match back {
-                0..=223 => self
-                    .scene
-                    .world
-                    .cookies
-                    .get((back % 32).wrapping_add(index)),
-                224..=239 => u64::from(back),
-                _ => u64::MAX - u64::from(back),
-            };
-            let mut answer = response(cookie, code);
-            answer.__reserved = u32::from(choices.byte() == 255);
-            bytes.extend(bytes_of(&answer));
-        }
-        match choices.byte() % 16 {
-            13 => bytes.truncate(bytes.len() - 1),
-            14 => return raw::write_at_address(queue.as_fd(), INACCESSIBLE, bytes.len()).map(drop),
-            15 => {
-                let edge = self.scene.edge.end() - 16;
-                return raw::write_at_address(queue.as_fd(), edge, 32).map(drop);
-            }
-            _ => {}
-        }
-        errno(queue.write_bytes(&bytes))
-    }
-
-    fn poll(&self, choices: &mut Choices<'_>) -> Done {
-        let Some(queue) = self.queue_at(choices.byte()) else {
-            return Ok(());
-        };
-        let wanted = PollFlags::POLLIN | PollFlags::POLLOUT | PollFlags::POLLHUP;
-        errno(poll(
-            &queue,
-            wanted,
-            Duration::from_millis(u64::from(choices.byte() % 2)),
-        ))
-    }
-
-    fn queue_close(&self, choices: &mut Choices<'_>) -> Done {
-        let at = usize::from(choices.byte()) % QUEUES;
-        drop(lock(&self.scene.world.queues[at]).take());
-        Ok(())
-    }
-
-    fn queue_copy(&self, choices: &mut Choices<'_>) -> Done {
-        let Some(queue) = self.queue_at(choices.byte()) else {
-            return Ok(());
-        };
-        let at = usize::from(choices.byte()) % QUEUES;
-        if let Ok(copy) = queue.duplicate() {
-            *lock(&self.scene.world.queues[at]) = Some(Arc::new(copy));
-        }
-        Ok(())
-    }
-
-    fn queue_call(&self, choices: &mut Choices<'_>) -> Done {
-        let Some(queue) = self.queue_at(choices.byte()) else {
-            return Ok(());
-        };
-        match choices.byte() % 2 {
-            0 => errno(queue.seek()),
-            _ => errno(queue.raw_ioctl(VFIO_IOASID_STATS, &mut [0; 64])),
-        }
-    }
-
-    fn dma(&self, choices: &mut Choices<'_>) -> Done {
-        let (gva, other) = (choices.pick(&GVAS), choices.pick(&GVAS));
-        let pasid = choices.pick(&PASIDS);
-        let length = choices.pick(&[8, 64, 4096, 8192, 0x1_0000, 0]);
-        let order = match choices.byte() % 6 {
-            0 | 1 => Order::fill(gva, length, gva),
-            2 => Order::checksum(gva, length),
-            3 => Order::copy(gva, other, length),
-            4 => Order::fetch_add(gva, 1),
-            _ => Order::read(gva, length.min(4096), 0),
-        };
-        let flags = choices.byte();
-        let order = if flags % 8 == 7 {
-            order
-        } else {
-            order.at(pasid & 0xf_ffff)
-        };
-        let order = if flags & 16 != 0 {
-            order.no_pri()
-        } else {
-            order
-        };
-        let order = if flags & 32 != 0 {
-            order.no_ats()
-        } else {
-            order
-        };
-        self.scene.world.sides[self.side].with_device(|open| {
-            if open.dma.submit(&order).is_err() {
-                open.dma.abort();
-            }
-        });
-        Ok(())
-    }
-
-    fn request(&self, choices: &mut Choices<'_>) -> Done {
-        let gva = choices.pick(&GVAS);
-        let pasid = choices.pick(&PASIDS) & 0xf_ffff;
-        let group = u32::from(choices.byte()) * 2;
-        let flags = match choices.byte() % 8 {
-            0..=3 => request::READ | request::PASID | request::LAST,
-            4 => request::READ | request::WRITE | request::PASID,
-            5 => request::READ | request::LAST,
-            6 => request::PASID | request::LAST,
-            _ => request::WRITE,
-        };
-        let count = choices.pick(&[1, 1, 1, 4, 70]);
-        self.scene.world.sides[self.side].with_device(|open| {
-            for index in 0..count {
-                let address = gva + index * PAGE;
-                open.dma
-                    .raw_page_request(address, flags | request::ROGUE, pasid, group);
-            }
-        });
-        Ok(())
-    }
-
-    fn table(&self, choices: &mut Choices<'_>) -> Done {
-        let world = self.scene.world;
-        let tables = &world.tables;
-        let table = &tables[usize::from(choices.byte()) % tables.len()];
-        let other = &tables[usize::from(choices.byte()) % tables.len()];
-        let level = choices.byte();
-        let at = table.entry(level, choices.byte());
-        let value = match choices.byte() % 10 {
-            0 => table.first(level),
-            1 => 0,
-            2 => table.root | entry::RW,
-            3 => other.root | entry::RW,
-            4 => other.entry(level, 0) & entry::ADDRESS | entry::RW,
-            // No memory of the guest's: an address of the host's process, and of the host.
-            5 => self.scene.canary & entry::ADDRESS | entry::RW,
-            6 => 0x10_0000 | entry::RW | entry::LARGE,
-            7 => ELSEWHERE | entry::RW,
-            8 => entry::ADDRESS | entry::RW,
-            _ => u64::MAX,
-        };
-        world.memory.write_u64(at, value);
-        Ok(())
-    }
-
-    fn control(&self, choices: &mut Choices<'_>) -> Done {
-        let way = choices.byte();
-        self.scene.world.sides[self.side].with_device(|open| match way % 5 {
-            0 => open.dma.flush_dtlb(),
-            1 => open.dma.abort(),
-            2 => open.dma.pause(way & 64 != 0),
-            3 => open.dma.set_group_size(1 + u32::from(way) % 64),
-            _ => drop(open.dma.register(reg::ENABLES)),
-        });
-        Ok(())
-    }
-
-    fn reset(&self) -> Done {
-        self.scene.world.sides[self.side].with_device(|open| open.reset());
-        Ok(())
-    }
-
-    fn detach(&self) -> Done {
-        self.scene.world.sides[self.side].detach();
-        Ok(())
-    }
-
-    fn attach(&self) -> Done {
-        self.scene.world.sides[self.side].attach(&self.scene.world.memory);
-        Ok(())
-    }
-
-    fn second(&self) -> Done {
-        self.scene.world.sides[self.side].toggle_second();
-        Ok(())
-    }
-
     fn inspect(&self, choices: &mut Choices<'_>) -> Done {
         let file = choices.pick(&[
             "containers",
@@ -796,19 +564,6 @@ impl With<'_> {
         ]);
         // Without debugfs there is nothing to read.
         let _ = fs::read(format!("/sys/kernel/debug/vfio_ioasid/{file}"));
-        Ok(())
-    }
-
-    /// A child that has the queue for a while.
-    fn child(&self, choices: &mut Choices<'_>) -> Done {
-        if let Some(Ok(copy)) = self.queue_at(choices.byte()).map(|queue| queue.duplicate()) {
-            let child = Command::new("/bin/true")
-                .stdin(Stdio::from(copy.into_fd()))
-                .spawn();
-            if let Ok(mut child) = child {
-                let _ = child.wait();
-            }
-        }
         Ok(())
     }
 }
