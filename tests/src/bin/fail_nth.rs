@@ -278,6 +278,60 @@ fn address_spaces() -> Outcome {
     )
 }
 
+/// What an AS_MAP did before its memory ran out is told, in each of the steps that it reads its
+/// entries by: the rest can be mapped.
+fn as_map_tells_what_was_done() -> Outcome {
+    const COUNT: u32 = 300;
+    /// Entries that are read between two moments without the lock.
+    const STEP: u32 = 256;
+    const AROUND: u32 = 8;
+
+    prepare_injection()?;
+    let rig = Rig::nesting()?;
+    let id = rig.container.as_create()?;
+    let base = rig.mem.base();
+    let entries: Vec<_> = (0..COUNT)
+        .map(|index| {
+            let iova = 0x4000_0000 + u64::from(index) * 2 * PAGE;
+            as_entry(iova, base, PAGE, VFIO_IOASID_AS_READ)
+        })
+        .collect();
+    let map = |nth| -> Outcome<u32> {
+        let ((result, done, _), failed) =
+            with_nth_failing(nth, || rig.container.as_map(id, &entries))?;
+        match result {
+            Ok(()) => assert_eq!(done, COUNT),
+            Err(errno) => assert_eq!((errno, failed), (Errno::ENOMEM, true)),
+        }
+        let rest = entries.get(done as usize..).unwrap_or_default();
+        let (result, more, _) = rig.container.as_map(id, rest);
+        assert_eq!(
+            (result, more),
+            (Ok(()), COUNT - done),
+            "after {done}, {nth}"
+        );
+        assert_eq!(rig.container.stats()?.as_entries, u64::from(COUNT));
+        assert_eq!(rig.container.as_unmap(id, 0, 1 << 40).0, Ok(()));
+        Ok(done)
+    };
+    // The first failure that a whole step comes before.
+    let (mut low, mut high) = (1, COUNT * 16);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match map(middle)? >= STEP {
+            true => high = middle,
+            false => low = middle + 1,
+        }
+    }
+    let mut at_the_step = 0;
+    for nth in low.saturating_sub(AROUND).max(1)..low + AROUND {
+        at_the_step += u32::from(map(nth)? == STEP);
+    }
+    println!("# the second step begins with allocation {low}");
+    assert!(at_the_step > 1, "no failure between the steps");
+    Ok(())
+}
+
 fn reports() -> Outcome {
     prepare_injection()?;
     let rig = Rig::nesting()?;
@@ -371,6 +425,7 @@ program![
     unbind,
     invalidate,
     address_spaces,
+    as_map_tells_what_was_done,
     reports,
     attach_of_a_group,
     teardown,
