@@ -5,6 +5,7 @@
 
 use super::shim;
 use core::marker::PhantomData;
+use core::mem::size_of;
 use core::ptr::NonNull;
 use kernel::ffi::c_void;
 use kernel::prelude::*;
@@ -23,8 +24,8 @@ pub(crate) trait Expire: Sync + Sized + 'static {
 ///
 /// # Invariants
 ///
-/// `timer` is live and owned by this value, and armed with nothing but the `T` that owns this
-/// value.
+/// `timer` is live and owned by this value, and armed with nothing but the `T` that this value is a
+/// part of.
 pub(crate) struct Deadline<T: Expire> {
     timer: NonNull<shim::Timer>,
     ms: u32,
@@ -60,10 +61,12 @@ impl<T: Expire> Deadline<T> {
         // Rounded up: what expires early would not be late yet.
         let ms = delta.as_millis() + i64::from(delta.as_nanos() % NSEC_PER_MSEC > 0);
         let ms = u32::try_from(ms).unwrap_or(0);
-        if let Some(deadline) = owner.deadline() {
+        if let Some(deadline) = owner.deadline().filter(|part| is_part(*part, owner)) {
             let data = core::ptr::from_ref(owner).cast();
-            // SAFETY: The timer is live. `owner` owns it, and cancels it before it goes.
-            // INVARIANT: It is the owner.
+            // INVARIANT: The deadline is a part of `owner`. Who has a shared reference to that cannot
+            // take it out.
+            // SAFETY: The timer is live by the invariant, and `owner` for as long as it is armed: its
+            // drop drops the deadline, which cancels the timer.
             unsafe { shim::ioasid_timer_arm(deadline.timer.as_ptr(), data, ms) };
         }
     }
@@ -73,6 +76,15 @@ impl<T: Expire> Deadline<T> {
         // SAFETY: The timer is live by the invariant.
         unsafe { shim::ioasid_timer_cancel(self.timer.as_ptr()) };
     }
+}
+
+/// Whether `part` lies in the memory of `whole`.
+fn is_part<P, W>(part: &P, whole: &W) -> bool {
+    let (part, whole) = (
+        core::ptr::from_ref(part).addr(),
+        core::ptr::from_ref(whole).addr(),
+    );
+    (whole..whole.saturating_add(size_of::<W>())).contains(&part)
 }
 
 impl<T: Expire> Drop for Deadline<T> {

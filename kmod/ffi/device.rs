@@ -44,12 +44,18 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    pub(super) fn new(device: ARef<kernel::device::Device>) -> Result<Self> {
+    /// What the device can do now.
+    ///
+    /// # Safety
+    ///
+    /// The mutex of the device's IOMMU group is held: so its `dev_iommu` does not go.
+    pub(super) unsafe fn new(device: ARef<kernel::device::Device>) -> Result<Self> {
         let mut facts = shim::DeviceFacts::default();
-        // SAFETY: `device` holds a reference, and a device in a group that vfio core owns keeps
-        // its dev_iommu; `facts` is writable.
+        // SAFETY: `device` holds a reference, and keeps its `dev_iommu` by the requirement; `facts`
+        // is writable.
         to_result(unsafe { shim::ioasid_device_facts(raw(&device), &mut facts) })?;
-        // SAFETY: As above; it has an IOMMU unit, for its facts were asked of that.
+        // SAFETY: `device` holds a reference, and keeps its `dev_iommu` by the requirement. It has an
+        // IOMMU unit, for its facts were asked of that.
         let unit = unsafe { Unit::of(raw(&device)) }?;
         let unit = Arc::new(unit, GFP_KERNEL_ACCOUNT)?;
         Ok(Self {

@@ -119,18 +119,18 @@ impl PartialEq for Group {
 /// Most reserved regions of a group: firmware describes a handful.
 const REGIONS: usize = 32;
 
-/// Runs with the group's mutex held, so that the device's IOMMU does not go.
-///
 /// # Safety
 ///
-/// `dev` is live, and `data` the vector of [`Group::devices`].
+/// Called by `iommu_group_for_each_dev`, which holds the group's mutex. `dev` is live, and `data` the
+/// vector of [`Group::devices`].
 unsafe extern "C" fn collect(dev: *mut bindings::device, data: *mut c_void) -> c_int {
     // SAFETY: By the requirement; nobody else uses the vector meanwhile.
     let devices = unsafe { &mut *data.cast::<KVec<Device>>() };
     // SAFETY: By the requirement.
     let device = unsafe { kernel::device::Device::get_device(dev) };
-    let pushed =
-        Device::new(device).and_then(|device| Ok(devices.push(device, GFP_KERNEL_ACCOUNT)?));
+    // SAFETY: The mutex is held by the requirement.
+    let new = unsafe { Device::new(device) };
+    let pushed = new.and_then(|device| Ok(devices.push(device, GFP_KERNEL_ACCOUNT)?));
     match pushed {
         Ok(()) => 0,
         Err(error) => error.to_errno(),
