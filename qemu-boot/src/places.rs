@@ -78,7 +78,7 @@ impl Which {
     /// For its command line. Where it has KUnit, the module's suites run when it is loaded.
     pub fn words(self) -> &'static str {
         match self {
-            Self::Debug => " kunit.enable=1",
+            Self::Debug => " kunit.enable=1 kunit.autorun=1",
             _ => "",
         }
     }
