@@ -26,7 +26,7 @@ use vm_memory::{Bytes, GuestAddress};
 pub const RSDP: u64 = 0xe_0000;
 /// The other tables are here, below 1 MiB.
 const TABLES: u64 = RSDP + 0x100;
-const END: u64 = 0x10_0000;
+const END: u64 = platform::RESET_VECTOR;
 /// Who made the tables, and their names.
 pub const OEM: [u8; 6] = *b"HIOMMU";
 /// The name of the tables.
@@ -60,7 +60,8 @@ impl Writer<'_> {
     }
 }
 
-/// Writes the tables for `cpus` CPUs and, if there is a unit, its own table.
+/// Writes the tables for `cpus` CPUs and, if there is a unit, its own table; and what resets the machine
+/// where its firmware would begin.
 pub fn write(ram: &Ram, cpus: u8, dmar: Option<&[u8]>) -> Result<()> {
     let mut writer = Writer { ram, next: TABLES };
     let dsdt = writer.bytes(dsdt().as_slice())?;
@@ -79,6 +80,8 @@ pub fn write(ram: &Ram, cpus: u8, dmar: Option<&[u8]>) -> Result<()> {
     let xsdt = writer.table(&xsdt)?;
     let mut first = Writer { ram, next: RSDP };
     first.table(&Rsdp::new(OEM, xsdt))?;
+    let reset = GuestAddress(platform::RESET_VECTOR);
+    ram.write_slice(&platform::RESET_CODE, reset)?;
     Ok(())
 }
 

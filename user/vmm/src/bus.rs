@@ -35,6 +35,15 @@ impl Bus {
         devices.remove(&start);
     }
 
+    /// Removes everything.
+    pub fn clear(&self) {
+        let mut devices = self.devices.write().unwrap_or_else(PoisonError::into_inner);
+        let gone = std::mem::take(&mut *devices);
+        drop(devices);
+        // A device that goes may remove others.
+        drop(gone);
+    }
+
     /// The device that has the address, and the offset there. No lock is held by what is returned:
     /// a device may move others.
     fn find(&self, address: u64, length: usize) -> Option<(Arc<dyn Registers>, u64)> {

@@ -13,7 +13,7 @@ use crate::memory::{self, ECAM};
 use crate::pci::{self, PciBus};
 use crate::platform::{self, Acpi, Ender, Keyboard, Zeros};
 use crate::serial::{self, Peer, Port};
-use crate::vfio::{self, VfioFunction};
+use crate::vfio::{self, HostDevice, VfioFunction};
 use anyhow::{bail, ensure, Context, Result};
 use host_iommu::kvm::{Slot, Slots};
 use host_iommu::vtd::VtdConfig;
@@ -42,8 +42,10 @@ pub struct Options {
     pub disks: Vec<PathBuf>,
 }
 
-/// A machine that runs. Fields are dropped in order: the CPUs first, then what they reach.
+/// A machine that runs. When it is dropped, its CPUs stop, its devices are reset, and what the guest
+/// had bound goes.
 pub struct Machine {
+    host: Vec<Arc<HostDevice>>,
     cpus: Option<Cpus>,
     /// The serial ports.
     pub serial: Vec<Arc<Port>>,
@@ -90,6 +92,7 @@ impl Machine {
         };
         let iommu = Iommu::new(offered, &host.ram, &interrupts)?;
         let mut machine = Self {
+            host: host.devices.clone(),
             cpus: None,
             serial: Vec::new(),
             iommu,
@@ -103,6 +106,7 @@ impl Machine {
         };
         machine.add_platform(options, ender)?;
         for device in &host.devices {
+            // Whoever had it before may have left it at work.
             device.reset();
             machine.plug(host, device.bdf())?;
         }
@@ -246,6 +250,20 @@ impl Machine {
     /// How often CPUs came out of the guest to the VMM.
     pub fn exits(&self) -> u64 {
         self.buses.exits.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.cpus = None;
+        // DMA ends before what translates it goes.
+        for device in &self.host {
+            device.reset();
+        }
+        // Functions hold the buses that they are on.
+        self.pci.clear();
+        self.buses.memory.clear();
+        self.buses.ports.clear();
     }
 }
 

@@ -131,6 +131,17 @@ impl PciBus {
         functions.remove(&device);
     }
 
+    /// Unplugs all.
+    pub fn clear(&self) {
+        let mut functions = self
+            .functions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let gone = std::mem::take(&mut *functions);
+        drop(functions);
+        drop(gone);
+    }
+
     /// An address for a BAR of `size` bytes, a power of two.
     pub fn take_address(&self, size: u64, wide: bool) -> Result<u64> {
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);

@@ -13,6 +13,14 @@ pub const SLEEP_STATUS: u16 = 0x601;
 pub const RESET: u16 = 0x602;
 /// What is written to it.
 pub const RESET_VALUE: u8 = 1;
+/// Where a PC begins after a reset. Linux jumps there to restart a hardware-reduced machine that has no
+/// EFI (machine_real_restart).
+pub const RESET_VECTOR: u64 = 0xf_fff0;
+/// What is there, in real mode: mov dx, RESET; mov al, RESET_VALUE; out dx, al; hlt.
+pub const RESET_CODE: [u8; 7] = {
+    let [low, high] = RESET.to_le_bytes();
+    [0xba, low, high, 0xb0, RESET_VALUE, 0xee, 0xf4]
+};
 /// How many ports these are.
 pub const ACPI_PORTS: u64 = 3;
 /// The type of sleep that is power-off.

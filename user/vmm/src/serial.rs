@@ -27,7 +27,7 @@ pub enum Peer {
     None,
     /// Standard input and output.
     Stdio,
-    /// A file that the guest's output is written to.
+    /// A file that the guest's output is added to.
     File(PathBuf),
 }
 
@@ -73,7 +73,11 @@ impl Port {
             Peer::None => Box::new(io::sink()),
             Peer::Stdio => Box::new(io::stdout()),
             Peer::File(path) => Box::new(
-                File::create(path).with_context(|| format!("cannot write {}", path.display()))?,
+                File::options()
+                    .create(true)
+                    .append(true)
+                    .open(path)
+                    .with_context(|| format!("cannot write {}", path.display()))?,
             ),
         };
         Ok(Self(Mutex::new(State {
