@@ -5,7 +5,9 @@
  * module, on kernels that lack uio_pci_generic_sva.
  *
  * /dev/pasid-dma-sva: open binds the caller's address space at a PASID, read gives
- * the PASID as a native u32, mmap maps BAR 0, the last close unbinds.
+ * the PASID as a native u32, mmap maps BAR 0, the last close unbinds. The driver
+ * drains the device of a process's orders before the process's page tables go, and
+ * before it unbinds.
  *
  * Its attribute rid_copy has the endpoint copy a buffer by the DMA API, without a
  * PASID, and wait for the endpoint's interrupt: it reads "ok" if the copy is equal.
@@ -18,44 +20,154 @@
 #include <linux/iommu.h>
 #include <linux/interrupt.h>
 #include <linux/io.h>
+#include <linux/iopoll.h>
 #include <linux/miscdevice.h>
+#include <linux/mmu_notifier.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
+#include <linux/srcu.h>
 #include <linux/uaccess.h>
 
 #include "../qemu/files/include/hw/misc/pasid-dma-testdev.h"
 
 #define RID_PAGES	4
 #define RID_BYTES	(RID_PAGES * PAGE_SIZE)
+/* A page request goes through three kernels, emulated. */
+#define SVA_PATIENCE	(60 * USEC_PER_SEC)
 
 /* The one device; sysfs cannot unbind it, and open files hold the module. */
 static struct pci_dev *endpoint;
 static void __iomem *endpoint_bar;
+/* Entered by whoever uses the device's registers while the device may be unplugged. */
+DEFINE_STATIC_SRCU(sva_srcu);
+
+/* An open file. */
+struct sva_user {
+	struct mmu_notifier notifier;
+	struct mm_struct *mm;
+	struct iommu_sva *handle;
+	u32 pasid;
+};
+
+/* How many orders of this PASID are not done, and the status of one of them. */
+static u32 sva_orders(u32 pasid, u32 *status)
+{
+	u32 tail = ioread32(endpoint_bar + PDT_REG_TAIL) % PDT_SLOTS;
+	u32 at = ioread32(endpoint_bar + PDT_REG_HEAD) % PDT_SLOTS;
+	u32 count = 0;
+
+	for (; at != tail; at = (at + 1) % PDT_SLOTS) {
+		void __iomem *slot = endpoint_bar + PDT_RING +
+				     at * PDT_DESC_SIZE;
+		u32 now = ioread32(slot + PDT_DESC_STATUS);
+
+		if (ioread32(slot + PDT_DESC_FLAGS) & PDT_FLAG_PASID &&
+		    ioread32(slot + PDT_DESC_PASID) == pasid &&
+		    now < PDT_STATUS_OK) {
+			*status = now;
+			count++;
+		}
+	}
+	return count;
+}
+
+/*
+ * Waits until the device has done the orders of a PASID. Those that ask for pages
+ * of a process that ends get the kernel's answer, INVALID, and end by it.
+ *
+ * The kernel's worker for a page request may be the last that has the process's
+ * memory, and so the one that gives it up: it answers its own request afterwards.
+ */
+static void sva_drain(struct pci_dev *pdev, u32 pasid)
+{
+	u32 own = current->flags & PF_WQ_WORKER ? 1 : 0;
+	u32 count, state, status = 0;
+
+	if (!read_poll_timeout(sva_orders, count, count <= own, 1000,
+			       SVA_PATIENCE, false, pasid, &status))
+		return;
+	state = ioread32(endpoint_bar + PDT_REG_PRI_STATE);
+	dev_warn(&pdev->dev,
+		 "PASID %u: %u orders are aborted, status %u, PRI state %#x\n",
+		 pasid, count, status, state);
+	iowrite32(PDT_COMMAND_ABORT, endpoint_bar + PDT_REG_COMMAND);
+	if (read_poll_timeout(ioread32, state, !(state & 0xffff), 1000,
+			      SVA_PATIENCE, false,
+			      endpoint_bar + PDT_REG_PRI_STATE))
+		dev_warn(&pdev->dev, "page requests are not answered\n");
+}
+
+/*
+ * The process ends, or closes the file. Called before the VT-d driver's own
+ * notifier, which was registered earlier: while the PASID is bound, each page
+ * request has its answer from the kernel. Afterwards would be too late, as 7.3
+ * shows: intel_mm_release() clears the PASID entry's present bit, so that
+ * intel_pasid_clear_entry() does not set FPD, and at unbind
+ * intel_pasid_tear_down_entry() takes the entry for one that never was and does
+ * not drain. iommu_sva_handle_iopf() then gets requests whose handle is freed.
+ */
+static void sva_mm_release(struct mmu_notifier *notifier, struct mm_struct *mm)
+{
+	struct sva_user *user = container_of(notifier, struct sva_user, notifier);
+	int index = srcu_read_lock(&sva_srcu);
+	struct pci_dev *pdev = READ_ONCE(endpoint);
+
+	if (pdev)
+		sva_drain(pdev, user->pasid);
+	srcu_read_unlock(&sva_srcu, index);
+}
+
+static const struct mmu_notifier_ops sva_notifier_ops = {
+	.release = sva_mm_release,
+};
 
 static int sva_open(struct inode *inode, struct file *file)
 {
-	struct iommu_sva *handle;
+	struct sva_user *user = kzalloc(sizeof(*user), GFP_KERNEL);
+	int ret;
 
-	handle = iommu_sva_bind_device(&endpoint->dev, current->mm);
-	if (IS_ERR(handle))
-		return PTR_ERR(handle);
-	file->private_data = handle;
+	if (!user)
+		return -ENOMEM;
+	user->mm = current->mm;
+	user->handle = iommu_sva_bind_device(&endpoint->dev, user->mm);
+	if (IS_ERR(user->handle)) {
+		ret = PTR_ERR(user->handle);
+		goto out_free;
+	}
+	user->pasid = iommu_sva_get_pasid(user->handle);
+	user->notifier.ops = &sva_notifier_ops;
+	ret = mmu_notifier_register(&user->notifier, user->mm);
+	if (ret)
+		goto out_unbind;
+	file->private_data = user;
 	return 0;
+
+out_unbind:
+	iommu_sva_unbind_device(user->handle);
+out_free:
+	kfree(user);
+	return ret;
 }
 
 static int sva_release(struct inode *inode, struct file *file)
 {
-	iommu_sva_unbind_device(file->private_data);
+	struct sva_user *user = file->private_data;
+
+	/* Calls sva_mm_release(), unless the process's end has. */
+	mmu_notifier_unregister(&user->notifier, user->mm);
+	iommu_sva_unbind_device(user->handle);
+	kfree(user);
 	return 0;
 }
 
 static ssize_t sva_read(struct file *file, char __user *to, size_t count,
 			loff_t *pos)
 {
-	u32 pasid = iommu_sva_get_pasid(file->private_data);
+	struct sva_user *user = file->private_data;
+	u32 pasid = user->pasid;
 
 	if (count != sizeof(pasid))
 		return -EINVAL;
@@ -203,7 +315,8 @@ static void sva_remove(struct pci_dev *pdev)
 {
 	misc_deregister(&sva_misc);
 	pci_clear_master(pdev);
-	endpoint = NULL;
+	WRITE_ONCE(endpoint, NULL);
+	synchronize_srcu(&sva_srcu);
 }
 
 static struct pci_driver sva_driver = {

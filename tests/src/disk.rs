@@ -4,6 +4,8 @@
 
 /// Bytes of each part.
 pub const PART: usize = 1 << 20;
+/// Bytes of another disk, which is swap space.
+pub const SWAP: usize = 4 << 20;
 /// Which pattern the host wrote.
 pub const READ: u8 = 3;
 /// Which pattern the guest writes.

@@ -36,6 +36,7 @@ pub mod disk;
 pub mod hosts;
 pub mod iommufd;
 pub mod jail;
+pub mod kmsg;
 pub mod ktap;
 pub mod kvm;
 pub mod memory;

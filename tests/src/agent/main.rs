@@ -5,7 +5,9 @@
 //! The device is driven through the test driver pasid_dma_sva (`qemu-boot/sva`), which shares the
 //! memory of whoever opens it.
 
+mod changes;
 mod disk;
+mod hostile;
 mod log;
 mod process;
 mod share;
@@ -118,11 +120,18 @@ fn command(line: &str) -> Outcome<String> {
         "share" => share::untouched_memory(number(words.next())?),
         "two" => process::two_processes(),
         "killed" => process::killed_with_faults_in_flight(),
-        "change" => share::changing_memory(),
+        "work" => share::work(number(words.next())?.into()),
+        "compute" => hostile::compute(number(words.next())?.into()),
+        "attack" => hostile::attack(&endpoint()?, number(words.next())?.into()),
+        "change" => changes::changing_memory(),
         "start" => process::start_dma(),
         "reset" => reset(),
         "remove" => remove(),
         "rescan" => rescan(),
+        // Another one after each boot.
+        "boot" => Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+            .trim()
+            .to_owned()),
         "log" => log::expect_none_of(&[]).map(|()| "clean".into()),
         other => fail(format!("there is no command {other}")),
     }

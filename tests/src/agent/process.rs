@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Processes that share their memory with the device side by side.
 
+use crate::log;
 use crate::share::{self, Shared, PAGE};
 use host_iommu::sys::forked::wait_before_exec;
-use host_iommu_tests::ktap::{fail, Outcome, Stop};
+use host_iommu_tests::ktap::{fail, skip, Outcome, Stop};
 use host_iommu_tests::testdev::{status, Order};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
+/// Limit of a fork.
+const FORK: Duration = Duration::from_secs(60);
 /// The argument that makes this program one of the processes.
 pub const CHILD: &str = "child";
 
@@ -54,6 +58,7 @@ impl Process {
         self.output.read_line(&mut line)?;
         match line.trim().split_once(' ') {
             Some(("ok", text)) => Ok(text.to_owned()),
+            Some(("skip", text)) => skip(text),
             _ => fail(format!("{what}: {}", line.trim())),
         }
     }
@@ -99,44 +104,74 @@ pub fn two_processes() -> Outcome<String> {
     }
 }
 
-/// A process is killed while its faults wait; the device goes on for another, which has it open.
-/// Drivers are to stop a device before they unbind it from the last of its users, and this one has no
-/// way to stop it for one user alone.
-pub fn killed_with_faults_in_flight() -> Outcome<String> {
-    let shared = Shared::open()?;
+/// Processes that are killed alone, in [`killed_with_faults_in_flight`].
+const ALONE: u32 = 3;
+
+/// A process is killed while its faults wait.
+fn kill_with_faults_in_flight() -> Outcome {
     let mut victim = Process::start(3)?;
     victim.ask("open")?;
     victim.ask("flood")?;
-    victim.kill()?;
+    victim.kill()
+}
+
+/// The device works for this process.
+fn expect_at_work(shared: &Shared) -> Outcome {
     let memory = share::fresh(8);
     let start = share::first_page(&memory);
     shared.expect(Order::fill(start, 8 * PAGE as u32, 5), status::OK)?;
     match share::is_filled(&memory, start, 8 * PAGE, 5) {
-        true => Ok("the device went on for another process".into()),
+        true => Ok(()),
         false => fail("the device's writes did not arrive"),
     }
+}
+
+/// Processes are killed while their faults wait: one beside another, for which the device goes on, and
+/// others that are the only ones that have it.
+pub fn killed_with_faults_in_flight() -> Outcome<String> {
+    let shared = Shared::open()?;
+    kill_with_faults_in_flight()?;
+    expect_at_work(&shared)?;
+    drop(shared);
+    for _ in 0..ALONE {
+        kill_with_faults_in_flight()?;
+        expect_at_work(&Shared::open()?)?;
+    }
+    // What the driver says when the device did not come to rest by itself.
+    log::expect_none_of(&["orders are aborted"])?;
+    Ok(format!(
+        "the device went on for another process; {ALONE} times it was the only one"
+    ))
 }
 
 /// Leaves a process behind whose faults do not end.
 pub fn start_dma() -> Outcome<String> {
     let mut process = Process::start(4)?;
     process.ask("open")?;
-    process.tell("flood")?;
+    process.ask("flood")?;
+    process.tell("stay")?;
     // It goes with the guest.
     std::mem::forget(process);
     Ok("DMA goes on".into())
 }
 
-/// Runs `work` while a child of this process has its memory, as fork leaves it.
-pub fn with_a_forked_child(work: impl FnOnce() -> Outcome) -> Outcome {
+/// Runs `work` while a child of this process has its memory, as fork leaves it. `forked` tells when it
+/// has.
+pub fn with_a_forked_child(forked: impl Fn() -> bool, work: impl FnOnce() -> Outcome) -> Outcome {
     // The child inherits both ends: it waits for a byte, not for the end of the file.
     let (reader, mut writer) = UnixStream::pair()?;
     let mut command = Command::new("/bin/true");
     wait_before_exec(&mut command, reader);
     std::thread::scope(|scope| -> Outcome {
         let child = scope.spawn(move || command.status());
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        let outcome = work();
+        let begun = Instant::now();
+        while !forked() && begun.elapsed() < FORK {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let outcome = match forked() {
+            true => work(),
+            false => fail(format!("no fork reached the device within {FORK:?}")),
+        };
         writer.write_all(&[0])?;
         match child.join() {
             Ok(status) => status.map(drop)?,
@@ -194,6 +229,9 @@ impl Sharer {
                 }
                 Ok("flooded".into())
             }
+            "stay" => loop {
+                std::thread::park();
+            },
             other => fail(format!("there is no command {other}")),
         }
     }
@@ -210,7 +248,8 @@ pub fn child() -> ExitCode {
     for line in std::io::stdin().lines().map_while(Result::ok) {
         match sharer.command(line.trim()) {
             Ok(text) => println!("ok {text}"),
-            Err(Stop::Skip(text) | Stop::Fail(text)) => println!("fail {text}"),
+            Err(Stop::Skip(text)) => println!("skip {text}"),
+            Err(Stop::Fail(text)) => println!("fail {text}"),
         }
     }
     ExitCode::SUCCESS

@@ -3,18 +3,20 @@
 
 use crate::log;
 use host_iommu::sys::memory::Mmio;
+use host_iommu::sys::private::{Advice, PrivateMemory};
 use host_iommu_tests::ktap::{fail, skip, Outcome};
-use host_iommu_tests::memory::GuestMemory;
-use host_iommu_tests::testdev::{status, Counter, Done, Order, Testdev};
+use host_iommu_tests::testdev::{status, Counter, Done, Order, Slot, Testdev};
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const NODE: &str = "/dev/pasid-dma-sva";
 const BAR_SIZE: usize = 0x1_0000;
 pub const PAGE: usize = 4096;
+/// Pages of an order of [`work`].
+const WORK: usize = 4;
 /// A fault goes through three kernels, emulated.
 const PATIENCE: Duration = Duration::from_secs(100);
 
@@ -43,10 +45,20 @@ impl Shared {
         })
     }
 
-    /// Runs an order, however long it takes.
-    pub fn run(&self, order: Order) -> Outcome<Done> {
-        let slot = self.device.submit(&order.at(self.pasid))?;
+    /// Gives the device an order.
+    pub fn begin(&self, order: Order) -> Outcome<Slot> {
+        Ok(self.device.submit(&order.at(self.pasid))?)
+    }
+
+    /// Waits until it is done, however long it takes.
+    pub fn end(&self, slot: Slot) -> Outcome<Done> {
         Ok(self.device.wait(slot, PATIENCE)?)
+    }
+
+    /// Runs an order.
+    pub fn run(&self, order: Order) -> Outcome<Done> {
+        let slot = self.begin(order)?;
+        self.end(slot)
     }
 
     /// Runs one that must end so.
@@ -109,35 +121,18 @@ pub fn untouched_memory(pages: u32) -> Outcome<String> {
     ))
 }
 
-/// The process changes its memory while the device has it in its TLB.
-pub fn changing_memory() -> Outcome<String> {
+/// Has the device fill memory again and again, for so many seconds: in pages that it has to ask for, as
+/// each is given back to the kernel meanwhile. Gives how many orders it did.
+pub fn work(seconds: u64) -> Outcome<String> {
     let shared = Shared::open()?;
-    let invalidations = shared.device.counter(Counter::DtlbInval);
-    // Unmapped. The allocator may keep what it is given back; a mapping goes when it is dropped.
-    let memory = GuestMemory::new(0, 16 * PAGE as u64)?;
-    let start = memory.host_address();
-    shared.expect(Order::fill(start, 16 * PAGE as u32, 1), status::OK)?;
-    drop(memory);
-    let gone = shared.run(Order::fill(start, 8, 2))?;
-    if gone.status == status::OK {
-        return fail("the device wrote to memory that was unmapped");
+    let memory = PrivateMemory::new(WORK * PAGE)?;
+    let order = Order::fill(memory.address(), (WORK * PAGE) as u32, 7);
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut done = 0;
+    while Instant::now() < end {
+        shared.expect(order, status::OK)?;
+        memory.advise(0, WORK * PAGE, Advice::DontNeed)?;
+        done += 1;
     }
-    // Copied on write: a child has the old pages, and the device the new ones.
-    let memory = fresh(4);
-    let start = first_page(&memory);
-    shared.expect(Order::fill(start, 4 * PAGE as u32, 3), status::OK)?;
-    crate::process::with_a_forked_child(|| {
-        shared.expect(Order::fill(start, 4 * PAGE as u32, 4), status::OK)?;
-        match is_filled(&memory, start, 4 * PAGE, 4) {
-            true => Ok(()),
-            false => fail("the device wrote to the child's pages"),
-        }
-    })?;
-    let invalidations = shared.device.counter(Counter::DtlbInval) - invalidations;
-    if invalidations == 0 {
-        return fail("no invalidation reached the device");
-    }
-    Ok(format!(
-        "munmap, fork and copy-on-write; {invalidations} invalidations reached the device"
-    ))
+    Ok(done.to_string())
 }

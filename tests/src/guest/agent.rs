@@ -52,6 +52,11 @@ impl Agent {
     /// Has it do something.
     pub fn ask(&mut self, command: &str) -> Outcome<String> {
         self.tell(command)?;
+        self.answer()
+    }
+
+    /// Waits for the answer to what it was told.
+    pub fn answer(&self) -> Outcome<String> {
         loop {
             let line = self.line(Duration::from_secs(240))?;
             let (verdict, text) = line.split_once(' ').unwrap_or((&line, ""));

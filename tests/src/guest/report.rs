@@ -26,15 +26,17 @@ impl Default for Report {
 }
 
 impl Report {
-    /// A step's line.
-    pub fn step(&mut self, number: u32, title: &str, seen: Outcome<String>) {
-        let (count, text) = match seen {
+    /// Takes a step, and prints its line.
+    pub fn step(&mut self, number: u32, title: &str, step: impl FnOnce() -> Outcome<String>) {
+        let begun = Instant::now();
+        let (count, text) = match step() {
             Ok(text) => (&mut self.passed, text),
             Err(Stop::Fail(text)) => (&mut self.failed, format!("FAILED: {text}")),
             Err(Stop::Skip(text)) => (&mut self.skipped, format!("skipped: {text}")),
         };
         *count += 1;
-        println!("{number:>2}. {title}: {text}");
+        let seconds = begun.elapsed().as_secs_f32();
+        println!("{number:>2}. {title}: {text} ({seconds:.1} s)");
     }
 
     /// Whether no step failed yet.

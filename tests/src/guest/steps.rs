@@ -3,16 +3,16 @@
 
 use crate::agent::Agent;
 use crate::counts;
-use crate::vmm::{self, Vmm};
-use host_iommu_tests::ktap::{fail, skip, Outcome};
-use host_iommu_tests::{disk, kvm, vfio};
+use crate::vmm::{self, Guest, Vmm};
+use host_iommu_tests::ktap::{fail, skip, Outcome, Stop};
+use host_iommu_tests::{disk, kmsg, kvm, vfio};
 use std::fs;
 use std::time::{Duration, Instant};
 
 type Step = fn(&mut World) -> Outcome<String>;
 
 /// Number, title and what is done.
-pub const STEPS: [(u32, &str, Step); 9] = [
+pub const STEPS: [(u32, &str, Step); 11] = [
     (
         1,
         "boot an unmodified kernel behind the crate's VT-d unit",
@@ -37,13 +37,24 @@ pub const STEPS: [(u32, &str, Step); 9] = [
         "the device is reset, unplugged and plugged",
         reset_and_plug,
     ),
+    (9, "the guest reboots with everything bound", reboot),
+    (12, "a hostile guest beside it", hostile),
+    // The last one: the module goes.
     (11, "the VMM is killed", kill),
 ];
 
+/// The step that is taken only where it is asked for: the hostile guest at times ends its own VMM
+/// (KVM_RUN gives EIO), which the step takes for a failure.
+pub const ONLY_ASKED: u32 = 12;
 /// Pages of step 4.
 const PAGES: u64 = 64;
 /// Emulated twice, on a machine that does other things too.
 const BOOT: Duration = Duration::from_secs(240);
+
+/// Seconds of step 12, if nobody says.
+const HARM: u64 = 10;
+/// Most lines a second of the host's log in that step: the kernel limits reports of DMA faults.
+const LOG_LINES: u64 = 5;
 
 /// What is there so far.
 #[derive(Default)]
@@ -66,7 +77,25 @@ impl World {
 
     /// Prints the ends of what the guest and the VMM said.
     pub fn show_consoles(&self) {
-        for (name, text) in [("guest", vmm::console()), ("vmm", vmm::messages())] {
+        for file in ["containers", "devices"] {
+            println!("vmm| {file}: {:?}", counts::lines(file).unwrap_or_default());
+        }
+        println!(
+            "vmm| {}",
+            counts::control(vmm::CONTROL, "status")
+                .unwrap_or_default()
+                .trim()
+        );
+        for thread in self.vmm.iter().flat_map(Vmm::threads) {
+            println!("vmm| {thread}");
+        }
+        let said = [
+            ("guest", vmm::console(vmm::FIRST)),
+            ("vmm", vmm::messages(vmm::FIRST)),
+            ("guest", vmm::console(vmm::HOSTILE)),
+            ("vmm", vmm::messages(vmm::HOSTILE)),
+        ];
+        for (name, text) in said {
             let lines: Vec<_> = text.lines().collect();
             for line in lines.iter().skip(lines.len().saturating_sub(60)) {
                 println!("{name}| {line}");
@@ -85,8 +114,15 @@ fn boot(world: &mut World) -> Outcome<String> {
     let cpus = std::thread::available_parallelism()?.get() as u32;
     let empty = vec![0; disk::PART];
     fs::write(vmm::DISK, [disk::pattern(disk::READ), empty].concat())?;
+    fs::write(vmm::SWAP, vec![0; disk::SWAP])?;
     let begun = Instant::now();
-    let vmm = Vmm::start(std::slice::from_ref(&device), cpus)?;
+    let vmm = Vmm::start(&Guest {
+        name: vmm::FIRST,
+        devices: std::slice::from_ref(&device),
+        cpus,
+        line: vmm::LINE,
+        disks: &[vmm::DISK, vmm::SWAP],
+    })?;
     (world.device, world.vmm) = (device, Some(vmm));
     world.agent()?.wait(BOOT)?;
     let seconds = begun.elapsed().as_secs();
@@ -154,6 +190,29 @@ fn untouched(world: &mut World) -> Outcome<String> {
     }
 }
 
+/// The device at work without a PASID and, unless the guest's kernel has that switched off, on the
+/// memory of a process.
+fn at_work(world: &mut World) -> Outcome<&'static str> {
+    world.agent()?.ask("rid")?;
+    match world.agent()?.ask("share 4") {
+        Err(Stop::Skip(_)) => Ok("without PASID"),
+        shared => shared.map(|_| "with and without PASID"),
+    }
+}
+
+/// Has the device work for a process to the end, unless the guest's kernel has that switched off. Gives
+/// how many bindings the host then has.
+fn start_dma(world: &mut World) -> Outcome<u64> {
+    let least = match world.agent()?.ask("start") {
+        Err(Stop::Skip(_)) => 1,
+        started => started.map(|_| 2)?,
+    };
+    match counts::container("bindings")? {
+        bound if bound >= least => Ok(bound),
+        bound => fail(format!("{bound} bindings, where {least} are wanted")),
+    }
+}
+
 fn two(world: &mut World) -> Outcome<String> {
     world.agent()?.ask("two")
 }
@@ -168,8 +227,7 @@ fn killed(world: &mut World) -> Outcome<String> {
 
 fn reset_and_plug(world: &mut World) -> Outcome<String> {
     world.agent()?.ask("reset")?;
-    world.agent()?.ask("rid")?;
-    world.agent()?.ask("share 4")?;
+    at_work(world)?;
     let device = world.device.clone();
     world.agent()?.ask("remove")?;
     world.vmm()?.unplug(&device)?;
@@ -179,14 +237,99 @@ fn reset_and_plug(world: &mut World) -> Outcome<String> {
     }
     world.vmm()?.plug(&device)?;
     world.agent()?.ask("rescan")?;
-    world.agent()?.ask("rid")?;
-    world.agent()?.ask("share 4")?;
-    Ok("it works after each".into())
+    let how = at_work(world)?;
+    Ok(format!("it works after each, {how}"))
+}
+
+/// The guest boots again in the same VMM. Its device works for a process to the end.
+fn reboot(world: &mut World) -> Outcome<String> {
+    world.agent()?.ask("log")?;
+    let boot = world.agent()?.ask("boot")?;
+    let bound = start_dma(world)?;
+    let begun = Instant::now();
+    world.agent()?.tell("reboot")?;
+    world.agent()?.wait(BOOT)?;
+    let seconds = begun.elapsed().as_secs();
+    if world.agent()?.ask("boot")? == boot {
+        return fail("the guest did not reboot");
+    }
+    world.agent()?.ask("unit")?;
+    let how = at_work(world)?;
+    Ok(format!(
+        "{bound} bindings when it went down; up again and at work {how} after {seconds} seconds"
+    ))
+}
+
+/// Orders that the first guest's device does for it while the other guest does something, by so many
+/// seconds, and what the other says it did.
+fn beside(world: &mut World, other: &mut Vmm, what: &str, seconds: u64) -> Outcome<(u64, String)> {
+    other.agent.tell(&format!("{what} {seconds}"))?;
+    let done = world.agent()?.ask(&format!("work {seconds}"))?;
+    let answer = other.agent.answer()?;
+    Ok((done.parse()?, answer))
+}
+
+/// Lines of the host's log, and those in it by which Linux's VT-d driver reports each page request at an
+/// address that is not canonical: 7.3 does not limit these.
+fn log_lines() -> Outcome<(usize, usize)> {
+    let text = kmsg::text()?;
+    let is_unlimited = |line: &&str| {
+        line.contains("Address is not canonical") || line.contains("Invalid page request")
+    };
+    let unlimited = text.lines().filter(is_unlimited).count();
+    Ok((text.lines().count().saturating_sub(unlimited), unlimited))
+}
+
+/// A second guest does what it can against the first one, whose device goes on at the pace that it has
+/// beside a guest that only computes. SECONDS says how long.
+fn hostile(world: &mut World) -> Outcome<String> {
+    if vmm::is_qemu() {
+        return skip("the hostile guest knows the crate's unit alone");
+    }
+    let device = vfio::endpoints().into_iter().map(|bdf| bdf.to_string());
+    let first = world.device.clone();
+    let Some(device) = device.into_iter().find(|device| *device != first) else {
+        return skip("there is no second endpoint");
+    };
+    let seconds = std::env::var("SECONDS")
+        .ok()
+        .filter(|text| !text.is_empty());
+    let seconds = seconds.map_or(Ok(HARM), |text| text.parse())?;
+    let mut other = Vmm::start(&Guest {
+        name: vmm::HOSTILE,
+        devices: &[device],
+        cpus: 1,
+        line: vmm::HOSTILE_LINE,
+        disks: &[],
+    })?;
+    other.agent.wait(BOOT)?;
+    let (usual, _) = beside(world, &mut other, "compute", seconds)?;
+    let (log, unlimited) = log_lines()?;
+    let (attacked, harm) = beside(world, &mut other, "attack", seconds)?;
+    other.kill()?;
+    let now = log_lines()?;
+    let logged = now.0.saturating_sub(log);
+    let unlimited = now.1.saturating_sub(unlimited);
+    drop(other);
+    let counts = format!(
+        "{harm}, in {seconds} seconds; the neighbour did {attacked} orders, and {usual} beside a guest \
+         that computes; {logged} lines in the host's log, and {unlimited} of a kind that Linux does not \
+         limit"
+    );
+    if attacked < usual / 2 {
+        return fail(format!("the neighbour is slowed down: {counts}"));
+    }
+    if logged as u64 > LOG_LINES * seconds {
+        return fail(format!("the host's log is flooded: {counts}"));
+    }
+    world.agent()?.ask("log")?;
+    at_work(world)?;
+    Ok(counts)
 }
 
 fn kill(world: &mut World) -> Outcome<String> {
     world.agent()?.ask("log")?;
-    world.agent()?.ask("start")?;
+    start_dma(world)?;
     world.vmm()?.kill()?;
     world.vmm = None;
     let left = counts::lines("containers")?;

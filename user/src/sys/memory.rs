@@ -100,8 +100,19 @@ impl Mapping {
         Ok(Self { start, len })
     }
 
-    /// The address of `size` bytes at `offset`, if they are in the mapping and aligned.
-    fn at(&self, offset: u64, size: usize) -> Option<*mut u8> {
+    /// The first byte.
+    #[cfg(feature = "raw")]
+    pub(super) fn start(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    #[cfg(feature = "raw")]
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The address of `size` bytes at `offset`, if they are in the mapping.
+    pub(super) fn at(&self, offset: u64, size: usize) -> Option<*mut u8> {
         let offset = usize::try_from(offset).ok()?;
         let end = offset.checked_add(size)?;
         (end <= self.len).then(|| self.start.as_ptr().wrapping_add(offset))

@@ -19,6 +19,8 @@ pub mod kvm;
 pub mod memory;
 pub mod plain;
 #[cfg(feature = "raw")]
+pub mod private;
+#[cfg(feature = "raw")]
 pub mod raw;
 #[cfg(feature = "vm-memory")]
 pub(crate) mod region;
