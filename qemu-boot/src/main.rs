@@ -73,6 +73,12 @@ enum Task {
         /// The VMM
         #[arg(long, value_enum, default_value = "own")]
         vmm: suite::Vmm,
+        /// The series of the guest's kernel, as 6.12 (by default the machine's)
+        #[arg(long = "kernel", value_name = "SERIES")]
+        series: Option<String>,
+        /// How long the hostile guest goes on, in seconds (by default 10)
+        #[arg(long)]
+        seconds: Option<u32>,
         /// Numbers of steps (by default all)
         steps: Vec<String>,
     },
@@ -156,8 +162,18 @@ fn run(arguments: Arguments) -> Result<()> {
             ends,
             only,
         } => suite::test(&setup, &kernels, &parts, &only, Long { storm, ends }),
-        Task::Guest { vmm, steps } => {
-            suite::ready_for_guest(&setup)?.guest_steps(&setup, vmm, &steps)
+        Task::Guest {
+            vmm,
+            series,
+            seconds,
+            steps,
+        } => {
+            let guest = suite::Guest {
+                vmm,
+                series: series.as_deref(),
+                seconds,
+            };
+            suite::ready_for_guest(&setup)?.guest_steps(&setup, &guest, &steps)
         }
         Task::Bench { profile, subjects } => bench::run(&setup, &subjects, profile),
         Task::Fuzz(wanted) => fuzz::run(&setup, &wanted),

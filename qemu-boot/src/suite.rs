@@ -3,7 +3,7 @@
 
 mod l2;
 
-pub use l2::{ready_for_guest, Vmm};
+pub use l2::{ready_for_guest, Guest, Vmm};
 
 use crate::boot::{Hardware, Machine};
 use crate::command::{output, tail};

@@ -6,6 +6,7 @@ pub mod build_root;
 pub mod ccache;
 pub mod debian_qemu;
 pub mod frames;
+pub mod guest_kernel;
 pub mod image;
 pub mod kernel;
 pub mod l2_image;

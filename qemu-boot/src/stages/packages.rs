@@ -55,6 +55,63 @@ impl Packages {
     }
 }
 
+/// The packages of another kernel, for the guest's guest.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct GuestPackages {
+    /// The kernel's release, as `uname -r` prints it.
+    pub release: String,
+    /// Image, modules, and what modules are built against.
+    pub packages: Vec<Package>,
+}
+
+/// Gives the packages of a series' newest kernel; resolves and records them if they are not yet.
+///
+/// # Errors
+///
+/// If Debian 13 and its backports have no kernel of the series: says which they have.
+pub fn guest_kernel(setup: &Setup, root: &Root, series: &str) -> Result<GuestPackages> {
+    let path = setup.cache.lock_file(&format!("guest-{series}"));
+    let _lock = setup.cache.lock("packages", || {
+        eprintln!("packages: another run is resolving them; waiting");
+    })?;
+    if let Ok(text) = fs::read_to_string(&path) {
+        return toml::from_str(&text)
+            .with_context(|| format!("{} is damaged: remove it", path.display()));
+    }
+    output(
+        "apt-get update in the build root (is the mirror reachable?)",
+        &mut root.command(&[], ["apt-get", "update"]),
+    )?;
+    let names = output(
+        "apt-cache pkgnames",
+        &mut root.command(&[], ["apt-cache", "pkgnames", "linux-"]),
+    )?;
+    let release = newest_release(&names, series)?;
+    let version = release.strip_suffix("-amd64").unwrap_or(&release);
+    let has = |name: &str| names.lines().any(|line| line == name);
+    let mut wanted = vec![
+        format!("linux-headers-{release}"),
+        format!("linux-headers-{version}-common"),
+        format!("linux-kbuild-{version}"),
+    ];
+    // Newer ones have the image and the modules in packages of their own.
+    let binary = format!("linux-binary-{release}");
+    match has(&binary) {
+        true => wanted.extend([binary, format!("linux-modules-{release}")]),
+        false => wanted.push(format!("linux-image-{release}")),
+    }
+    let packages = wanted
+        .iter()
+        .map(|name| show(root, name, None))
+        .collect::<Result<_>>()?;
+    let packages = GuestPackages { release, packages };
+    let text = toml::to_string(&packages).context("cannot write the lock file")?;
+    let draft = path.with_extension("new");
+    fs::write(&draft, text).with_context(|| format!("cannot write {}", draft.display()))?;
+    fs::rename(&draft, &path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(packages)
+}
+
 /// Gives the packages of the series' lock file; resolves and records them if there is none.
 pub fn resolve(setup: &Setup, root: &Root) -> Result<Packages> {
     let series = wanted_series();
@@ -163,8 +220,9 @@ fn newest_release(names: &str, series: &str) -> Result<String> {
             let offered: BTreeSet<_> = releases().map(|(major_minor, _, _)| major_minor).collect();
             let offered: Vec<_> = offered.into_iter().collect();
             bail!(
-                "Debian 13 backports has no Linux {series}; on offer: {}. \
-                 Choose one with HOST_IOMMU_KERNEL_SERIES=<series>",
+                "Debian 13 and its backports have no Linux {series}; on offer: {}. \
+                 Choose one with HOST_IOMMU_KERNEL_SERIES=<series>, for the guest's guest with \
+                 KERNEL=<series>",
                 offered.join(", ")
             )
         }

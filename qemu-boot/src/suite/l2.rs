@@ -8,7 +8,7 @@ use crate::places::Which;
 use crate::progress::Progress;
 use crate::setup::Setup;
 use crate::stages::programs::Selection;
-use crate::stages::{image, l2_image, packages, programs, vmm_qemu};
+use crate::stages::{guest_kernel, image, l2_image, module, packages, programs, vmm_qemu};
 use anyhow::{bail, Context, Result};
 use std::fs;
 use std::io::Write;
@@ -38,6 +38,16 @@ impl Vmm {
     }
 }
 
+/// A guest's guest.
+pub struct Guest<'a> {
+    /// What it runs on.
+    pub vmm: Vmm,
+    /// The series of its kernel, as `6.12`; `None`: the same kernel as the machine's.
+    pub series: Option<&'a str>,
+    /// How long a hostile guest beside it goes on, if somebody says.
+    pub seconds: Option<u32>,
+}
+
 /// What a guest's guest needs, without the tests' programs.
 pub fn ready_for_guest(setup: &Setup) -> Result<Ready> {
     ready(setup, Which::Stock, Selection::Guest)
@@ -49,21 +59,30 @@ impl Ready {
     fn l2(
         &self,
         setup: &Setup,
-        vmm: Vmm,
+        guest: &Guest<'_>,
         steps: &[String],
         mut line: impl FnMut(&str),
     ) -> Result<ktap::Report> {
         programs::make(setup, Selection::Guest)?;
         let run = setup.cache.run_folder()?;
-        let driver = self
-            .modules
-            .iter()
-            .find(|module| module.ends_with("pasid_dma_sva.ko"));
-        let driver = driver.context("there is no driver for the guest's guest")?;
+        let (other, driver) = match guest.series {
+            Some(series) => {
+                let kernel = guest_kernel::make(setup, &self.root, series)?;
+                let driver = module::SVA.make(setup, &self.root, &kernel.tree())?;
+                (Some(kernel.bootable()?), driver)
+            }
+            None => {
+                let mut built = self.modules.iter();
+                let driver = built.find(|module| module.ends_with("pasid_dma_sva.ko"));
+                (None, driver.context("there is no driver")?.clone())
+            }
+        };
+        let kernel = other.as_ref().unwrap_or(&self.kernel);
+        line(&format!("guest: {} in {}", kernel.name, self.kernel.name));
         let agent = self.programs.guest_agent();
-        let initrd = l2_image::make(setup, &self.root, run.path(), &self.kernel, driver, &agent)?;
+        let initrd = l2_image::make(setup, &self.root, run.path(), kernel, &driver, &agent)?;
         let programs = self.programs.of_guest();
-        let over = match vmm {
+        let over = match guest.vmm {
             Vmm::Own => None,
             Vmm::Qemu => {
                 let packages = packages::resolve(setup, &self.root)?;
@@ -71,14 +90,23 @@ impl Ready {
             }
         };
         let contents = image::Contents {
-            l2: Some([(self.kernel.image.clone(), "vmlinuz"), (initrd, "initrd")]),
+            l2: Some([(kernel.image.clone(), "vmlinuz"), (initrd, "initrd")]),
             over,
             ..self.contents(&programs, &[], &[])
         };
-        let words = format!("run=guest vmm={} only={}", vmm.name(), steps.join(","));
+        let mut words = format!(
+            "run=guest vmm={} only={}",
+            guest.vmm.name(),
+            steps.join(",")
+        );
+        let mut limit = LIMIT;
+        if let Some(seconds) = guest.seconds {
+            words.push_str(&format!(" seconds={seconds}"));
+            limit += 2 * Duration::from_secs(seconds.into());
+        }
         let mut said = steps::Parser::default();
         let ended = self.boot_in(setup, run.path(), Hardware::USUAL, &contents, |machine| {
-            let ended = machine.run(&words, LIMIT, |text| {
+            let ended = machine.run(&words, limit, |text| {
                 said.line(text);
                 line(text);
             })?;
@@ -86,7 +114,7 @@ impl Ready {
             Ok(ended)
         })?;
         if ended.timed_out {
-            said.fail(format!("stopped after {LIMIT:?}"));
+            said.fail(format!("stopped after {limit:?}"));
         }
         for bad in console::bad_lines(&ended.console) {
             said.fail(format!("the kernel complained: {bad}"));
@@ -95,12 +123,8 @@ impl Ready {
     }
 
     /// Runs the steps of a guest's guest; their lines appear as they are printed.
-    pub fn guest_steps(&self, setup: &Setup, vmm: Vmm, steps: &[String]) -> Result<()> {
-        eprintln!(
-            "guest: booting {}, and in it a guest of the same kernel",
-            self.kernel.name
-        );
-        let report = self.l2(setup, vmm, steps, |line| {
+    pub fn guest_steps(&self, setup: &Setup, guest: &Guest<'_>, steps: &[String]) -> Result<()> {
+        let report = self.l2(setup, guest, steps, |line| {
             if !line.starts_with("exit status ") {
                 println!("{line}");
             }
@@ -117,7 +141,12 @@ impl Ready {
         let progress = Progress::start(NAME, what);
         let log = setup.cache.log(NAME);
         let mut text = fs::File::create(&log).context("cannot write the steps' log")?;
-        let report = self.l2(setup, Vmm::Own, steps, |line| {
+        let guest = Guest {
+            vmm: Vmm::Own,
+            series: None,
+            seconds: None,
+        };
+        let report = self.l2(setup, &guest, steps, |line| {
             progress.peek(line);
             // A log that cannot be written must not end the run.
             drop(writeln!(text, "{line}"));
