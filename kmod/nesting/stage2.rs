@@ -73,8 +73,9 @@ impl GroupStage2 {
     /// Stops DMA that goes by stage 2, if that is in force. Sleeps.
     pub(crate) fn block(&self) {
         let mut state = self.state.lock();
-        if let State::InForce(attachment) = core::mem::replace(&mut *state, State::Aside) {
-            drop(attachment);
+        // A group that has left stays so.
+        if matches!(*state, State::InForce(_)) {
+            *state = State::Aside;
         }
     }
 
@@ -142,9 +143,6 @@ impl GroupStage2 {
 
     /// Detaches stage 2 if it is in force; it never will be again. Sleeps.
     pub(crate) fn leave(&self) {
-        let mut state = self.state.lock();
-        if let State::InForce(attachment) = core::mem::replace(&mut *state, State::Left) {
-            drop(attachment);
-        }
+        *self.state.lock() = State::Left;
     }
 }
