@@ -127,10 +127,16 @@ impl Task {
                     false => plan,
                 }
             }
-            Self::Guest { vmm, .. } => match vmm {
-                suite::Vmm::Own => stock,
-                suite::Vmm::Qemu => stock.and(&["capi", "vmm-qemu"]),
-            },
+            Self::Guest { vmm, series, .. } => {
+                let plan = match series {
+                    Some(_) => stock.and(&["guest-kernel"]),
+                    None => stock,
+                };
+                match vmm {
+                    suite::Vmm::Own => plan.and(&["vmm"]),
+                    suite::Vmm::Qemu => plan.and(&["vmm", "capi", "vmm-qemu"]),
+                }
+            }
             Self::Bench { .. } => Plan::machine(Which::Patched),
             Self::Fuzz(wanted) => Plan::machine(wanted.kernel()),
             Self::Clippy | Self::Update => Plan::base(),

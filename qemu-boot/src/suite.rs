@@ -527,7 +527,10 @@ pub fn test(
     }
     println!("{totals}");
     if totals == Totals::default() {
-        bail!("no test has such a name: {}", only.join(" "));
+        bail!(
+            "nothing was run: no test has such a name: {}",
+            only.join(" ")
+        );
     }
     if totals.failed != 0 {
         bail!("{} tests failed", totals.failed);

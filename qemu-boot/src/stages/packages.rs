@@ -13,6 +13,7 @@ use crate::setup::Setup;
 use crate::stages::build_root::BUILD;
 use crate::stages::{accel_config, debian_qemu};
 use anyhow::{bail, Context, Result};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs;
@@ -64,13 +65,15 @@ pub struct GuestPackages {
     pub packages: Vec<Package>,
 }
 
-/// Gives the packages of a series' newest kernel; resolves and records them if they are not yet.
-///
-/// # Errors
-///
-/// If Debian 13 and its backports have no kernel of the series: says which they have.
-pub fn guest_kernel(setup: &Setup, root: &Root, series: &str) -> Result<GuestPackages> {
-    let path = setup.cache.lock_file(&format!("guest-{series}"));
+/// Gives what the lock file of that name records; asks and records it if there is none. `ask` has
+/// the archive's lists of this moment.
+fn recorded<T: Serialize + DeserializeOwned>(
+    setup: &Setup,
+    root: &Root,
+    name: &str,
+    ask: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let path = setup.cache.lock_file(name);
     let _lock = setup.cache.lock("packages", || {
         eprintln!("packages: another run is resolving them; waiting");
     })?;
@@ -82,56 +85,57 @@ pub fn guest_kernel(setup: &Setup, root: &Root, series: &str) -> Result<GuestPac
         "apt-get update in the build root (is the mirror reachable?)",
         &mut root.command(&[], ["apt-get", "update"]),
     )?;
-    let names = output(
-        "apt-cache pkgnames",
-        &mut root.command(&[], ["apt-cache", "pkgnames", "linux-"]),
-    )?;
-    let release = newest_release(&names, series)?;
-    let version = release.strip_suffix("-amd64").unwrap_or(&release);
-    let has = |name: &str| names.lines().any(|line| line == name);
-    let mut wanted = vec![
-        format!("linux-headers-{release}"),
-        format!("linux-headers-{version}-common"),
-        format!("linux-kbuild-{version}"),
-    ];
-    // Newer ones have the image and the modules in packages of their own.
-    let binary = format!("linux-binary-{release}");
-    match has(&binary) {
-        true => wanted.extend([binary, format!("linux-modules-{release}")]),
-        false => wanted.push(format!("linux-image-{release}")),
-    }
-    let packages = wanted
-        .iter()
-        .map(|name| show(root, name, None))
-        .collect::<Result<_>>()?;
-    let packages = GuestPackages { release, packages };
-    let text = toml::to_string(&packages).context("cannot write the lock file")?;
+    let found = ask()?;
+    let text = toml::to_string(&found).context("cannot write the lock file")?;
     let draft = path.with_extension("new");
     fs::write(&draft, text).with_context(|| format!("cannot write {}", draft.display()))?;
     fs::rename(&draft, &path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(packages)
+    Ok(found)
+}
+
+/// Gives the packages of a series' newest kernel; resolves and records them if they are not yet.
+///
+/// # Errors
+///
+/// If Debian 13 and its backports have no kernel of the series: says which they have.
+pub fn guest_kernel(setup: &Setup, root: &Root, series: &str) -> Result<GuestPackages> {
+    recorded(setup, root, &format!("guest-{series}"), || {
+        let names = output(
+            "apt-cache pkgnames",
+            &mut root.command(&[], ["apt-cache", "pkgnames", "linux-"]),
+        )?;
+        let release = newest_release(&names, series)?;
+        let version = release.strip_suffix("-amd64").unwrap_or(&release);
+        let has = |name: &str| names.lines().any(|line| line == name);
+        let mut wanted = vec![
+            format!("linux-headers-{release}"),
+            format!("linux-headers-{version}-common"),
+            format!("linux-kbuild-{version}"),
+        ];
+        // Newer ones have the image and the modules in packages of their own.
+        let binary = format!("linux-binary-{release}");
+        match has(&binary) {
+            true => wanted.extend([binary, format!("linux-modules-{release}")]),
+            false => wanted.push(format!("linux-image-{release}")),
+        }
+        let packages = wanted.iter().map(|name| show(root, name, None));
+        Ok(GuestPackages {
+            packages: packages.collect::<Result<_>>()?,
+            release,
+        })
+    })
 }
 
 /// Gives the packages of the series' lock file; resolves and records them if there is none.
 pub fn resolve(setup: &Setup, root: &Root) -> Result<Packages> {
     let series = wanted_series();
-    let path = setup.cache.lock_file(&series);
-    let _lock = setup.cache.lock("packages", || {
-        eprintln!("packages: another run is resolving them; waiting");
-    })?;
-    if let Ok(text) = fs::read_to_string(&path) {
-        return toml::from_str(&text)
-            .with_context(|| format!("{} is damaged: remove it", path.display()));
-    }
-    let progress = Progress::start("packages", "the newest kernel of the series, and QEMU");
-    let packages = query(setup, root, &series, &progress)?;
-    let text = toml::to_string(&packages).context("cannot write the lock file")?;
-    let draft = path.with_extension("new");
-    fs::write(&draft, text).with_context(|| format!("cannot write {}", draft.display()))?;
-    fs::rename(&draft, &path).with_context(|| format!("cannot write {}", path.display()))?;
-    progress.say(&format!("Linux {}", packages.release));
-    progress.done();
-    Ok(packages)
+    recorded(setup, root, &series, || {
+        let progress = Progress::start("packages", "the newest kernel of the series, and QEMU");
+        let packages = query(root, &series)?;
+        progress.say(&format!("Linux {}", packages.release));
+        progress.done();
+        Ok(packages)
+    })
 }
 
 /// Takes the archive's newest packages from now on, and says what that changes.
@@ -168,13 +172,7 @@ fn wanted_series() -> String {
         .unwrap_or_else(|| SERIES.to_owned())
 }
 
-fn query(setup: &Setup, root: &Root, series: &str, progress: &Progress) -> Result<Packages> {
-    let log = Log::create(setup.cache.log("packages"))?;
-    log.run(
-        "apt-get update in the build root (is the mirror reachable?)",
-        &mut root.command(&[], ["apt-get", "update"]),
-        progress,
-    )?;
+fn query(root: &Root, series: &str) -> Result<Packages> {
     let names = output(
         "apt-cache pkgnames",
         &mut root.command(&[], ["apt-cache", "pkgnames", "linux-headers-"]),
@@ -258,56 +256,26 @@ pub fn accel_config(setup: &Setup, root: &Root) -> Result<Vec<Package>> {
     struct File {
         packages: Vec<Package>,
     }
-    let path = setup.cache.lock_file("accel-config");
-    let _lock = setup.cache.lock("packages", || {
-        eprintln!("packages: another run is resolving them; waiting");
+    let file = recorded(setup, root, "accel-config", || {
+        let packages = accel_config::NAMES.iter();
+        let packages = packages.map(|name| show(root, name, None));
+        Ok(File {
+            packages: packages.collect::<Result<_>>()?,
+        })
     })?;
-    if let Ok(text) = fs::read_to_string(&path) {
-        let file: File = toml::from_str(&text)
-            .with_context(|| format!("{} is damaged: remove it", path.display()))?;
-        return Ok(file.packages);
-    }
-    output(
-        "apt-get update in the build root (is the mirror reachable?)",
-        &mut root.command(&[], ["apt-get", "update"]),
-    )?;
-    let packages = accel_config::NAMES
-        .iter()
-        .map(|name| show(root, name, None))
-        .collect::<Result<_>>()?;
-    let file = File { packages };
-    let text = toml::to_string(&file).context("cannot write the lock file")?;
-    let draft = path.with_extension("new");
-    fs::write(&draft, text).with_context(|| format!("cannot write {}", draft.display()))?;
-    fs::rename(&draft, &path).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(file.packages)
 }
 
 /// Gives the package of Debian's newest QEMU for trixie; resolves and records it if it is not yet.
 pub fn debian_qemu(setup: &Setup, root: &Root) -> Result<Package> {
-    let path = setup.cache.lock_file("debian-qemu");
-    let _lock = setup.cache.lock("packages", || {
-        eprintln!("packages: another run is resolving them; waiting");
-    })?;
-    if let Ok(text) = fs::read_to_string(&path) {
-        return toml::from_str(&text)
-            .with_context(|| format!("{} is damaged: remove it", path.display()));
-    }
-    let name = debian_qemu::NAME;
-    output(
-        "apt-get update in the build root (is the mirror reachable?)",
-        &mut root.command(&[], ["apt-get", "update"]),
-    )?;
-    let text = output(
-        "apt-cache show of QEMU",
-        &mut root.command(&[], ["apt-cache", "show", name]),
-    )?;
-    let package = newest(&text, name).context("the archive has no package of QEMU")?;
-    let text = toml::to_string(&package).context("cannot write the lock file")?;
-    let draft = path.with_extension("new");
-    fs::write(&draft, text).with_context(|| format!("cannot write {}", draft.display()))?;
-    fs::rename(&draft, &path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(package)
+    recorded(setup, root, "debian-qemu", || {
+        let name = debian_qemu::NAME;
+        let text = output(
+            "apt-cache show of QEMU",
+            &mut root.command(&[], ["apt-cache", "show", name]),
+        )?;
+        newest(&text, name).context("the archive has no package of QEMU")
+    })
 }
 
 /// The newest of the versions that apt-cache shows of a package.

@@ -162,8 +162,6 @@ pub fn make(setup: &Setup, selection: Selection<'_>) -> Result<Programs> {
     };
     let has_command = any_mentions(setup, &tests, &["/bin/hostiommu"])?;
 
-    let progress = Progress::start(name, what);
-    let log = Log::create(setup.cache.log(name))?;
     let mut builds: Vec<String> = Vec::new();
     match selection {
         Selection::All => builds.push("build -p host-iommu-tests --bins".into()),
@@ -188,13 +186,17 @@ pub fn make(setup: &Setup, selection: Selection<'_>) -> Result<Programs> {
         builds.push("build -p host-iommu --examples --features vm-memory".into());
         builds.push("rustc -p host-iommu --lib --features capi --crate-type staticlib".into());
     }
-    for what in &builds {
-        build(setup, what, &log, &progress)?;
+    if !builds.is_empty() {
+        let progress = Progress::start(name, what);
+        let log = Log::create(setup.cache.log(name))?;
+        for what in &builds {
+            build(setup, what, &log, &progress)?;
+        }
+        if has_examples {
+            c_example(setup, &release, &log, &progress)?;
+        }
+        progress.done();
     }
-    if has_examples {
-        c_example(setup, &release, &log, &progress)?;
-    }
-    progress.done();
 
     let mut placed: Vec<Placed> = Vec::new();
     placed.extend(tests.iter().map(|name| (release.join(name), "tests")));

@@ -48,9 +48,9 @@ pub struct Guest<'a> {
     pub seconds: Option<u32>,
 }
 
-/// What a guest's guest needs, without the tests' programs.
+/// What a guest's guest needs, but for its programs.
 pub fn ready_for_guest(setup: &Setup) -> Result<Ready> {
-    ready(setup, Which::Stock, Selection::Guest)
+    ready(setup, Which::Stock, Selection::Named(&[]))
 }
 
 impl Ready {
@@ -63,7 +63,7 @@ impl Ready {
         steps: &[String],
         mut line: impl FnMut(&str),
     ) -> Result<ktap::Report> {
-        programs::make(setup, Selection::Guest)?;
+        let built = programs::make(setup, Selection::Guest)?;
         let run = setup.cache.run_folder()?;
         let (other, driver) = match guest.series {
             Some(series) => {
@@ -79,9 +79,9 @@ impl Ready {
         };
         let kernel = other.as_ref().unwrap_or(&self.kernel);
         line(&format!("guest: {} in {}", kernel.name, self.kernel.name));
-        let agent = self.programs.guest_agent();
+        let agent = built.guest_agent();
         let initrd = l2_image::make(setup, &self.root, run.path(), kernel, &driver, &agent)?;
-        let programs = self.programs.of_guest();
+        let programs = built.of_guest();
         let over = match guest.vmm {
             Vmm::Own => None,
             Vmm::Qemu => {

@@ -6,12 +6,13 @@
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use host_iommu::sys::memory::Mmio;
+use host_iommu_tests::kmsg;
 use host_iommu_tests::ktap::{fail, skip, Outcome};
 use host_iommu_tests::memory::{fnv1a, GuestMemory, PAGE};
 use host_iommu_tests::suite;
@@ -19,7 +20,6 @@ use host_iommu_tests::testdev::{flag, status, Counter, Done, Order, Testdev};
 use host_iommu_tests::vfio::{endpoints, Bdf};
 use nix::errno::Errno;
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags};
-use nix::libc::O_NONBLOCK;
 
 const MODULE: &str = "/modules/pasid_dma_sva.ko";
 const MODULE_NAME: &str = "pasid_dma_sva";
@@ -49,26 +49,6 @@ fn iommu_register(name: &str) -> Outcome<u64> {
     let path = format!("/sys/class/iommu/dmar0/intel-iommu/{name}");
     let text = fs::read_to_string(path)?;
     Ok(u64::from_str_radix(text.trim(), 16)?)
-}
-
-/// The kernel's log since boot.
-fn kernel_log() -> Outcome<String> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(O_NONBLOCK)
-        .open("/dev/kmsg")?;
-    let mut log = String::new();
-    let mut record = [0; 8192];
-    loop {
-        match file.read(&mut record) {
-            Ok(0) => return Ok(log),
-            Ok(len) => log.push_str(&String::from_utf8_lossy(&record[..len])),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(log),
-            // Records were overwritten while we read.
-            Err(error) if error.raw_os_error() == Some(Errno::EPIPE as i32) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 fn config_u32(config: &File, at: u64) -> Outcome<u32> {
@@ -123,7 +103,7 @@ fn driver_shows_what_nesting_needs() -> Outcome {
 }
 
 fn driver_complains_of_nothing() -> Outcome {
-    let log = kernel_log()?;
+    let log = kmsg::text()?;
     if !log.contains("DMAR: Intel(R) Virtualization Technology for Directed I/O") {
         return fail("the driver did not start");
     }
