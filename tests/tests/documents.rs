@@ -134,3 +134,57 @@ fn every_link_leads_to_a_file_and_a_heading() {
     }
     assert!(links > 30, "{links} links");
 }
+
+/// Longest line of prose, in characters.
+const LINE: usize = 100;
+
+/// Lines of prose in a document: not of a table, a block of code or a picture, and not one long link.
+fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut code = false;
+    text.lines().enumerate().filter_map(move |(number, line)| {
+        if line.trim_start().starts_with("```") {
+            code = !code;
+            return None;
+        }
+        let kept = !code
+            && !line.starts_with("    ")
+            && !line.starts_with(['|', '<', '!'])
+            && line.trim().contains(' ');
+        kept.then_some((number + 1, line))
+    })
+}
+
+#[test]
+fn no_line_of_prose_is_long() {
+    let mut all = Vec::new();
+    files(&folder().join(".."), "md", &mut all);
+    let mut long = Vec::new();
+    for document in all {
+        let text = fs::read_to_string(&document).expect("readable");
+        for (number, line) in prose(&text) {
+            if line.chars().count() > LINE {
+                long.push(format!("{}:{number}", document.display()));
+            }
+        }
+    }
+    assert!(long.is_empty(), "over {LINE} characters: {long:#?}");
+}
+
+#[test]
+fn book_lists_every_page_and_no_other() {
+    let book = folder().join("../docs");
+    let summary = fs::read_to_string(book.join("SUMMARY.md")).expect("readable");
+    let listed: BTreeSet<PathBuf> = summary
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next())
+        .map(|page| book.join(page))
+        .collect();
+    let mut pages = Vec::new();
+    files(&book, "md", &mut pages);
+    let pages: BTreeSet<PathBuf> = pages
+        .into_iter()
+        .filter(|page| !page.ends_with("SUMMARY.md"))
+        .collect();
+    assert_eq!(listed, pages);
+}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Memory of the kernel's for each PASID, binding and mapping: measured, printed, and held below
-//! a bound; DESIGN.md has the numbers.
+//! a bound; docs/design/costs.md has the numbers.
 
 use std::fs;
 use std::path::Path;
