@@ -223,6 +223,7 @@ pub enum Operation {
     AddressSpace(&'static str),
     OpenFaultQueue,
     PlugIn(Bdf),
+    HandOver,
     PlugDevice(Bdf),
     UnplugDevice(Bdf),
     SubmitDma(Bdf),
@@ -308,6 +309,7 @@ impl fmt::Display for Operation {
             Self::SubmitDma(device) => write!(f, "start DMA of {device}"),
             Self::OpenFaultQueue => f.write_str("open a fault queue"),
             Self::PlugIn(device) => write!(f, "plug {device} in behind the guest's IOMMU"),
+            Self::HandOver => f.write_str("hand over to another process"),
             Self::WatchFaults => {
                 f.write_str("watch the fault queue (was it made by FaultQueueOptions::nonblocking?)")
             }

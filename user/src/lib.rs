@@ -162,7 +162,7 @@ pub use error::{Error, Operation, Result};
 pub use fault::AsyncFaultQueue;
 pub use fault::{
     DmaFault, FaultChannel, FaultEvent, FaultGroup, FaultQueue, FaultQueueId, FaultQueueOptions,
-    FaultRead, FaultRecord, PageRequest, RequestedAccess, Response, ResponseRecord,
+    FaultRead, FaultRecord, PageRequest, RequestedAccess, Response, ResponseRecord, WaitingGroup,
 };
 #[cfg(feature = "vm-memory")]
 pub use listener::{RegionListener, Skipped, SkippedBecause};

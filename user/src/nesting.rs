@@ -5,6 +5,7 @@ use crate::context::{Binding, HostIommu, Scope, Translation};
 use crate::error::{is_gone, Error, Operation, Result};
 use crate::fault::FaultQueue;
 use crate::pasid::{PasidAllocation, Run};
+use crate::registry::BoundTable;
 use crate::space::Held;
 use crate::sys::Errno;
 use crate::trace::{tell, trace_failure};
@@ -239,6 +240,35 @@ impl Stage1Binding {
             pasid,
             id,
             _run: Some(pasids.run().clone()),
+            space: None,
+        })
+    }
+
+    /// What another process has bound, from which this one takes the context over: the host is asked
+    /// for nothing.
+    pub(crate) fn adopt(
+        host: &HostIommu,
+        bound: &BoundTable,
+        pasids: Option<&PasidAllocation>,
+    ) -> Result<Self> {
+        let BoundTable {
+            device,
+            pasid,
+            translation,
+        } = *bound;
+        let mut registry = host.registry();
+        let stay = host.settle(&mut registry, device).ok_or_else(|| {
+            let operation = Operation::BindStage1 { pasid, device };
+            Error::failed(operation, Errno::ENOENT)
+        })?;
+        let id = registry.insert(device, pasid, stay, translation);
+        drop(registry);
+        Ok(Self {
+            host: host.clone(),
+            device,
+            pasid,
+            id,
+            _run: pasids.map(|pasids| pasids.run().clone()),
             space: None,
         })
     }

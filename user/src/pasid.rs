@@ -94,7 +94,18 @@ impl PasidAllocation {
         Ok(Self { run: Arc::new(run) })
     }
 
-    #[cfg(feature = "vtd")]
+    /// One that the host has given to another process, from which this one takes the context over.
+    pub(crate) fn adopt(host: HostIommu, pasid: Pasid) -> Self {
+        let epoch = host.registry().allocate(pasid, 1);
+        let run = Run {
+            host,
+            first: pasid,
+            count: 1,
+            epoch,
+        };
+        Self { run: Arc::new(run) }
+    }
+
     pub(crate) fn of_run(run: Arc<Run>) -> Self {
         Self { run }
     }

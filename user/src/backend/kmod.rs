@@ -110,6 +110,37 @@ impl Kmod {
         Ok(kmod)
     }
 
+    /// Takes the files over that [`Kmod::files`] gave in another process, with all that the container
+    /// has. Groups keep their order: [`HostIommuContext::detach`] knows them by 0, 1 and so on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] if the container is not on the module.
+    pub fn from_files(container: OwnedFd, groups: Vec<OwnedFd>) -> Result<Self> {
+        let kmod = Self::from_container(container)?;
+        let mut known = kmod.groups();
+        known.open = (0..).zip(groups).collect();
+        known.next = known.open.len() as u64;
+        drop(known);
+        Ok(kmod)
+    }
+
+    /// Copies of the container's file and of its groups', for a process that takes the place of this
+    /// one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] with EMFILE.
+    pub fn files(&self) -> Result<(OwnedFd, Vec<OwnedFd>)> {
+        let copy = |file: &OwnedFd| {
+            file.try_clone()
+                .map_err(|error| Error::failed(Operation::HandOver, error))
+        };
+        let groups = self.groups();
+        let groups = groups.open.iter().map(|(_, group)| copy(group));
+        Ok((copy(&self.container)?, groups.collect::<Result<_>>()?))
+    }
+
     /// Takes a share in a container that a value of another crate holds, such as a
     /// `vfio_ioctls::VfioContainer` with its groups: the module must be loaded with
     /// `type1_compat=1` for that one. What is bound goes with its last group.

@@ -172,6 +172,37 @@ impl HostIommu {
         registry.export()
     }
 
+    /// Takes as its own what another process has bound in this context and leaves to this one, as
+    /// [`HostIommu::export`] gave it there: for a VMM that another one's process takes the place of,
+    /// with the context's files. The host is asked for nothing, so that DMA goes on, and page requests
+    /// go where they went. What is named and is not bound fails with ENOENT when it is used.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`] with ENOENT for a device that is not attached, EINVAL for an address space,
+    /// which a bare number does not own. Nothing is taken then.
+    pub fn adopt(&self, tables: &[BoundTable]) -> Result<Vec<Stage1Binding>> {
+        let devices = self.devices()?;
+        for bound in tables {
+            let (pasid, device) = (bound.pasid, bound.device);
+            let failed = |errno| Error::failed(Operation::BindStage1 { pasid, device }, errno);
+            if matches!(bound.translation, Translation::AddressSpace { .. }) {
+                return Err(failed(Errno::EINVAL));
+            }
+            if !devices.iter().any(|info| info.device == device) {
+                return Err(failed(Errno::ENOENT));
+            }
+        }
+        let adopt = |bound: &BoundTable| {
+            let pasids = match bound.pasid {
+                Pasid::RID => None,
+                pasid => Some(self.adopt_pasid(pasid)?),
+            };
+            Stage1Binding::adopt(self, bound, pasids.as_ref())
+        };
+        tables.iter().map(adopt).collect()
+    }
+
     /// Binds what [`HostIommu::export`] gave, at the same PASIDs: all of it, or nothing.
     ///
     /// # Errors

@@ -7,11 +7,10 @@ use super::HostIommu;
 use crate::error::{Error, Operation, Result};
 use crate::ops::PciIommuOps;
 #[cfg(feature = "vtd")]
-use crate::pasid::{PasidAllocation, PasidRequest, Run};
+use crate::pasid::PasidRequest;
+use crate::pasid::{PasidAllocation, Run};
 use crate::sys::Errno;
-use crate::types::Bdf;
-#[cfg(feature = "vtd")]
-use crate::types::Pasid;
+use crate::types::{Bdf, Pasid};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -21,8 +20,7 @@ pub(super) struct Units {
     /// Who is told of each device's faults: a context gives those of its DMA to one queue, whichever
     /// vIOMMU the device is behind.
     plugged: Mutex<BTreeMap<Bdf, Weak<dyn PciIommuOps>>>,
-    /// PASIDs of guests' numbers.
-    #[cfg(feature = "vtd")]
+    /// PASIDs that several bindings have: those of guests' numbers.
     shared_pasids: Mutex<BTreeMap<Pasid, Weak<Run>>>,
 }
 
@@ -74,13 +72,27 @@ impl HostIommu {
     /// are a device's: several may use the same one, behind one unit or several.
     #[cfg(feature = "vtd")]
     pub(crate) fn shared_pasid(&self, pasid: Pasid) -> Result<PasidAllocation> {
+        self.share(pasid, || self.alloc_pasids(&PasidRequest::exactly(pasid)))
+    }
+
+    /// The same for one that the host has given to another process, from which this one takes the
+    /// context over.
+    pub(super) fn adopt_pasid(&self, pasid: Pasid) -> Result<PasidAllocation> {
+        self.share(pasid, || Ok(PasidAllocation::adopt(self.clone(), pasid)))
+    }
+
+    fn share(
+        &self,
+        pasid: Pasid,
+        make: impl FnOnce() -> Result<PasidAllocation>,
+    ) -> Result<PasidAllocation> {
         let shared = self.inner.units.shared_pasids.lock();
         let mut shared = shared.unwrap_or_else(PoisonError::into_inner);
         let known = shared.get(&pasid).and_then(Weak::upgrade);
         if let Some(run) = known {
             return Ok(PasidAllocation::of_run(run));
         }
-        let made = self.alloc_pasids(&PasidRequest::exactly(pasid))?;
+        let made = make()?;
         // As many as there are PASIDs, and those that are gone leave when another is made.
         shared.retain(|_, run| run.strong_count() != 0);
         shared.insert(pasid, Arc::downgrade(made.run()));

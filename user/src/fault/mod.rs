@@ -5,11 +5,13 @@
 mod asynchronous;
 mod channel;
 pub(crate) mod delivery;
+mod handover;
 mod outstanding;
 
 #[cfg(feature = "tokio")]
 pub use asynchronous::AsyncFaultQueue;
 pub use channel::{FaultChannel, FaultRecord, ResponseRecord};
+pub use handover::WaitingGroup;
 
 use crate::error::{Error, Operation, Result};
 use crate::metrics::{Counted, Metrics};
@@ -83,6 +85,7 @@ impl FaultQueueOptions {
 
 /// The accesses that a page request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct RequestedAccess {
     /// To read.
@@ -97,6 +100,7 @@ pub struct RequestedAccess {
 
 /// One page that a device asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct PageRequest {
     /// The page's address, in the address space of the PASID.

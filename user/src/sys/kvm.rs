@@ -3,15 +3,41 @@
 //!
 //! KVM keeps a slot's addresses and not what is mapped there, so the call is unsafe. [`Slot`] owns
 //! what its slot names, and that makes it safe.
+//!
+//! Beside it, two calls that a VMM needs to take a guest over from another process.
 
 use crate::vfio::Mmio;
-use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::VmFd;
+use kvm_bindings::{kvm_userspace_memory_region, kvm_xsave};
+use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use std::fmt;
 use std::io;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vm_memory::MmapRegion;
+use vmm_sys_util::eventfd::EventFd;
+
+/// An eventfd that was handed to this process, for KVM's irqfds.
+pub fn event(file: OwnedFd) -> EventFd {
+    // SAFETY: the file is open, and nobody else owns the number.
+    unsafe { EventFd::from_raw_fd(file.into_raw_fd()) }
+}
+
+/// Sets the extended state of a CPU of `vm`, as `KVM_GET_XSAVE` gave it.
+///
+/// # Errors
+///
+/// EINVAL for a process that allows guests states that are larger than a [`kvm_xsave`] (AMX), of
+/// which KVM would read more; else what KVM says.
+pub fn set_xsave(vm: &VmFd, cpu: &VcpuFd, state: &kvm_xsave) -> io::Result<()> {
+    let size = vm.check_extension_int(Cap::Xsave2);
+    if usize::try_from(size).is_ok_and(|size| size > size_of::<kvm_xsave>()) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: KVM reads as many bytes as it says, which are no more than there are.
+    let set = unsafe { cpu.set_xsave(state) };
+    set.map_err(|error| io::Error::from_raw_os_error(error.errno()))
+}
 
 /// Memory that a guest can be shown.
 ///

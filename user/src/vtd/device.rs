@@ -10,8 +10,9 @@ use super::tables::{Entry, TranslationType};
 use crate::context::{HostIommu, Translation};
 use crate::error::{Error, Operation, Result};
 use crate::fault::FaultQueue;
-use crate::nesting::{Invalidation, Stage1Binding};
+use crate::nesting::{GuestTable, Invalidation, Stage1Binding};
 use crate::pasid::PasidAllocation;
+use crate::registry::BoundTable;
 use crate::sys::Errno;
 use crate::types::{Bdf, Pasid};
 use std::collections::BTreeMap;
@@ -83,6 +84,57 @@ impl Device {
             rid: AtRid::Blocked(blocked),
             rid_pasid: None,
         })
+    }
+
+    /// A device that a unit in another process has left to this one, with what is bound: its requests
+    /// go by that until the guest's entries are looked at.
+    ///
+    /// # Errors
+    ///
+    /// As [`HostIommu::adopt`].
+    pub(super) fn adopt(
+        bdf: Bdf,
+        host: HostIommu,
+        faults: Option<Arc<FaultQueue>>,
+        page_requests: bool,
+        tables: &[BoundTable],
+    ) -> Result<Self> {
+        let bindings = host.adopt(tables)?;
+        let mut device = Self {
+            bdf,
+            host,
+            faults,
+            page_requests,
+            bound: BTreeMap::new(),
+            rid: AtRid::Stage2,
+            rid_pasid: None,
+        };
+        for (table, binding) in tables.iter().zip(bindings) {
+            let entry = match table.translation {
+                Translation::Stage1(table) => Some(TranslationType::Table(GuestTable {
+                    guest_pasid: None,
+                    ..table
+                })),
+                Translation::Stage2 { .. } => Some(TranslationType::PassThrough),
+                // Address spaces are no unit's.
+                Translation::Blocked { .. } | Translation::AddressSpace { .. } => None,
+            };
+            let entry = entry.map(Entry::adopted);
+            if table.pasid == Pasid::RID {
+                device.rid = match entry {
+                    Some(entry) => AtRid::Table(entry, binding),
+                    None => AtRid::Blocked(binding),
+                };
+                continue;
+            }
+            let bound = Bound {
+                _pasid: device.host.shared_pasid(table.pasid)?,
+                binding,
+                entry,
+            };
+            device.bound.insert(table.pasid.get(), bound);
+        }
+        Ok(device)
     }
 
     /// Where page requests of what is bound go.
@@ -178,7 +230,7 @@ impl Device {
     ) -> (Translation, Option<&FaultQueue>) {
         match entry.translation {
             TranslationType::Table(table) => {
-                let table = crate::nesting::GuestTable {
+                let table = GuestTable {
                     guest_pasid,
                     ..table
                 };

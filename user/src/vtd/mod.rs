@@ -66,6 +66,7 @@ mod dmar;
 mod entries;
 mod events;
 mod faults;
+mod handover;
 mod listen;
 mod look_up;
 mod memory;
@@ -87,6 +88,7 @@ pub use device::MAX_BINDINGS;
 pub use dmar::{DmarScope, DmarTable};
 pub use events::{VtdEvent, VtdEvents};
 pub use faults::QueueStop;
+pub use handover::VtdHandover;
 pub use listen::{Invalidated, InvalidationListener};
 pub use offer::{NotCarried, VtdConfig};
 pub use registers::{Msi, SIZE};
@@ -107,6 +109,7 @@ use accesses::Shared;
 use device::Device;
 use events::Outbox;
 use faults::Fault;
+use handover::Left;
 use listen::Listeners;
 use look_up::Request;
 use memory::{Memory, Space};
@@ -143,6 +146,8 @@ struct State {
     places: BTreeMap<Bdf, SourceId>,
     /// The queue of each context, as long as somebody polls it: the host gives DMA faults to one.
     queues: Vec<(WeakHost, Weak<FaultQueue>)>,
+    /// What a unit in another process has left, until the devices are plugged in.
+    left: Left,
 }
 
 /// A VT-d unit.
@@ -216,6 +221,7 @@ impl Vtd {
                 seats: BTreeMap::new(),
                 places: BTreeMap::new(),
                 queues: Vec::new(),
+                left: Left::default(),
             }),
             given_back: Condvar::new(),
         }))
@@ -585,13 +591,18 @@ impl PciIommuOps for Vtd {
             None
         };
         let asks = asks.is_present() && self.config.page_requests;
-        let made = Device::new(device, context.clone(), faults.clone(), asks)?;
+        let left = self.state().left.take_device(device);
+        let (host, queue) = (context.clone(), faults.clone());
+        let made = match left {
+            Some(tables) => Device::adopt(device, host, queue, asks, &tables)?,
+            None => Device::new(device, host, queue, asks)?,
+        };
         let seat = Seat {
             source,
             host: context.clone(),
             faults,
         };
-        self.state().seats.insert(device, seat);
+        self.state().take_seat(device, seat);
         hold.engine().add(source, made);
         self.begin_work(hold);
         Ok(())

@@ -173,6 +173,17 @@ impl Requests {
         self.groups.keys().copied().collect()
     }
 
+    /// Those that wait, by the names that the guest has of them.
+    pub(super) fn waiting_groups(&self) -> impl Iterator<Item = (Name, &FaultGroup)> {
+        let groups = self.groups.iter();
+        groups.filter_map(|(&name, group)| Some((name, group.as_ref()?)))
+    }
+
+    /// A group that was put into the guest's queue before, by a unit in another process.
+    pub(super) fn adopt(&mut self, name: Name, group: FaultGroup) {
+        self.groups.insert(name, Some(group));
+    }
+
     /// These the guest may answer, though nobody waits for it.
     pub(super) fn restore(&mut self, names: impl IntoIterator<Item = Name>) {
         self.groups

@@ -60,6 +60,17 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// What a unit in another process made of an entry, until the entry is looked at: its domain is
+    /// not known before.
+    pub(super) fn adopted(translation: TranslationType) -> Self {
+        Self {
+            domain: 0,
+            translation,
+            silent: false,
+            legacy: false,
+        }
+    }
+
     /// What stops a request that this entry lets pass so far; `reason` is scalable mode's.
     pub(super) fn stopped(&self, reason: u8) -> Stopped {
         let reason = if self.legacy {

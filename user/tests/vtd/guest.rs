@@ -139,6 +139,11 @@ impl Guest {
         drop(self.plugged.take());
     }
 
+    /// As the end of a process does that drops nothing.
+    pub fn forget(&mut self) {
+        std::mem::forget((self.plugged.take(), self.unit.clone(), self.host.clone()));
+    }
+
     /// Plugs it in again.
     pub fn plug(&mut self) {
         let plugged = self.host.plug(self.device.address(), self.unit.clone());

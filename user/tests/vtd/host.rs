@@ -19,6 +19,10 @@ pub struct Plan {
     pub flushes: Vec<i32>,
     /// Invalidations: how many entries each had.
     pub flushed: Vec<usize>,
+    /// Binds and unbinds so far.
+    pub changes: u32,
+    /// The fault queues, as a process keeps them that passes their files on.
+    pub channels: Vec<Arc<dyn FaultChannel>>,
     /// Called in each invalidation and bind.
     pub during: Option<Arc<dyn Fn() + Send + Sync>>,
 }
@@ -88,6 +92,7 @@ impl HostIommuContext for Unreliable {
 
     fn bind(&self, binding: &Binding<'_>) -> Result<()> {
         self.control.during();
+        self.control.plan().changes += 1;
         if matches!(binding.translation, Translation::Stage1(_)) {
             if let Some(errno) = self.control.plan().binds.pop() {
                 let operation = Operation::BindStage1 {
@@ -104,6 +109,7 @@ impl HostIommuContext for Unreliable {
     }
 
     fn unbind(&self, scope: Scope) -> Result<()> {
+        self.control.plan().changes += 1;
         self.soft.unbind(scope)
     }
 
@@ -124,7 +130,9 @@ impl HostIommuContext for Unreliable {
     }
 
     fn fault_queue(&self, options: &FaultQueueOptions) -> Result<Arc<dyn FaultChannel>> {
-        self.soft.fault_queue(options)
+        let channel = self.soft.fault_queue(options)?;
+        self.control.plan().channels.push(channel.clone());
+        Ok(channel)
     }
 
     fn stats(&self) -> Result<Stats> {

@@ -7,6 +7,7 @@ mod closed;
 mod edges;
 mod guest;
 mod guests;
+mod handover;
 mod host;
 mod order;
 mod unit;
