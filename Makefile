@@ -11,7 +11,7 @@ define boot
 @$(CARGO) run --quiet --release --locked -p qemu-boot -- $(1)
 endef
 
-.PHONY: help demo guest test test-all test-debug bench fuzz setup shell modules install uninstall update clean-cache clippy msrv capi install-capi uninstall-capi fuzz-crate
+.PHONY: help demo guest test test-all test-debug bench fuzz setup shell modules install uninstall update clean-cache clippy msrv book capi install-capi uninstall-capi fuzz-crate
 
 help:
 	@echo "make demo               set up what is missing and run the demo (cold 7 to 15 minutes, warm 15 seconds)"
@@ -34,6 +34,7 @@ help:
 	@echo "make capi               build the C library, shared and static"
 	@echo "make install-capi       install it, its header and its pkg-config file (PREFIX=/usr/local DESTDIR=)"
 	@echo "make uninstall-capi     remove them again"
+	@echo "make book               make the book of docs/ in target/book, and look at its links"
 	@echo "make msrv               check the library by the oldest Rust that it promises"
 
 demo:
@@ -120,6 +121,9 @@ clippy:
 
 msrv:
 	$(call boot,msrv)
+
+book:
+	$(call boot,book)
 
 # The C API: its version is that of the crate, and the number in the soname that of the header.
 PREFIX ?= /usr/local

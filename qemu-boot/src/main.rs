@@ -4,6 +4,7 @@
 //! programs in a booted machine. The make targets of the top folder call it.
 
 mod bench;
+mod book;
 mod boot;
 mod cache;
 mod command;
@@ -100,6 +101,8 @@ enum Task {
     },
     /// Boot the machine with a shell on this terminal
     Shell,
+    /// Make the book of docs/, and look at its links
+    Book,
     /// Run clippy over the module
     Clippy,
     /// Check the library by the oldest Rust that it promises
@@ -142,6 +145,7 @@ impl Task {
             Self::Clippy | Self::Update => Plan::base(),
             Self::Modules { kdir: None } => Plan::base().and(&["module"]),
             Self::Msrv => Plan::root(),
+            Self::Book => Plan::root().and(&["mdbook"]),
             Self::Setup | Self::Demo | Self::Shell => stock,
             Self::Modules { .. } | Self::CleanCache => Plan::default(),
         }
@@ -189,6 +193,7 @@ fn run(arguments: Arguments) -> Result<()> {
             stages::module::clippy(&setup, &root, &metadata.tree(&packages)?)
         }
         Task::Msrv => msrv::check(&setup),
+        Task::Book => book::make(&setup),
         Task::Update => {
             let root = stages::build_root::make(&setup)?;
             stages::packages::update(&setup, &root)

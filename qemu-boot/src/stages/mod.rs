@@ -10,6 +10,7 @@ pub mod guest_kernel;
 pub mod image;
 pub mod kernel;
 pub mod l2_image;
+pub mod mdbook;
 pub mod metadata;
 pub mod module;
 pub mod own_build;
