@@ -3,6 +3,7 @@
 //!
 //! `HOST_IOMMU_WRITE_HEADER=1 cargo test --test capi header` writes the header anew.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -70,10 +71,9 @@ fn header_is_what_the_sources_say() -> Outcome {
     Ok(())
 }
 
-#[test]
-fn header_declares_each_call_once() -> Outcome {
-    let text = generated()?;
-    let mut calls = std::collections::BTreeMap::new();
+/// How often each call is declared.
+fn declared(text: &str) -> BTreeMap<String, usize> {
+    let mut calls = BTreeMap::new();
     for line in text
         .lines()
         .filter(|line| !line.trim_start().starts_with("//"))
@@ -87,9 +87,15 @@ fn header_declares_each_call_once() -> Outcome {
         };
         let name = before.rsplit([' ', '*']).next().unwrap_or_default();
         if name.starts_with("host_iommu_") {
-            *calls.entry(name).or_insert(0) += 1;
+            *calls.entry(name.to_owned()).or_insert(0) += 1;
         }
     }
+    calls
+}
+
+#[test]
+fn header_declares_each_call_once() -> Outcome {
+    let calls = declared(&generated()?);
     assert!(calls.len() > 50, "{calls:?}");
     let twice: Vec<_> = calls.iter().filter(|(_, &count)| count != 1).collect();
     assert!(twice.is_empty(), "declared more than once: {twice:?}");
@@ -133,53 +139,211 @@ fn field(pc: &str, name: &str) -> Option<String> {
     Some(value)
 }
 
-#[test]
-fn examples_run_against_the_installed_library() -> Outcome {
-    let folder = folder("capi-example")?;
-    let prefix = folder.join("usr");
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("capi-build");
-    run(Command::new("make")
-        .current_dir(repo())
-        .arg("install-capi")
-        .arg(format!("PREFIX={}", prefix.display()))
-        .arg(format!("CARGO={}", env!("CARGO")))
-        .env("CARGO_TARGET_DIR", target))?;
+/// No symbol but the header's leaves the library, whose soname has the interface's number.
+fn exports_are_what_the_header_declares(library: &Path) -> Outcome {
+    let text = generated()?;
+    let symbols = run(Command::new("nm")
+        .args(["-D", "--defined-only", "-j"])
+        .arg(library))?;
+    let symbols = String::from_utf8(symbols.stdout)?;
+    let exported: BTreeSet<String> = symbols.lines().map(str::to_owned).collect();
+    assert_eq!(exported, declared(&text).into_keys().collect());
+    let number = text
+        .lines()
+        .find_map(|line| line.strip_prefix("#define HOST_IOMMU_API_VERSION "))
+        .ok_or("the header has no version")?;
+    let dynamic = run(Command::new("readelf").arg("-d").arg(library))?;
+    let soname = format!("[libhost_iommu.so.{number}]");
+    let dynamic = String::from_utf8(dynamic.stdout)?;
+    assert!(dynamic.contains(&soname), "{dynamic}");
+    Ok(())
+}
 
-    let pc = fs::read_to_string(prefix.join("lib/pkgconfig/host_iommu.pc"))?;
-    let words = |name: &str| -> Outcome<Vec<String>> {
-        let value = field(&pc, name).ok_or(format!("no {name} in the pkg-config file"))?;
+/// The library as `make install-capi` puts it into a folder of the test's own.
+struct Installed {
+    folder: PathBuf,
+    pc: String,
+}
+
+impl Installed {
+    fn new(name: &str) -> Outcome<Self> {
+        let folder = folder(name)?;
+        let prefix = folder.join("usr");
+        // Both tests build it: the second finds it built.
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("capi-build");
+        run(Command::new("make")
+            .current_dir(repo())
+            .arg("install-capi")
+            .arg(format!("PREFIX={}", prefix.display()))
+            .arg(format!("CARGO={}", env!("CARGO")))
+            .env("CARGO_TARGET_DIR", target))?;
+        let pc = fs::read_to_string(prefix.join("lib/pkgconfig/host_iommu.pc"))?;
+        Ok(Self { folder, pc })
+    }
+
+    fn library(&self) -> PathBuf {
+        self.folder.join("usr/lib")
+    }
+
+    fn words(&self, name: &str) -> Outcome<Vec<String>> {
+        let value = field(&self.pc, name).ok_or(format!("no {name} in the pkg-config file"))?;
         Ok(value.split_whitespace().map(str::to_owned).collect())
-    };
-    let compile = |source: &str, name: &str, libs: &[String]| -> Outcome<PathBuf> {
-        let source = repo().join("user/examples/c").join(source);
-        let program = folder.join(name);
+    }
+
+    fn compile(
+        &self,
+        source: &Path,
+        name: &str,
+        flags: &[&str],
+        libs: &[String],
+    ) -> Outcome<PathBuf> {
+        let program = self.folder.join(name);
         run(Command::new("cc")
             .args(WARNINGS)
             .args(["-std=gnu11", "-O1"])
-            .args(words("Cflags")?)
+            .args(flags)
+            .args(self.words("Cflags")?)
             .arg(source)
             .args(libs)
             .arg("-o")
             .arg(&program))?;
         Ok(program)
-    };
-    let shared = compile("demo.c", "shared", &words("Libs")?)?;
-    let unit = compile("vtd.c", "unit", &words("Libs")?)?;
-    let archive = prefix.join("lib/libhost_iommu.a").display().to_string();
-    let mut libs = vec![archive];
-    libs.extend(words("Libs.private")?);
-    let linked = compile("demo.c", "static", &libs)?;
-
-    for (program, last) in [(shared, 13), (linked, 13), (unit, 7)] {
-        let library = prefix.join("lib");
-        let output = run(Command::new(&program)
-            .arg("soft")
-            .env("LD_LIBRARY_PATH", library))?;
-        let text = String::from_utf8(output.stdout)?;
-        let steps = text.lines().map(|line| line.split('.').next());
-        let steps: Vec<_> = steps.flatten().map(str::trim).collect();
-        let wanted: Vec<String> = (1..=last).map(|step: u32| step.to_string()).collect();
-        assert_eq!(steps, wanted, "{text}");
     }
+
+    /// A program linked with the shared library.
+    fn shared(&self, source: &Path, name: &str, flags: &[&str]) -> Outcome<PathBuf> {
+        self.compile(source, name, flags, &self.words("Libs")?)
+    }
+
+    fn run(&self, program: &Path, arguments: &[&str]) -> Outcome<String> {
+        let output = run(Command::new(program)
+            .args(arguments)
+            .env("LD_LIBRARY_PATH", self.library()))?;
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}
+
+/// The examples, and how many steps each tells of.
+const EXAMPLES: [(&str, usize); 3] = [("demo", 13), ("vtd", 7), ("snapshot", 7)];
+
+fn example(name: &str) -> PathBuf {
+    repo().join("user/examples/c").join(format!("{name}.c"))
+}
+
+fn assert_steps(text: &str, last: usize) {
+    let steps = text.lines().filter_map(|line| line.split('.').next());
+    let steps: Vec<_> = steps.map(str::trim).collect();
+    let wanted: Vec<String> = (1..=last).map(|step| step.to_string()).collect();
+    assert_eq!(steps, wanted, "{text}");
+}
+
+#[test]
+fn examples_run_against_the_installed_library() -> Outcome {
+    let installed = Installed::new("capi-example")?;
+    exports_are_what_the_header_declares(&installed.library().join("libhost_iommu.so"))?;
+    for (name, last) in EXAMPLES {
+        let program = installed.shared(&example(name), name, &[])?;
+        assert_steps(&installed.run(&program, &["soft"])?, last);
+    }
+    let archive = installed.library().join("libhost_iommu.a");
+    let mut libs = vec![archive.display().to_string()];
+    libs.extend(installed.words("Libs.private")?);
+    let linked = installed.compile(&example("demo"), "static", &[], &libs)?;
+    assert_steps(&installed.run(&linked, &["soft"])?, 13);
     Ok(())
+}
+
+const SANITIZERS: [&str; 3] = [
+    "-g",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+];
+
+/// A program that makes each call with nothing but NULL and zeroes. What gives an int fails.
+fn calls_with_nothing(header: &str) -> String {
+    let comment = |line: &str| {
+        let marks = ["//", "/*", "*", "#"];
+        marks.iter().any(|mark| line.trim_start().starts_with(mark))
+    };
+    let code = header.lines().filter(|line| !comment(line));
+    let code = code.collect::<Vec<_>>().join(" ");
+    let mut program = String::from("#include <stdlib.h>\n#include <host_iommu.h>\n");
+    program.push_str("int main(void)\n{\n");
+    for declaration in code.split(';') {
+        let Some((call, arguments)) = declaration.split_once('(') else {
+            continue;
+        };
+        let Some((before, name)) = call.rsplit_once("host_iommu_") else {
+            continue;
+        };
+        let nothing = |argument: &str| match argument.trim().rsplit_once(' ') {
+            _ if argument.contains('*') => "NULL".to_owned(),
+            Some((kind, _)) if kind.starts_with("struct") => format!("({kind}){{0}}"),
+            _ => "0".to_owned(),
+        };
+        let arguments = arguments.trim_end_matches(')');
+        let arguments: Vec<String> = match arguments {
+            "void" => Vec::new(),
+            some => some.split(',').map(nothing).collect(),
+        };
+        let call = format!("host_iommu_{name}({})", arguments.join(", "));
+        program.push_str(&if before.trim_end().ends_with("int") {
+            format!("    if ({call} >= 0)\n        abort();\n")
+        } else {
+            format!("    (void){call};\n")
+        });
+    }
+    program.push_str("    return 0;\n}\n");
+    program
+}
+
+/// The library is told of more room than there is.
+const PLANTED: &str = r#"
+#include <stdlib.h>
+#include <host_iommu.h>
+int main(void)
+{
+    struct host_iommu *context;
+    struct host_iommu_range *room = malloc(1);
+    size_t count;
+    return host_iommu_open_soft(&context) || host_iommu_get_ranges(context, room, 1, &count);
+}
+"#;
+
+#[test]
+fn sanitizers_find_nothing_in_the_examples_and_in_calls_with_nothing() -> Outcome {
+    let folder = folder("capi-sanitizers")?;
+    let source = folder.join("empty.c");
+    fs::write(&source, "int main(void)\n{\n    return 0;\n}\n")?;
+    let empty = folder.join("empty");
+    let mut compiler = Command::new("cc");
+    compiler.args(SANITIZERS).arg(&source).arg("-o").arg(&empty);
+    if let Err(error) = run(&mut compiler).and_then(|_| run(&mut Command::new(&empty))) {
+        eprintln!(
+            "skipped: the C compiler has no address and undefined-behaviour sanitizers: {error}"
+        );
+        return Ok(());
+    }
+    let installed = Installed::new("capi-sanitized")?;
+    for (name, last) in EXAMPLES {
+        let program = installed.shared(&example(name), name, &SANITIZERS)?;
+        assert_steps(&installed.run(&program, &["soft"])?, last);
+    }
+    let text = generated()?;
+    let program = calls_with_nothing(&text);
+    let made = |line: &&str| line.starts_with("    if (") || line.starts_with("    (void)");
+    let calls = program.lines().filter(made).count();
+    assert_eq!(calls, declared(&text).len(), "{program}");
+    let source = installed.folder.join("nothing.c");
+    fs::write(&source, program)?;
+    let program = installed.shared(&source, "nothing", &SANITIZERS)?;
+    installed.run(&program, &[])?;
+
+    let source = installed.folder.join("planted.c");
+    fs::write(&source, PLANTED)?;
+    let program = installed.shared(&source, "planted", &SANITIZERS)?;
+    match installed.run(&program, &[]) {
+        Err(error) if error.to_string().contains("heap-buffer-overflow") => Ok(()),
+        other => Err(format!("what was planted is not found: {other:?}").into()),
+    }
 }

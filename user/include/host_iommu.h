@@ -16,8 +16,17 @@
  *
  * Threads. Every call may be made by any thread, with the same handles at the same time, but none
  * while another gives that handle back or after. Calls may sleep. None calls back. What a call
- * gives is ready to be used by other threads once it has returned. A process that forks
- * uses the handles in one of the two only.
+ * gives is ready to be used by other threads once it has returned.
+ *
+ * Forks. A child of fork() shares the kernel's side of every handle, and has none of the library's
+ * threads: handles are used and given back in one of the two processes only, as a rule the parent.
+ * The child ends by _exit() or execve(), at which every fd of the library closes.
+ *
+ * Versions. The library's soname is libhost_iommu.so.N, where N is HOST_IOMMU_API_VERSION: a program
+ * that was linked with one library of N runs with every later one. Symbols have no versions, since
+ * no call ever changes: what a call needs more comes in a structure that grows, and what is to mean
+ * something else becomes a call of another name, or another N. Whoever uses dlopen() compares
+ * host_iommu_api_version().
  */
 
 #ifndef HOST_IOMMU_H
@@ -171,6 +180,38 @@
 // The device was reset or is gone, or the end was told before.
 #define HOST_IOMMU_DMA_ABORTED 5
 
+// The host did not carry out what the guest's entry asks for: the requests of `source` and `pasid`
+// are stopped. `error` says why.
+#define HOST_IOMMU_VTD_BINDING_REFUSED 1
+
+// The guest's entries stop the requests of `source` and `pasid`. `reason` is that of a fault.
+#define HOST_IOMMU_VTD_ENTRY_STOPPED 2
+
+// The host did not drop translations of `source` and `pasid` that the guest has invalidated. `error`
+// says why.
+#define HOST_IOMMU_VTD_FLUSH_FAILED 3
+
+// A request of `source` and `pasid` that was stopped stands in the guest's fault registers: the
+// `address`, whether it was to write in `write`, the `reason`. Of an interrupt that was blocked, bits
+// 63:48 of the address have the index of its entry.
+#define HOST_IOMMU_VTD_FAULT_RECORDED 4
+
+// The invalidation queue stopped, until the guest clears the status of faults.
+#define HOST_IOMMU_VTD_QUEUE_STOPPED 5
+
+// The guest has changed how interrupts are remapped: those of the entries from `first` to `last`, both
+// inclusive, are to be remapped anew by host_iommu_vtd_remap().
+#define HOST_IOMMU_VTD_INTERRUPTS_CHANGED 6
+
+// A page request of `source` and `pasid` was answered INVALID, and the guest was not asked.
+#define HOST_IOMMU_VTD_PAGE_REQUEST_REFUSED 7
+
+// The guest has turned translation on.
+#define HOST_IOMMU_VTD_TRANSLATION_ON 8
+
+// The guest has turned translation off.
+#define HOST_IOMMU_VTD_TRANSLATION_OFF 9
+
 // A VT-d unit offers stage-1 tables of five levels beside those of four.
 #define HOST_IOMMU_VTD_FIVE_LEVELS (1 << 0)
 
@@ -229,6 +270,9 @@ struct host_iommu_soft_device;
 
 // A page request group that waits for its answer.
 struct host_iommu_group;
+
+// What gives devices a guest's memory as it comes and goes.
+struct host_iommu_listener;
 
 // PASIDs that were allocated.
 struct host_iommu_pasids;
@@ -535,12 +579,77 @@ struct host_iommu_vtd_config {
     uint32_t reserved;
 };
 
+// Counters of a VT-d unit. They only grow.
+struct host_iommu_vtd_stats {
+    // Set to sizeof(struct host_iommu_vtd_stats).
+    uint32_t size;
+    // Zero.
+    uint32_t reserved;
+    // PASIDs, and devices' requests without PASID, that were bound or bound anew.
+    uint64_t bindings_made;
+    // What the host refused to bind: the requests were stopped.
+    uint64_t bindings_refused;
+    // Entries of the guest's that stop requests, each time the unit looked at one.
+    uint64_t entries_stopped;
+    // Descriptors of the invalidation queue that were taken.
+    uint64_t descriptors;
+    // Wait descriptors that were done.
+    uint64_t waits;
+    // Invalidations that the host was asked for: calls.
+    uint64_t flush_calls;
+    // And entries in them.
+    uint64_t flush_entries;
+    // And calls that failed.
+    uint64_t flushes_failed;
+    // Times that the invalidation queue stopped at an error.
+    uint64_t queue_stops;
+    // Faults of requests that were recorded.
+    uint64_t faults;
+    // Faults that there was no record free for.
+    uint64_t faults_lost;
+    // Page request groups that were put into the guest's queue.
+    uint64_t page_requests;
+    // Page request groups that were answered INVALID without the guest.
+    uint64_t page_requests_refused;
+    // Interrupts that were remapped.
+    uint64_t interrupts_remapped;
+    // Interrupts that were blocked.
+    uint64_t interrupts_blocked;
+};
+
 // An interrupt message: `data` is written to `address`.
 struct host_iommu_msi {
     uint64_t address;
     uint32_t data;
     // Zero.
     uint32_t reserved;
+};
+
+// Something that a VT-d unit did. Fields that the kind does not name are zero.
+struct host_iommu_vtd_event {
+    // Set to sizeof(struct host_iommu_vtd_event).
+    uint32_t size;
+    // HOST_IOMMU_VTD_BINDING_REFUSED to HOST_IOMMU_VTD_TRANSLATION_OFF, or one that a later version
+    // has.
+    uint32_t kind;
+    // The function, as the guest knows it: bus in bits 15:8, device and function below.
+    uint32_t source;
+    // The guest's PASID, HOST_IOMMU_RID for requests without one.
+    uint32_t pasid;
+    // Why requests are stopped (VT-d 4.1, 7.1.3).
+    uint32_t reason;
+    // What the host said, a negative errno.
+    int32_t error;
+    // Of interrupts. Of a fault `first` is not zero if the request was to write.
+    uint32_t first;
+    uint32_t last;
+    // Where.
+    uint64_t address;
+    // Events before this one that there was no room for. Then interrupts are to be remapped anew,
+    // all of them.
+    uint64_t lost;
+    // What it is in words, for a log: cut off if it is longer, and with a zero byte at its end.
+    char text[160];
 };
 
 #ifdef __cplusplus
@@ -835,6 +944,28 @@ int host_iommu_group_respond(struct host_iommu_group *group, uint32_t response);
 // Answers INVALID, and gives the handle back.
 void host_iommu_group_free(struct host_iommu_group *group);
 
+// Makes what gives the devices of a context the guest's memory, in which nothing is mapped yet
+// where that will be. It takes the place of host_iommu_map() and host_iommu_unmap() for memory that
+// comes and goes.
+int host_iommu_listener_new(const struct host_iommu *context,
+                            struct host_iommu_listener **listener);
+
+// To be called with the guest's memory whenever it has changed: devices lose the regions that are
+// gone, and get those that are new, readable and writable. A region is the same if it has the same
+// addresses and is the same part of the same file. Regions are whole pages of 4 KiB, each a shared
+// mapping of a file, which is mapped once more; the fds may be closed afterwards. What the host has
+// dropped itself, as with the last device of a context, is given to devices anew.
+//
+// Fails with -EINVAL for regions that overlap or cannot be mapped, before anything is changed;
+// and as host_iommu_map() and host_iommu_unmap(): then what was done stays, and the next call goes
+// on from there.
+int host_iommu_listener_update(const struct host_iommu_listener *listener,
+                               const struct host_iommu_region *regions,
+                               size_t count);
+
+// Gives the handle back. What it has given to devices they keep, until it is unmapped.
+void host_iommu_listener_free(struct host_iommu_listener *listener);
+
 // The text of the last call of this thread that failed, empty if none has: what was to be done,
 // where, and why not. It is good until the next call of this thread that fails, or its end. Calls
 // that succeed leave it.
@@ -855,6 +986,15 @@ int host_iommu_open_shadow(const struct host_iommu *context,
                            size_t count,
                            uint32_t promise,
                            struct host_iommu **shadow);
+
+// Tells a context of host_iommu_open_shadow() that the guest's memory is that of `regions` from now
+// on: what comes before it is given to devices, and what goes after it is taken from them.
+//
+// Fails with -EOPNOTSUPP for another context, and as host_iommu_vtd_new(); then the memory is what it
+// was.
+int host_iommu_shadow_set_memory(const struct host_iommu *shadow,
+                                 const struct host_iommu_region *regions,
+                                 size_t count);
 
 // Plugs a device into a context of host_iommu_open_soft(): one with ATS, PASIDs below `max_pasids`
 // and, if that is not zero, page requests.
@@ -958,36 +1098,26 @@ int host_iommu_vtd_write(const struct host_iommu_vtd *unit,
                          const void *data,
                          size_t length);
 
-// The unit's fd, to poll for POLLIN, or a negative errno: readable when interrupts wait or work was
-// left, until host_iommu_vtd_run(). It is the unit's: not to be read, written or closed.
-int host_iommu_vtd_fd(const struct host_iommu_vtd *unit);
+// As after power-on: everything is unbound, and what waits is answered INVALID. The devices stay.
+int host_iommu_vtd_reset(const struct host_iommu_vtd *unit);
 
-// Goes on with work that was left: 1 if there is more, 0 if not. Then the interrupts are to be
-// taken.
-int host_iommu_vtd_run(const struct host_iommu_vtd *unit);
+// Tells a unit that the guest's memory is that of `regions` from now on, as host_iommu_vtd_new() has
+// them: what comes and what goes. What the unit has of a region that stays is kept.
+//
+// Fails as host_iommu_vtd_new(); then the memory is what it was.
+int host_iommu_vtd_set_memory(const struct host_iommu_vtd *unit,
+                              const struct host_iommu_region *regions,
+                              size_t count);
 
-// Takes an interrupt that the guest is to get: 1 if there was one, 0 if there is none now.
-int host_iommu_vtd_interrupt(const struct host_iommu_vtd *unit, struct host_iommu_msi *message);
+// Gives a unit's counters.
+int host_iommu_vtd_get_stats(const struct host_iommu_vtd *unit, struct host_iommu_vtd_stats *stats);
 
-// What becomes of an interrupt that a device or an IOAPIC behind the unit sends, which the guest knows
-// as `source`: 1 and the message that reaches the CPUs, or 0 if the guest's table blocks it. Bits 31:8
-// of a destination of 32 bits are in the upper half of the address, as KVM has them. What it gives
-// holds until the guest writes the unit's registers.
-int host_iommu_vtd_remap(const struct host_iommu_vtd *unit,
-                         uint16_t source,
-                         uint64_t address,
-                         uint32_t data,
-                         struct host_iommu_msi *message);
+// Gives a unit back. Devices that are plugged in keep it alive.
+void host_iommu_vtd_free(struct host_iommu_vtd *unit);
 
 // To be called when the device was reset, as by the guest: its entries stay in force, what the host
 // has lost of them is bound again, and what the device has asked for is given up.
 int host_iommu_vtd_device_reset(const struct host_iommu_vtd_device *device);
-
-// As after power-on: everything is unbound, and what waits is answered INVALID. The devices stay.
-int host_iommu_vtd_reset(const struct host_iommu_vtd *unit);
-
-// Gives a unit back. Devices that are plugged in keep it alive.
-void host_iommu_vtd_free(struct host_iommu_vtd *unit);
 
 // Plugs a device of a context into a unit. The guest knows it as `source`: bus in bits 15:8, device
 // and function below.
@@ -1037,6 +1167,59 @@ int host_iommu_vtd_dma_write(const struct host_iommu_vtd_dma *dma,
 
 // Gives the handle back.
 void host_iommu_vtd_dma_free(struct host_iommu_vtd_dma *dma);
+
+// Saves a unit, at any time: gives as many of its bytes as there is room for, and in `length` how
+// many there are. They are for host_iommu_vtd_restore() alone, in this process or another, with this
+// version of the library or a later one. While the guest runs the length may change from call to call; what was cut off
+// is refused later.
+//
+// The guest's memory is saved by the caller, and after the unit. Page requests that wait are given
+// up: the answers that the guest gives after a restore have no effect.
+int host_iommu_vtd_save(const struct host_iommu_vtd *unit,
+                        void *state,
+                        size_t capacity,
+                        size_t *length);
+
+// Makes a unit what host_iommu_vtd_save() saved, with the devices that are plugged in now. It was
+// made with the same configuration, and the guest's memory is what it was.
+//
+// If the guest translates, the devices' requests are stopped until what its tables say is bound: when this returns,
+// or when the unit's fd has become readable and host_iommu_vtd_run() gives 0. Then the guest may
+// run.
+//
+// Fails with -EINVAL for bytes that are damaged or of a unit of another configuration, whose first
+// difference the text names, with -EPROTO for those of a version that is not known. Then
+// nothing is changed.
+int host_iommu_vtd_restore(const struct host_iommu_vtd *unit,
+                           const void *state,
+                           size_t length);
+
+// The unit's fd, to poll for POLLIN, or a negative errno: readable when interrupts or events wait or
+// work was left, until host_iommu_vtd_run(). It is the unit's: not to be read, written or closed.
+int host_iommu_vtd_fd(const struct host_iommu_vtd *unit);
+
+// Goes on with work that was left: 1 if there is more, 0 if not. Then the interrupts are to be
+// taken, and the events if they are of interest.
+int host_iommu_vtd_run(const struct host_iommu_vtd *unit);
+
+// Takes an interrupt that the guest is to get: 1 if there was one, 0 if there is none now.
+int host_iommu_vtd_interrupt(const struct host_iommu_vtd *unit, struct host_iommu_msi *message);
+
+// Takes an event: something that the unit did and that whoever looks into the VMM wants to know, or
+// that interrupts are to be remapped anew. 1 if there was one, 0 if there is none now. What nobody
+// takes is lost from the 257th on, and counted.
+int host_iommu_vtd_next_event(const struct host_iommu_vtd *unit,
+                              struct host_iommu_vtd_event *event);
+
+// What becomes of an interrupt that a device or an IOAPIC behind the unit sends, which the guest knows
+// as `source`: 1 and the message that reaches the CPUs, or 0 if the guest's table blocks it. Bits 31:8
+// of a destination of 32 bits are in the upper half of the address, as KVM has them. What it gives
+// holds until there is an event HOST_IOMMU_VTD_INTERRUPTS_CHANGED.
+int host_iommu_vtd_remap(const struct host_iommu_vtd *unit,
+                         uint16_t source,
+                         uint64_t address,
+                         uint32_t data,
+                         struct host_iommu_msi *message);
 
 #ifdef __cplusplus
 }  // extern "C"

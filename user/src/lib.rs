@@ -71,6 +71,18 @@
 //! | queue overflow | DEBUG | `lost` |
 //! | the text of an error | DEBUG | `errno`, if a call gave one |
 //!
+//! # Threads and forks
+//!
+//! Everything may be used from any thread, and everything but a
+//! [`Stage1Binding`]'s `rebind`, `block` and `unbind` by several at a time. Calls may sleep: in the
+//! kernel, and where their text says so until something comes. No callback is made but those of
+//! [`PciIommuOps`] and of the traits of `vtd`, whose texts say what may be called from there.
+//!
+//! A child of `fork` shares the kernel's side of every value, and has none of this crate's threads:
+//! what one of the two drops is unbound, unmapped and freed for both. Values are used and dropped in
+//! one of the two processes only, as a rule the parent. The child ends by `_exit`, which drops
+//! nothing, or by `execve`: every file descriptor of this crate is close-on-exec.
+//!
 //! What is owned undoes itself when it is dropped, and has a fallible way to do so first. Errors
 //! say what failed, where, and keep the errno as their source.
 //!

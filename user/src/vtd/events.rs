@@ -64,6 +64,20 @@ pub enum VtdEvent {
         /// Why.
         why: QueueStop,
     },
+    /// A request that was stopped stands in the guest's fault registers (VT-d 4.1, 7.3 and 11.4.14).
+    /// What the guest has no room for is only counted, in [`VtdStats::faults_lost`](super::VtdStats::faults_lost).
+    FaultRecorded {
+        /// The function.
+        source: SourceId,
+        /// The guest's PASID.
+        pasid: Option<u32>,
+        /// The address. Of an interrupt that was blocked, bits 63:48 have the index of its entry.
+        address: u64,
+        /// It was to write.
+        write: bool,
+        /// Why (VT-d 4.1, 7.1.3).
+        reason: u8,
+    },
     /// The guest has changed how interrupts are remapped: the VMM's routes are to be made again by
     /// [`Vtd::remap`](super::Vtd::remap).
     InterruptsChanged {
@@ -138,6 +152,19 @@ impl fmt::Display for VtdEvent {
                 "{} were not invalidated: {}",
                 Requests(*source, *pasid),
                 chain(error)
+            ),
+            Self::FaultRecorded {
+                source,
+                pasid,
+                address,
+                write,
+                reason,
+            } => write!(
+                f,
+                "a fault of {} was recorded: {} at {address:#x}, reason {reason:#x}, {}",
+                Requests(*source, *pasid),
+                if *write { "a write" } else { "a read" },
+                super::reasons::text(*reason)
             ),
             Self::QueueStopped { why } => write!(f, "the invalidation queue stopped: {why}"),
             Self::InterruptsChanged {

@@ -278,7 +278,7 @@ impl Vtd {
             let mut out = Outbox::default();
             let mut state = self.state();
             for fault in faults.drain(..) {
-                out.interrupt(state.unit.fault(&fault));
+                state.unit.fault(&fault, &mut out);
             }
             let memory = &*self.memory;
             let left = state
@@ -309,7 +309,7 @@ impl Vtd {
                 if !self.shared.is_drained() {
                     let mut out = Outbox::default();
                     for fault in faults.drain(..) {
-                        out.interrupt(state.unit.fault(&fault));
+                        state.unit.fault(&fault, &mut out);
                     }
                     hold.give_back(&mut state);
                     drop(state);
@@ -336,8 +336,9 @@ impl Vtd {
 
     /// Records a fault.
     fn record(&self, fault: &Fault) {
-        let message = self.state().unit.fault(fault);
-        self.send(message);
+        let mut out = Outbox::default();
+        self.state().unit.fault(fault, &mut out);
+        out.send(&*self.events);
     }
 
     /// A guest's read of the register file, `offset` bytes from its base. Accesses of 4 and 8 bytes
@@ -416,25 +417,28 @@ impl Vtd {
     /// address, as KVM has them. The VMM may keep what this gives until the unit tells
     /// [`VtdEvent::InterruptsChanged`].
     pub fn remap(&self, source: SourceId, message: Msi) -> Option<Msi> {
-        let (remapped, due) = {
+        let mut out = Outbox::default();
+        let remapped = {
             let mut state = self.state();
             let unit = &mut state.unit;
             match unit.remapping.remap(&*self.memory, source, message) {
                 Ok(remapped) => {
                     let counter = &mut unit.stats.interrupts_remapped;
                     *counter = counter.saturating_add(1);
-                    (Some(remapped), None)
+                    Some(remapped)
                 }
                 Err(blocked) => {
                     let counter = &mut unit.stats.interrupts_blocked;
                     *counter = counter.saturating_add(1);
                     let fault = Fault::of_interrupt(source, blocked.index, blocked.reason);
-                    let due = (!blocked.silent).then(|| unit.fault(&fault)).flatten();
-                    (None, due)
+                    if !blocked.silent {
+                        unit.fault(&fault, &mut out);
+                    }
+                    None
                 }
             }
         };
-        self.send(due);
+        out.send(&*self.events);
         remapped
     }
 

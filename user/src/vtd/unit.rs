@@ -346,18 +346,26 @@ impl Unit {
     }
 
     /// Records a fault.
-    pub(super) fn fault(&mut self, fault: &Fault) -> Option<Msi> {
+    pub(super) fn fault(&mut self, fault: &Fault, out: &mut Outbox) {
         let before = self.next_record;
         let message = faults::put(&mut self.registers, &mut self.next_record, fault);
+        out.interrupt(message);
         // A unit of one record counts on from it to itself.
         let recorded = before != self.next_record || faults::records(&self.registers) == 1;
         let counter = if recorded {
+            // No more often than the guest makes room for records.
+            out.event(VtdEvent::FaultRecorded {
+                source: fault.source,
+                pasid: fault.pasid,
+                address: fault.address,
+                write: fault.write,
+                reason: fault.reason,
+            });
             &mut self.stats.faults
         } else {
             &mut self.stats.faults_lost
         };
         *counter = counter.saturating_add(1);
-        message
     }
 
     /// A device asks for pages. A group that the guest is not asked for is answered INVALID.
@@ -383,8 +391,10 @@ impl Unit {
                     reason: stopped.reason,
                 };
                 out.give_up(group);
-                let message = (!stopped.silent).then(|| self.fault(&fault)).flatten();
-                (message, Some("the guest's context entry has none"))
+                if !stopped.silent {
+                    self.fault(&fault, out);
+                }
+                (None, Some("the guest's context entry has none"))
             }
             Ok(()) => {
                 let put = self

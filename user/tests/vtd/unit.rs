@@ -361,6 +361,36 @@ fn emulated_device_holds_one_access_over_another() {
 }
 
 #[test]
+fn faults_are_told_as_long_as_the_guest_has_records() {
+    let mut guest = Guest::new();
+    guest.boot();
+    guest.bind(5);
+    let iommu = VtdTranslation::new(guest.unit.clone(), SourceId(SOURCE), Some(5));
+    let dma = IommuMemory::new((*guest.memory).clone(), iommu, true, ());
+    guest.told.events.lock().unwrap().clear();
+    let touch = |page: u64| dma.write_obj(1u64, GuestAddress(GVA + page * 0x1000));
+    for page in 0..12 {
+        touch(page).unwrap_err();
+    }
+    let (told, stats) = (
+        guest.told.events.lock().unwrap().clone(),
+        guest.unit.stats(),
+    );
+    assert_eq!((told.len(), stats.faults, stats.faults_lost), (8, 8, 4));
+    for (page, event) in told.iter().enumerate() {
+        let address = GVA + page as u64 * 0x1000;
+        assert!(
+            event.contains("a fault of requests of 00:05.0 with PASID 5"),
+            "{event}"
+        );
+        assert!(
+            event.contains(&format!("a write at {address:#x}, reason")),
+            "{event}"
+        );
+    }
+}
+
+#[test]
 fn emulated_device_reaches_for_the_last_page() {
     let mut guest = Guest::new();
     guest.boot();

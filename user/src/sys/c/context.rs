@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Contexts: how they are opened, and what they do by themselves.
 
+use super::memory::Memory;
 use super::pointer::{fill, given, read, slice, string, write, CallersMemory};
 use super::result::{done, give_back, Failure, Result};
 use super::types::{
@@ -24,6 +25,8 @@ pub struct Context {
     pub(super) host: HostIommu,
     /// Where devices are plugged in, if they are in the process.
     pub(super) bus: Option<SoftBus>,
+    /// The guest's memory, if the context walks its tables.
+    pub(super) walked: Option<Memory>,
 }
 
 impl Context {
@@ -31,6 +34,7 @@ impl Context {
         Box::new(Self {
             host: HostIommu::new(context),
             bus: None,
+            walked: None,
         })
     }
 }
@@ -167,7 +171,11 @@ extern "C" fn host_iommu_open_soft(context: Option<&mut MaybeUninit<Box<Context>
         let soft = Soft::new();
         let bus = Some(soft.bus());
         let host = HostIommu::new(soft);
-        context.write(Box::new(Context { host, bus }));
+        context.write(Box::new(Context {
+            host,
+            bus,
+            walked: None,
+        }));
         Ok(())
     })
 }

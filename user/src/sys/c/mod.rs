@@ -9,6 +9,7 @@
 mod binding;
 mod context;
 mod fault;
+mod memory;
 mod pointer;
 mod result;
 mod shadow;
@@ -35,6 +36,7 @@ const _: () = {
     shared::<binding::BoundHandle>();
     shared::<fault::Queue>();
     shared::<fault::Group>();
+    shared::<memory::Listener>();
     shared::<space::Space>();
     shared::<soft::Device>();
     shared::<vtd::Unit>();

@@ -37,18 +37,23 @@ impl From<Errno> for Failure {
     }
 }
 
+/// The error number that C gets for an error.
+pub(super) fn errno_of(error: &Error) -> Errno {
+    match error {
+        Error::GuestPasidBound { .. } => Errno::EEXIST,
+        Error::PasidOutOfRange(_) | Error::PasidNotAllocated(_) | Error::OtherContext(_) => {
+            Errno::EINVAL
+        }
+        Error::NotCarried { .. } => Errno::EOPNOTSUPP,
+        Error::QueueClosed => Errno::EPIPE,
+        Error::Malformed { .. } => Errno::EPROTO,
+        _ => error.errno().map_or(Errno::EIO, Errno::from_raw),
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let errno = match &error {
-            Error::GuestPasidBound { .. } => Errno::EEXIST,
-            Error::PasidOutOfRange(_) | Error::PasidNotAllocated(_) | Error::OtherContext(_) => {
-                Errno::EINVAL
-            }
-            Error::NotCarried { .. } => Errno::EOPNOTSUPP,
-            Error::QueueClosed => Errno::EPIPE,
-            Error::Malformed { .. } => Errno::EPROTO,
-            _ => error.errno().map_or(Errno::EIO, Errno::from_raw),
-        };
+        let errno = errno_of(&error);
         let mut text = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {

@@ -2,6 +2,7 @@
 //! A context for hosts that cannot nest.
 
 use super::context::Context;
+use super::memory::Memory;
 use super::pointer::{given, slice};
 use super::result::{done, Failure};
 use super::types::{
@@ -11,9 +12,9 @@ use super::types::{
 use crate::capabilities::Shadowing;
 use crate::context::HostIommu;
 use crate::shadow::Shadow;
+use crate::sys::Errno;
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
-use std::sync::Arc;
 
 /// Makes a context over another, in which nothing is mapped yet: it walks guests' tables itself and
 /// binds what they say as address spaces, for hosts that have those and cannot nest. `promise`,
@@ -43,12 +44,36 @@ extern "C" fn host_iommu_open_shadow(
             HOST_IOMMU_SHADOW_SECOND_STAGE => Shadowing::SecondStage,
             _ => return Err(Failure::argument("The promise is none")),
         };
-        let memory = super::vtd::guest_memory(slice(regions, count, "regions")?)?;
-        let shadow = Shadow::over(below.host.shared_context(), Arc::new(memory), promise)?;
+        let memory = Memory::new(slice(regions, count, "regions")?)?;
+        let shadow = Shadow::over(below.host.shared_context(), memory.space(), promise)?;
         place.write(Box::new(Context {
             host: HostIommu::new(shadow),
             bus: below.bus.clone(),
+            walked: Some(memory),
         }));
         Ok(())
+    })
+}
+
+/// Tells a context of host_iommu_open_shadow() that the guest's memory is that of `regions` from now
+/// on: what comes before it is given to devices, and what goes after it is taken from them.
+///
+/// Fails with -EOPNOTSUPP for another context, and as host_iommu_vtd_new(); then the memory is what it
+/// was.
+#[no_mangle]
+extern "C" fn host_iommu_shadow_set_memory(
+    shadow: Option<&Context>,
+    regions: *const Region,
+    count: usize,
+) -> c_int {
+    done(|| {
+        let walked = given(shadow, "context")?.walked.as_ref();
+        let walked = walked.ok_or_else(|| {
+            Failure::new(
+                Errno::EOPNOTSUPP,
+                "The context does not walk guests' tables",
+            )
+        })?;
+        walked.set(slice(regions, count, "regions")?)
     })
 }

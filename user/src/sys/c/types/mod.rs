@@ -6,15 +6,18 @@ mod event;
 mod memory;
 mod report;
 mod soft;
+mod told;
 mod unit;
 
 use super::pointer::Sized32;
+use std::ffi::c_char;
 
 pub use binding::*;
 pub use event::*;
 pub use memory::*;
 pub use report::*;
 pub use soft::*;
+pub use told::*;
 pub use unit::*;
 
 /// Implements [`Sized32`], with the types that fill the structure.
@@ -41,4 +44,6 @@ sized! {
     SoftDma: [u32, u32, u32, u32, u64],
     SoftEnd: [u32, u32, u64],
     UnitConfig: [u32, u32, u64, u32, u32, u32, u32],
+    UnitEvent: [u32, u32, u32, u32, u32, i32, u32, u32, u64, u64, [c_char; TEXT]],
+    UnitStats: [u32, u32, [u64; 15]],
 }
