@@ -107,11 +107,12 @@ impl Device {
     }
 
     /// Waits until the page request thread sees no attach handle of this device that is no
-    /// longer attached. Sleeps; takes `intel_iommu::iopf_lock`.
+    /// longer attached. Sleeps; takes `intel_iommu::iopf_lock`. Only VT-d nests, so there is no
+    /// other driver to wait for.
     pub(super) fn quiesce_page_requests(&self) {
         if self.vtd_registers().is_some() {
-            // SAFETY: The device is live and attached, and its IOMMU is a VT-d unit.
-            unsafe { shim::ioasid_quiesce_page_requests(self.as_ptr()) };
+            // SAFETY: The registers were asked of this unit, as VT-d's.
+            unsafe { self.unit.quiesce_page_requests() };
         }
     }
 }

@@ -51,12 +51,12 @@ pub(crate) struct PageRequestThread<'a>(PhantomData<&'a ()>);
 
 /// A page request group that is owed an answer; dropped, it is answered INVALID.
 ///
-/// To answer sleeps, and uses the device that asked: it happens in the page request thread
-/// before the handler returns, or with a lock that whoever detaches the device takes afterwards.
-///
 /// # Invariants
 ///
-/// `group` is live, dequeued from the IOMMU core, and not answered.
+/// - `group` is live, dequeued from the IOMMU core, and not answered.
+/// - The device that asked is behind its IOMMU unit while the value lives: the value lives in the
+///   page request thread until the handler returns, or in the queue of a binding, whose end
+///   answers what is its own before it lets go of the device.
 pub(crate) struct PageGroup {
     group: NonNull<bindings::iopf_group>,
 }
@@ -98,7 +98,7 @@ impl PageGroup {
         Ok(())
     }
 
-    /// Answers the group.
+    /// Answers the group. Sleeps.
     pub(crate) fn respond(self, response: Response) {
         self.send(response);
         core::mem::forget(self);
@@ -109,7 +109,7 @@ impl PageGroup {
             Response::Success => bindings::iommu_page_response_code_IOMMU_PAGE_RESP_SUCCESS,
             Response::Invalid => bindings::iommu_page_response_code_IOMMU_PAGE_RESP_INVALID,
         };
-        // SAFETY: The group is live and unanswered by the invariant; see the type for its device.
+        // SAFETY: The group is live and unanswered, and its device in place, by the invariant.
         unsafe { bindings::iopf_group_response(self.group.as_ptr(), code) };
         // SAFETY: It was answered just now and is on no list; both callers give it up.
         unsafe { bindings::iopf_free_group(self.group.as_ptr()) };

@@ -433,11 +433,12 @@ int ioasid_lock_killable(struct mutex *lock)
 	return mutex_lock_killable(lock);
 }
 
-/* Gives @lock, which is held, back until somebody wakes @queue. */
+/* Gives @lock back until somebody wakes @queue. */
 int ioasid_wait_killable(struct wait_queue_head *queue, struct mutex *lock)
 {
 	DEFINE_WAIT(wait);
 
+	lockdep_assert_held(lock);
 	prepare_to_wait(queue, &wait, TASK_KILLABLE);
 	mutex_unlock(lock);
 	if (!fatal_signal_pending(current))
@@ -459,6 +460,7 @@ bool ioasid_is_users(unsigned long address, size_t len)
 
 bool ioasid_yield_unless_killed(void)
 {
+	might_sleep();
 	cond_resched();
 	return !fatal_signal_pending(current);
 }
@@ -544,10 +546,20 @@ struct iommu_domain *ioasid_alloc_nested(struct device *dev,
 	return domain;
 }
 
+/* VT-d's page request thread looks the handle up and calls this inside one lock. */
+static int ioasid_take_group(struct iopf_group *group)
+{
+	struct device_domain_info *info =
+		dev_iommu_priv_get(group->fault_param->dev);
+
+	lockdep_assert_held(&info->iommu->iopf_lock);
+	return ioasid_iopf_handler(group);
+}
+
 /* Before @domain is attached anywhere, and never after. */
 void ioasid_take_page_requests(struct iommu_domain *domain)
 {
-	domain->iopf_handler = ioasid_iopf_handler;
+	domain->iopf_handler = ioasid_take_group;
 }
 
 int ioasid_attach_rid(struct iommu_domain *domain, struct iommu_group *group,
@@ -594,20 +606,6 @@ int ioasid_cache_invalidate(struct iommu_domain *nested, u32 data_type,
 	pagefault_enable();
 	*num = array.entry_num;
 	return ret;
-}
-
-/*
- * The page request thread looks an attach handle up, and calls its handler,
- * inside intel_iommu::iopf_lock, with no reference to either. Once the handle is
- * out of the group's PASID array, a passage through that lock leaves nobody who
- * still sees it. Only VT-d nests here, so there is no other driver to wait for.
- */
-void ioasid_quiesce_page_requests(struct device *dev)
-{
-	struct device_domain_info *info = dev_iommu_priv_get(dev);
-
-	mutex_lock(&info->iommu->iopf_lock);
-	mutex_unlock(&info->iommu->iopf_lock);
 }
 
 size_t ioasid_iopf_read(struct iopf_group *group,

@@ -246,7 +246,7 @@ void ioasid_unit_put(struct ioasid_unit *unit);
 int ioasid_unit_lock_killable(struct ioasid_unit *unit);
 void ioasid_unit_lock(struct ioasid_unit *unit);
 void ioasid_unit_unlock(struct ioasid_unit *unit);
-void ioasid_quiesce_page_requests(struct device *dev);
+void ioasid_unit_quiesce_page_requests(struct ioasid_unit *unit);
 size_t ioasid_iopf_read(struct iopf_group *group,
 			struct ioasid_page_request *out, size_t max);
 struct ioasid_timer *ioasid_timer_new(ioasid_deadline_fn *passed);

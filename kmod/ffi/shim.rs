@@ -291,7 +291,7 @@ extern "C" {
     pub(super) fn ioasid_unit_lock_killable(unit: *mut Unit) -> c_int;
     pub(super) fn ioasid_unit_lock(unit: *mut Unit);
     pub(super) fn ioasid_unit_unlock(unit: *mut Unit);
-    pub(super) fn ioasid_quiesce_page_requests(dev: *mut bindings::device);
+    pub(super) fn ioasid_unit_quiesce_page_requests(unit: *mut Unit);
     pub(super) fn ioasid_iopf_read(
         group: *mut bindings::iopf_group,
         out: *mut PageRequest,

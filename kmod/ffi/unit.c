@@ -7,6 +7,9 @@
 #include <linux/mutex.h>
 #include <linux/slab.h>
 
+/* A private header of the kernel, found in its source tree. */
+#include "intel/iommu.h"
+
 #include "shim.h"
 
 /*
@@ -18,7 +21,8 @@
  */
 struct ioasid_unit {
 	struct list_head list;
-	const struct iommu_device *iommu;
+	/* Stays while a device of a container is behind it. */
+	struct iommu_device *iommu;
 	/* Protected by @units_lock. */
 	unsigned int users;
 	struct mutex drain;
@@ -31,7 +35,7 @@ static DEFINE_MUTEX(units_lock);
 /* The unit of @dev, which has one. NULL without memory. */
 struct ioasid_unit *ioasid_unit_get(struct device *dev)
 {
-	const struct iommu_device *iommu = dev->iommu->iommu_dev;
+	struct iommu_device *iommu = dev->iommu->iommu_dev;
 	struct ioasid_unit *unit;
 
 	mutex_lock(&units_lock);
@@ -81,4 +85,19 @@ void ioasid_unit_lock(struct ioasid_unit *unit)
 void ioasid_unit_unlock(struct ioasid_unit *unit)
 {
 	mutex_unlock(&unit->drain);
+}
+
+/*
+ * For a VT-d unit. Its page request thread looks an attach handle up, and calls
+ * its handler, inside intel_iommu::iopf_lock, with no reference to either. Once
+ * the handle is out of the group's PASID array, a passage through that lock
+ * leaves nobody who still sees it.
+ */
+void ioasid_unit_quiesce_page_requests(struct ioasid_unit *unit)
+{
+	struct intel_iommu *iommu =
+		container_of(unit->iommu, struct intel_iommu, iommu);
+
+	mutex_lock(&iommu->iopf_lock);
+	mutex_unlock(&iommu->iopf_lock);
 }

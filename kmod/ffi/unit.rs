@@ -51,6 +51,16 @@ impl Unit {
         // INVARIANT: Taken just now.
         Ok(Draining(self))
     }
+
+    /// Waits until its page request thread has left the handler that it was in. Sleeps.
+    ///
+    /// # Safety
+    ///
+    /// It is a VT-d unit.
+    pub(super) unsafe fn quiesce_page_requests(&self) {
+        // SAFETY: The unit is live by the invariant, and VT-d's by the requirement.
+        unsafe { shim::ioasid_unit_quiesce_page_requests(self.0.as_ptr()) };
+    }
 }
 
 impl Drop for Unit {

@@ -18,6 +18,7 @@ use kernel::error::to_result;
 use kernel::ffi::{c_int, c_long, c_uint, c_ulong, c_void};
 use kernel::prelude::*;
 use kernel::sync::atomic::{Atomic, Relaxed};
+use kernel::sync::SetOnce;
 
 /// `VFIO_CHECK_EXTENSION` of linux/vfio.h.
 const CHECK_EXTENSION: c_uint = 0x3b65;
@@ -49,6 +50,9 @@ pub(crate) trait Backend: 'static {
     /// A PCI function is about to be forgotten by the IOMMU core. `is_it` knows it.
     fn device_removed(is_it: &dyn Fn(&Device) -> bool);
 }
+
+/// Set by the one registration of the module's life, which initialises its statics.
+static REGISTERED: SetOnce<()> = SetOnce::new();
 
 /// The functions of a [`Backend`], as C calls them.
 #[repr(C)]
@@ -89,15 +93,22 @@ pub(crate) struct Registration {
 
 impl Registration {
     /// Registers the module: its containers are those of `B`, and its files in debugfs have the
-    /// lines of `L`. Only `module_init` calls it, once.
+    /// lines of `L`.
+    ///
+    /// # Errors
+    ///
+    /// [`EBUSY`] the second time; what vfio core says.
     pub(crate) fn new<B: Backend, L: Lines>() -> Result<Self> {
-        // SAFETY: The module's init runs once in the life of its statics.
+        if !REGISTERED.populate(()) {
+            return Err(EBUSY);
+        }
+        // SAFETY: Only one call comes here.
         unsafe { account::init() };
         // SAFETY: The callbacks are static, and ready.
         to_result(unsafe { shim::ioasid_vfio_register(&B::CALLBACKS) })?;
         // INVARIANT: It was registered just now.
         Ok(Self {
-            // SAFETY: The module's init runs once: there is no other.
+            // SAFETY: Only one call comes here, so there is no other folder.
             debugfs: Some(unsafe { Folder::create::<L>() }),
         })
     }

@@ -18,7 +18,7 @@ const STEPS: u32 = 64;
 pub(crate) struct Work {
     steps: u32,
     killable: bool,
-    /// It looks at the task that it was made by.
+    /// Killed is the task that made it, so it stays there.
     _task: NotThreadSafe,
 }
 
@@ -62,7 +62,7 @@ impl Work {
     /// [`EINTR`] if a fatal signal came.
     pub(crate) fn look(&mut self) -> Result {
         self.steps = 0;
-        // SAFETY: The constructors' callers may sleep, and a value stays in its task.
+        // SAFETY: No requirements: it looks at the current task, and may sleep, as `Mutex::lock`.
         let alive = unsafe { shim::ioasid_yield_unless_killed() };
         if alive || !self.killable {
             Ok(())

@@ -21,7 +21,7 @@ pub struct KernelModule {
     /// What it is built from, below that folder.
     sources: &'static [&'static str],
     /// Variables of make, beside those of the kernel.
-    make: &'static str,
+    make: &'static [&'static str],
 }
 
 /// The product.
@@ -30,12 +30,20 @@ pub const IOASID: KernelModule = KernelModule {
     file: "vfio_iommu_ioasid.ko",
     folder: "",
     sources: &["Kbuild", "kmod", "bindings/src/uapi.rs"],
-    make: "",
+    make: &[],
 };
 
-/// The product, saying which of its points are reached (KCOV of the debug kernel).
+/// Clippy's warnings are errors.
+const LINTS: [&str; 3] = [
+    "CLIPPY=1",
+    "KRUSTFLAGS=-Dwarnings",
+    "RUSTFLAGS_MODULE=-Dwarnings",
+];
+
+/// The product, saying which of its points are reached (KCOV of the debug kernel). With the lints,
+/// because kmod/kunit is compiled for that kernel alone.
 pub const IOASID_TRACED: KernelModule = KernelModule {
-    make: "KCOV_INSTRUMENT=y",
+    make: &["KCOV_INSTRUMENT=y", LINTS[0], LINTS[1], LINTS[2]],
     ..IOASID
 };
 
@@ -45,7 +53,7 @@ pub const SVA: KernelModule = KernelModule {
     file: "pasid_dma_sva.ko",
     folder: "qemu-boot",
     sources: &["sva", "qemu/files/include/hw/misc/pasid-dma-testdev.h"],
-    make: "",
+    make: &[],
 };
 
 /// What tests change in a running kernel: a function takes longer, so that a race is met every
@@ -62,7 +70,7 @@ const fn probes(file: &'static str) -> KernelModule {
         file,
         folder: "qemu-boot",
         sources: &["probes"],
-        make: "",
+        make: &[],
     }
 }
 
@@ -75,7 +83,7 @@ const fn planted(file: &'static str) -> KernelModule {
         file,
         folder: "qemu-boot",
         sources: &["planted"],
-        make: "",
+        make: &[],
     }
 }
 
@@ -110,7 +118,7 @@ impl KernelModule {
     fn key(&self, setup: &Setup, tree: &Tree) -> Result<Key> {
         let mut key = Key::of(self.stage).key(&tree.key);
         if !self.make.is_empty() {
-            key = key.text(self.make);
+            key = key.text(&self.make.join(" "));
         }
         self.sources
             .iter()
@@ -126,7 +134,7 @@ impl KernelModule {
         let key = self.key(setup, tree)?;
         let dir = setup.stage(self.stage, &key, &what, |dir, log, progress| {
             self.copy_sources(&setup.repo, dir)?;
-            let variables = format!("{} {}", tree.make, self.make);
+            let variables = format!("{} {}", tree.make, self.make.join(" "));
             let args = [&*self.inside(), &variables, tree.build];
             log.run(
                 "building the module",
@@ -167,8 +175,7 @@ pub fn clippy(setup: &Setup, root: &Root, kernel: &Tree) -> Result<()> {
     let dir = setup.cache.scratch("clippy")?;
     IOASID.copy_sources(&setup.repo, &dir)?;
     let log = Log::create(setup.cache.log("clippy"))?;
-    let variables = format!("{} CLIPPY=1 KRUSTFLAGS=-Dwarnings", kernel.make);
-    let variables = format!("{variables} RUSTFLAGS_MODULE=-Dwarnings");
+    let variables = format!("{} {}", kernel.make, LINTS.join(" "));
     log.run(
         "clippy on the module",
         &mut root.script(
