@@ -44,8 +44,8 @@ const RESPONSE: usize = size_of::<abi::vfio_ioasid_fault_response>();
 pub(super) struct Pending {
     pub(super) group: PageGroup,
     pub(super) source: Arc<Source>,
-    /// When it came.
-    pub(super) since: Instant<Monotonic>,
+    /// When it came, if the queue has a deadline.
+    pub(super) since: Option<Instant<Monotonic>>,
 }
 
 /// The groups of a source are a chain.
@@ -227,10 +227,15 @@ impl FaultQueue {
 
     /// Whether the deadline of a group has passed.
     fn is_late(&self, pending: &Pending) -> bool {
-        let deadline = self.deadline.as_ref().map(Deadline::delta);
-        deadline.is_some_and(|deadline: Delta| {
-            pending.since.elapsed().as_nanos() >= deadline.as_nanos()
-        })
+        let (Some(deadline), Some(since)) = (&self.deadline, pending.since) else {
+            return false;
+        };
+        since.elapsed().as_nanos() >= deadline.delta().as_nanos()
+    }
+
+    /// The time, if the queue has a deadline.
+    pub(super) fn now(&self) -> Option<Instant<Monotonic>> {
+        self.deadline.as_ref().map(|_| Instant::now())
     }
 
     /// Arms the timer for a group of that age.
@@ -272,22 +277,27 @@ impl FaultQueue {
 
     /// Copies the next group; `None` if there is none.
     fn read_one(&self, buf: Pointer, done: usize, len: usize) -> Result<Option<usize>> {
+        let at = buf.offset(done)?;
         let room = (len - done) / RECORD;
         let next = self
             .state
             .lock()
             .next(|records| records.map_or(1, |records| records.len().max(1)) <= room)
             .map_err(|()| EINVAL)?;
-        let Some(next) = next else {
-            return Ok(None);
+        next.map(|next| self.deliver(at, next)).transpose()
+    }
+
+    /// Ends a delivery.
+    fn settle(&self, end: impl FnOnce(&mut QueueState)) {
+        let readable = {
+            let mut state = self.state.lock();
+            end(&mut state);
+            state.readable()
         };
-        let result = buf
-            .offset(done)
-            .and_then(|at| self.deliver(at, next))
-            .map(Some);
         // Another reader may wait for what came back, or for the end of this delivery.
-        self.changed.notify_all();
-        result
+        if readable {
+            self.changed.notify_all();
+        }
     }
 
     /// Copies what a reader gets to `at`, and puts it back if that fails: the bytes copied.
@@ -299,11 +309,10 @@ impl FaultQueue {
                     addr: lost,
                     ..Default::default()
                 });
-                let mut state = self.state.lock();
-                match copied {
+                self.settle(|state| match copied {
                     Ok(()) => state.told(),
                     Err(_) => state.unlost(lost),
-                }
+                });
                 copied.map(|()| RECORD)
             }
             Next::Cancelled(cookie) => self.announce(at, cookie, 0),
@@ -314,11 +323,10 @@ impl FaultQueue {
                     .iter()
                     .enumerate()
                     .try_for_each(|(index, record)| at.offset(index * RECORD)?.write(record));
-                let mut state = self.state.lock();
-                match copied {
+                self.settle(|state| match copied {
                     Ok(()) => state.delivered(cookie),
                     Err(_) => state.undelivered(cookie, records),
-                }
+                });
                 copied.map(|()| bytes)
             }
         }
@@ -332,11 +340,10 @@ impl FaultQueue {
             cookie,
             ..Default::default()
         });
-        let mut state = self.state.lock();
-        match copied {
+        self.settle(|state| match copied {
             Ok(()) => state.delivered(cookie),
             Err(_) => state.unannounced(cookie),
-        }
+        });
         copied.map(|()| RECORD)
     }
 
@@ -458,8 +465,9 @@ impl Expire for FaultQueue {
             }
         }
         let state = self.state.lock();
-        if let Some(oldest) = state.oldest().filter(|_| !state.closed()) {
-            self.arm(&state, oldest.since.elapsed());
+        let oldest = state.oldest().filter(|_| !state.closed());
+        if let Some(since) = oldest.and_then(|oldest| oldest.since) {
+            self.arm(&state, since.elapsed());
         }
     }
 }

@@ -14,7 +14,6 @@ use kernel::sync::atomic::{Atomic, Relaxed};
 use kernel::sync::lock::mutex::MutexBackend;
 use kernel::sync::lock::Guard;
 use kernel::sync::{new_mutex, Arc, LockedBy, Mutex};
-use kernel::time::Instant;
 
 /// Most records of a group: VT-d's queue holds 2,048 in all, and no device in the field
 /// groups more than a few.
@@ -127,7 +126,7 @@ impl Source {
         let pending = Pending {
             group,
             source: self.clone(),
-            since: Instant::now(),
+            since: self.queue.now(),
         };
         match self.queue.push(pending, records) {
             Ok(()) => counters.page_requests.add(1),

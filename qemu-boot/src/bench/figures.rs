@@ -34,6 +34,22 @@ impl Figures {
         }
     }
 
+    /// Puts one figure in the place of a row's.
+    pub fn replace(&mut self, row: &str, way: &str, figure: f64) {
+        let key = (row.to_owned(), way.to_owned());
+        self.0.insert(key, vec![figure]);
+    }
+
+    /// Takes the figures of the rows whose names begin so from another boot.
+    pub fn take(&mut self, prefix: &str, from: &Self) {
+        let rows = from
+            .0
+            .iter()
+            .filter(|((row, _), _)| row.starts_with(prefix));
+        let rows = rows.map(|(key, figures)| (key.clone(), figures.clone()));
+        self.0.extend(rows.collect::<Vec<_>>());
+    }
+
     /// The median of a row's figures.
     pub fn median(&self, row: &str, way: &str) -> Option<f64> {
         let mut all = self.0.get(&(row.to_owned(), way.to_owned()))?.clone();

@@ -3,7 +3,9 @@
 //! the same device in one boot.
 //!
 //! Each row is measured by instructions, in a machine whose clock counts them, and by wall time in
-//! the usual one. The first decides: two boots agree on it, which is checked.
+//! the usual one. The first decides: two boots agree on it, which is checked. Where a row waits for
+//! the emulated device, that clock has its pace in it: there the instructions in the kernel are
+//! counted one by one, as QEMU logs them.
 
 mod figures;
 mod plot;
@@ -19,6 +21,7 @@ use crate::suite::{self, keep_console, Ready};
 use anyhow::{bail, Context, Result};
 use figures::{field, Figures};
 use profile::Symbols;
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
@@ -26,10 +29,18 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(1800);
 
 /// Rows whose own instructions are shown beside those of the driver and its queue.
-const PROFILED: [&str; 4] = ["bind", "rebind", "request_1", "request_group_8"];
+const PROFILED: [&str; 5] = [
+    "bind",
+    "rebind",
+    "request_1",
+    "request_64",
+    "request_group_8",
+];
 
-/// Rows of DMA and of what wakes for it: the emulated endpoint works at its own pace.
-const ASYNCHRONOUS: [&str; 2] = ["dma", "request"];
+/// Rows that wait for the emulated endpoint, which works at its own pace.
+const WAITING: &str = "request";
+/// Rows of DMA, of what wakes for it, and of two threads in turns.
+const ASYNCHRONOUS: [&str; 3] = ["dma", WAITING, "beside"];
 /// How far two boots may be apart in the others.
 const AGREEMENT: f64 = 0.02;
 
@@ -42,6 +53,7 @@ struct Boot<'a> {
 }
 
 impl Boot<'_> {
+    /// Gives what was measured; of rows that are profiled, the instructions in the kernel.
     fn run(&self, setup: &Setup, ready: &Ready, subjects: &[String]) -> Result<Figures> {
         let progress = Progress::start("bench", self.what);
         let hardware = Hardware {
@@ -54,14 +66,16 @@ impl Boot<'_> {
         let words = format!("run=bench bench={}", words.join(","));
         let mut figures = Figures::default();
         let mut symbols = Symbols::default();
-        let mut profiled = Vec::new();
+        let mut profiled: BTreeMap<_, Vec<_>> = BTreeMap::new();
         let mut last = String::new();
         ready.boot(setup, hardware, &[], |machine| {
             machine.run(&words, LIMIT, |line| {
                 if let Some(symbol) = line.strip_prefix("symbol ") {
                     symbols.line(symbol);
                 } else if line.starts_with("profiled ") {
-                    profiled.push(line.to_owned());
+                    if let Some((row, log)) = log(line) {
+                        profiled.entry(row).or_default().push(log);
+                    }
                 } else {
                     progress.peek(line);
                     figures.line(line);
@@ -70,14 +84,15 @@ impl Boot<'_> {
             })?;
             keep_console(setup, machine, "bench")?;
             progress.done();
-            for line in &profiled {
-                let (row, way) = (field(line, "row"), field(line, "by"));
-                let (row, way) = row.zip(way).context("a profile without a name")?;
-                let operations = field(line, "operations").and_then(|text| text.parse().ok());
-                let log = machine.run.join(format!("profile-{row}-{way}"));
-                let profile = symbols.profile(&log, operations.unwrap_or(1))?;
+            for ((row, way), rounds) in profiled {
+                let logs = rounds.iter().map(|(round, operations)| {
+                    let log = machine.run.join(format!("profile-{row}-{way}-{round}"));
+                    (log, *operations)
+                });
+                let profile = symbols.profile(logs)?;
                 let functions = self.profile.len() == 1;
                 profile.show(&format!("{row} by {way}"), functions);
+                figures.replace(&row, &way, profile.in_kernel());
             }
             Ok(())
         })?;
@@ -109,11 +124,12 @@ pub fn run(setup: &Setup, subjects: &[String], profile: Option<String>) -> Resul
     if let Some(row) = profile {
         return measure("counting instructions by function", true, 1, &[row]).map(drop);
     }
-    let counted = measure("counting instructions", true, 1, &[])?;
+    let mut counted = measure("counting instructions", true, 1, &[])?;
     let again = measure("counting instructions once more", true, 1, &[])?;
     let apart = disagreement(&counted, &again);
     let timed = measure("taking the time", false, 3, &[])?;
-    measure("our own instructions", true, 1, &PROFILED.map(String::from))?;
+    let logged = measure("our own instructions", true, 1, &PROFILED.map(String::from))?;
+    counted.take(WAITING, &logged);
     let lines = table::lines(&counted, &timed);
     table::show(&lines);
     if let Some((row, apart)) = &apart {
@@ -129,6 +145,22 @@ pub fn run(setup: &Setup, subjects: &[String], profile: Option<String>) -> Resul
         Some((row, apart)) if apart > AGREEMENT => bail!("two boots do not agree in {row}"),
         _ => Ok(()),
     }
+}
+
+/// A row and its way; a round and how many operations it is.
+type Log = ((String, String), (u32, u32));
+
+/// What QEMU has logged, by the guest's line of it.
+fn log(line: &str) -> Option<Log> {
+    let word = |name| field(line, name);
+    let row = (word("row")?.to_owned(), word("by")?.to_owned());
+    Some((
+        row,
+        (
+            word("round")?.parse().ok()?,
+            word("operations")?.parse().ok()?,
+        ),
+    ))
 }
 
 /// The row in which two boots are the furthest apart, and by which part.

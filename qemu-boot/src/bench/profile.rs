@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Most functions that are shown.
 const SHOWN: usize = 45;
@@ -49,14 +49,18 @@ impl Symbols {
             .map(|(_, function)| function)
     }
 
-    /// Where the instructions of a log are.
-    pub fn profile(&self, log: &Path, operations: u32) -> Result<Profile> {
+    /// Where the instructions of logs are, each of so many operations.
+    pub fn profile(&self, logs: impl Iterator<Item = (PathBuf, u32)>) -> Result<Profile> {
+        let mut profile = Profile::default();
+        for (log, operations) in logs {
+            profile.operations += operations;
+            self.add(&log, &mut profile)?;
+        }
+        Ok(profile)
+    }
+
+    fn add(&self, log: &Path, profile: &mut Profile) -> Result<()> {
         let file = File::open(log).with_context(|| format!("cannot read {}", log.display()))?;
-        let mut profile = Profile {
-            operations,
-            parts: BTreeMap::new(),
-            functions: BTreeMap::new(),
-        };
         for line in BufReader::new(file).lines() {
             let line = line.context("cannot read the log")?;
             let Some(address) = address(&line) else {
@@ -76,11 +80,12 @@ impl Symbols {
                 .entry(format!("{name} [{part}]"))
                 .or_default() += 1;
         }
-        Ok(profile)
+        Ok(())
     }
 }
 
 /// Instructions by where they are.
+#[derive(Default)]
 pub struct Profile {
     operations: u32,
     parts: BTreeMap<String, u64>,
@@ -88,6 +93,12 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// Instructions of an operation in the kernel and its modules.
+    pub fn in_kernel(&self) -> f64 {
+        let parts = self.parts.iter().filter(|(part, _)| *part != "user");
+        parts.map(|(_, count)| *count as f64).sum::<f64>() / f64::from(self.operations)
+    }
+
     /// Shows the parts of the kernel, and with `functions` its functions too.
     pub fn show(&self, title: &str, functions: bool) {
         let show = |counts: &BTreeMap<String, u64>, most: usize| {

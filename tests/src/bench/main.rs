@@ -5,6 +5,7 @@
 //! Prints a line a measurement, `figure row=… by=… ns=…`: nanoseconds of the guest's clock for one
 //! operation. Where the machine counts instructions, a nanosecond is one.
 
+mod beside;
 mod bindings;
 mod dma;
 mod invalidations;
@@ -23,10 +24,11 @@ use std::process::ExitCode;
 type Measure = fn(&Report) -> Outcome;
 
 /// Subjects: the beginning of their rows' names.
-const SUBJECTS: [(&str, Measure); 7] = [
+const SUBJECTS: [(&str, Measure); 8] = [
     ("pasid", pasids::measure),
     ("bind", bindings::measure),
     ("invalidate", invalidations::measure),
+    ("beside", beside::measure),
     ("request", page_requests::measure),
     ("as", spaces::measure),
     ("dma", dma::measure),

@@ -6,6 +6,9 @@ use host_iommu_tests::ktap::Outcome;
 use host_iommu_tests::rig::Monitor;
 use std::time::Instant;
 
+/// So many rounds of a row are profiled at most: each is a file of megabytes.
+const PROFILED_ROUNDS: u32 = 8;
+
 /// How much is measured, and where it goes.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -40,8 +43,9 @@ impl Report {
         for round in 0..rounds {
             prepare()?;
             let start = Instant::now();
-            if round == 0 && self.profile.iter().any(|wanted| wanted == row) {
-                profiled(row, way, operations, &mut work)?;
+            let wanted = self.profile.iter().any(|wanted| wanted == row);
+            if wanted && round < PROFILED_ROUNDS {
+                profiled(row, way, (round, operations), &mut work)?;
             } else {
                 work()?;
             }
@@ -62,17 +66,22 @@ impl Report {
     }
 }
 
-/// Has QEMU log each instruction of `work`.
-fn profiled(row: &str, way: Way, operations: u32, work: impl FnOnce() -> Outcome) -> Outcome {
+/// Has QEMU log each instruction of `work`, which is `operations` operations, to a file a round.
+fn profiled(
+    row: &str,
+    way: Way,
+    (round, operations): (u32, u32),
+    work: impl FnOnce() -> Outcome,
+) -> Outcome {
     let by = way.name();
     let mut monitor = Monitor::open()?;
-    monitor.human(&format!("logfile /src/profile-{row}-{by}"))?;
+    monitor.human(&format!("logfile /src/profile-{row}-{by}-{round}"))?;
     monitor.human("one-insn-per-tb on")?;
     monitor.human("log exec,nochain")?;
     work()?;
     monitor.human("log none")?;
     monitor.human("one-insn-per-tb off")?;
-    println!("profiled row={row} by={by} operations={operations}");
+    println!("profiled row={row} by={by} round={round} operations={operations}");
     Ok(())
 }
 
