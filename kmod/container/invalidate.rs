@@ -23,6 +23,14 @@ pub(super) struct Invalidated {
     pub(super) result: Result,
 }
 
+/// The stage-1 tables that an INVALIDATE is for.
+enum InScope {
+    /// Those of one binding.
+    Binding(Stage1Tables),
+    /// Those of many, which are looked up one by one.
+    Many,
+}
+
 impl Container {
     /// Carries invalidation entries out. Sleeps; copies from the user.
     ///
@@ -30,40 +38,45 @@ impl Container {
     ///
     /// As `VFIO_IOASID_INVALIDATE` has them.
     pub(super) fn invalidate(&self, call: &Invalidate) -> Invalidated {
-        let work = &mut Work::of_call();
-        let checked = self
-            .nesting
-            .lock()
-            .check_scope(call.scope)
-            .and_then(|()| stage1::check_format(&call.entries));
         let mut done = 0;
-        let mut result = checked;
-        if result.is_err() {
-            return Invalidated {
-                done,
-                bad_index: 0,
-                result,
-            };
-        }
-        while result.is_ok() && done < call.entries.count {
-            let checked = stage1::check_entries(&call.entries, done);
-            let flushed = self.invalidate_chunk(call, done, checked.good, work);
-            done += flushed.done;
-            let ended = flushed.result.and(checked.result);
-            result = ended.and_then(|()| work.look());
-            if checked.good == 0 && result.is_ok() {
-                // Cannot be: what is not good has an error.
-                result = Err(EINVAL);
-            }
-        }
-        if done == call.entries.count {
-            // It came too late to matter.
-            result = Ok(());
-        }
+        let result = self.invalidate_all(call, &mut done);
         Invalidated {
             done,
             bad_index: done,
             result,
+        }
+    }
+
+    /// Counts what was done for every binding in scope.
+    fn invalidate_all(&self, call: &Invalidate, done: &mut u32) -> Result {
+        let work = &mut Work::of_call();
+        let mut tables = self.in_scope(call)?;
+        stage1::check_format(&call.entries)?;
+        while *done < call.entries.count {
+            let checked = stage1::check_entries(&call.entries, *done);
+            let flushed = self.invalidate_chunk(&tables, call, *done, checked.good, work);
+            *done += flushed.done;
+            if *done == call.entries.count {
+                // An error came too late to matter.
+                break;
+            }
+            flushed.result.and(checked.result)?;
+            if checked.good == 0 {
+                // Cannot be: what is not good has an error.
+                return Err(EINVAL);
+            }
+            work.look()?;
+            tables = self.in_scope(call)?;
+        }
+        Ok(())
+    }
+
+    /// What is in the scope of a call now.
+    fn in_scope(&self, call: &Invalidate) -> Result<InScope> {
+        let nesting = self.nesting.lock();
+        match call.scope {
+            Scope::Binding(device, site) => Ok(InScope::Binding(nesting.tables_at(device, site)?)),
+            scope => nesting.check_scope(scope).map(|()| InScope::Many),
         }
     }
 
@@ -72,19 +85,17 @@ impl Container {
     /// too.
     fn invalidate_chunk(
         &self,
+        tables: &InScope,
         call: &Invalidate,
         first: u32,
         count: u32,
         work: &mut Work,
     ) -> Flushed {
-        if count == 0 {
-            return Flushed {
-                done: 0,
-                result: Ok(()),
-            };
-        }
         let mut done = count;
         let mut result = Ok(());
+        if count == 0 {
+            return Flushed { done, result };
+        }
         let mut flush = |tables: &Stage1Tables, work: &mut Work| {
             for table in tables.iter() {
                 let flushed = table.invalidate(&call.entries, first, count, work);
@@ -92,32 +103,26 @@ impl Container {
                 done = done.min(flushed.done);
                 result = result.and(flushed.result);
             }
-            result
         };
-        if let Scope::Binding(device, site) = call.scope {
-            let tables = self.nesting.lock().tables_at(device, site);
-            return match tables {
-                Ok(tables) => {
-                    let _ = flush(&tables, work);
-                    Flushed { done, result }
-                }
-                // It went meanwhile.
-                Err(error) => Flushed {
-                    done: 0,
-                    result: Err(error),
-                },
-            };
+        if let InScope::Binding(tables) = tables {
+            flush(tables, work);
+            return Flushed { done, result };
         }
         let mut next = Some(BindingKey::from_number(0));
-        while let Some(from) = next {
+        let mut alive = Ok(());
+        while let Some(from) = next.filter(|_| alive.is_ok()) {
             let found = self.nesting.lock().next_tables(call.scope, from);
             let Some(found) = found else {
                 break;
             };
-            if flush(&found.tables, work) == Err(EINTR) {
-                break;
-            }
+            flush(&found.tables, work);
             next = found.behind;
+            alive = work.look();
+        }
+        if alive.is_err() && next.is_some() {
+            // Some were not flushed at all.
+            done = 0;
+            result = result.and(alive);
         }
         Flushed { done, result }
     }

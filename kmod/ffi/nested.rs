@@ -164,6 +164,9 @@ impl NestedDomain {
             let flushed = self.try_invalidate(entries, first + done, count - done);
             let (moved, result) = (flushed.done, flushed.result);
             done += moved;
+            if done >= count {
+                break;
+            }
             let next = match result {
                 Ok(()) if moved == 0 => Err(EIO),
                 Ok(()) => work.look(),
@@ -174,7 +177,7 @@ impl NestedDomain {
                 }
                 error => error,
             };
-            if next.is_err() && done < count {
+            if next.is_err() {
                 return Flushed { done, result: next };
             }
         }

@@ -84,8 +84,19 @@ pub(crate) struct Checked {
 
 /// Checks invalidation entries from number `first` on, [`BATCH`] at most. Copies from the user.
 pub(crate) fn check_entries(entries: &InvalidationEntries, first: u32) -> Checked {
-    let wanted = (entries.count - first.min(entries.count)).min(BATCH);
-    let mut batch = [abi::iommu_hwpt_vtd_s1_invalidate::default(); BATCH as usize];
+    // One entry is what a guest sends most: it does not pay for the room of a batch.
+    match (entries.count - first.min(entries.count)).min(BATCH) {
+        1 => check_batch::<1>(entries, first, 1),
+        wanted => check_batch::<{ BATCH as usize }>(entries, first, wanted),
+    }
+}
+
+fn check_batch<const ROOM: usize>(
+    entries: &InvalidationEntries,
+    first: u32,
+    wanted: u32,
+) -> Checked {
+    let mut batch = [abi::iommu_hwpt_vtd_s1_invalidate::default(); ROOM];
     let batch = batch.get_mut(..wanted as usize).unwrap_or_default();
     if entries.read(first, batch).is_ok() && batch.iter().all(is_good) {
         return Checked {
