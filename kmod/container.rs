@@ -357,7 +357,7 @@ impl Container {
         let ended = self.invalidate(&call);
         let (count, done, bad) = (call.entries.count, ended.done, ended.bad_index);
         trace::invalidate(self.id, count, done, bad, &ended.result);
-        call.reply(arg, done, bad)?;
+        call::Invalidate::reply(arg, done, bad)?;
         ended.result
     }
 

@@ -19,7 +19,7 @@ use crate::ffi::nested::{InvalidationEntries, Stage1Data};
 use crate::ffi::paging::Access;
 use crate::ffi::user::Pointer;
 use bitmap::Bitmap;
-use core::mem::size_of;
+use core::mem::{offset_of, size_of};
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 
@@ -415,7 +415,6 @@ pub(crate) fn decode_unbind(arg: Pointer) -> Result<Scope> {
 pub(crate) struct Invalidate {
     pub(crate) scope: Scope,
     pub(crate) entries: InvalidationEntries,
-    reply: abi::vfio_ioasid_invalidate,
 }
 
 impl Invalidate {
@@ -424,30 +423,35 @@ impl Invalidate {
     /// [`EINVAL`] for a bad scope, or more than `VFIO_IOASID_INVALIDATE_MAX` entries.
     pub(crate) fn decode(arg: Pointer) -> Result<Self> {
         let call: abi::vfio_ioasid_invalidate = arg.read_call()?;
-        let decoded = Self {
-            scope: Scope::decode(call.flags, call.device, call.pasid)?,
+        let scope = Scope::decode(call.flags, call.device, call.pasid)?;
+        let pointer = Pointer::from_field(call.entries_uptr)?;
+        if call.entry_num > abi::VFIO_IOASID_INVALIDATE_MAX {
+            Self::reply(arg, 0, 0)?;
+            return Err(EINVAL);
+        }
+        Ok(Self {
+            scope,
             entries: InvalidationEntries {
                 data_type: call.data_type,
-                pointer: Pointer::from_field(call.entries_uptr)?,
+                pointer,
                 len: call.entry_len as usize,
                 count: call.entry_num,
             },
-            reply: call,
-        };
-        if call.entry_num > abi::VFIO_IOASID_INVALIDATE_MAX {
-            decoded.reply(arg, 0, 0)?;
-            return Err(EINVAL);
-        }
-        Ok(decoded)
+        })
     }
 
     /// Tells the user how many entries were done, and the index of the first bad one.
-    pub(crate) fn reply(mut self, arg: Pointer, done: u32, bad: u32) -> Result {
-        self.reply.entry_num = done;
-        self.reply.bad_index = bad;
-        arg.write(&self.reply)
+    pub(crate) fn reply(arg: Pointer, done: u32, bad: u32) -> Result {
+        // Side by side, which the compiler checks below.
+        let at = offset_of!(abi::vfio_ioasid_invalidate, entry_num);
+        arg.offset(at)?.write(&[done, bad])
     }
 }
+
+const _: () = assert!(
+    offset_of!(abi::vfio_ioasid_invalidate, bad_index)
+        == offset_of!(abi::vfio_ioasid_invalidate, entry_num) + size_of::<u32>()
+);
 
 /// `VFIO_IOASID_FAULT_QUEUE`.
 pub(crate) struct NewFaultQueue {

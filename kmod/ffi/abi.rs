@@ -30,7 +30,10 @@ pub(crate) use generated::*;
 ///
 /// The type must be `repr(C)`, made of integers alone, without padding, and start with a
 /// `u32` that holds its size.
-pub(crate) unsafe trait Call: FromBytes + AsBytes {}
+pub(crate) unsafe trait Call: FromBytes + AsBytes {
+    /// The size that the user says it has.
+    fn argsz(&self) -> usize;
+}
 
 macro_rules! plain {
     ($($ty:ty),* $(,)?) => { $(
@@ -46,7 +49,11 @@ macro_rules! call {
     ($($ty:ty),* $(,)?) => { $(
         plain!($ty);
         // SAFETY: By the header, the first field is `argsz`; see above for the rest.
-        unsafe impl Call for $ty {}
+        unsafe impl Call for $ty {
+            fn argsz(&self) -> usize {
+                self.argsz as usize
+            }
+        }
     )* };
 }
 

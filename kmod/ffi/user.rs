@@ -121,14 +121,28 @@ impl Pointer {
     /// - [`E2BIG`] if there are non-zero bytes behind the structure, or `argsz` is absurd.
     /// - [`EFAULT`] if the memory is not accessible.
     pub(crate) fn read_call<T: Call>(self) -> Result<T> {
-        let argsz = self.read::<u32>()? as usize;
+        let call = self.read::<T>();
+        let argsz = match &call {
+            Ok(call) => call.argsz(),
+            // Too short a structure may end where the memory does.
+            Err(_) => self.read::<u32>()? as usize,
+        };
         if argsz < size_of::<T>() {
             return Err(EINVAL);
         }
         if argsz > ARGSZ_MAX {
             return Err(E2BIG);
         }
-        let mut at = size_of::<T>();
+        let call = call?;
+        if argsz > size_of::<T>() {
+            self.check_tail(size_of::<T>(), argsz)?;
+        }
+        Ok(call)
+    }
+
+    /// Whether all bytes from number `at` on, up to `argsz`, are zero.
+    #[inline(never)]
+    fn check_tail(self, mut at: usize, argsz: usize) -> Result {
         while at < argsz {
             let mut tail = [0u8; TAIL_STEP];
             let step = TAIL_STEP.min(argsz - at);
@@ -141,6 +155,6 @@ impl Pointer {
             }
             at += step;
         }
-        self.read()
+        Ok(())
     }
 }

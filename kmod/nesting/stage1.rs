@@ -13,9 +13,11 @@ use kernel::prelude::*;
 /// `IOMMU_HWPT_INVALIDATE_DATA_VTD_S1` of linux/iommufd.h.
 const INVALIDATE_VTD_S1: u32 = 0;
 
-/// Invalidation entries that are read a time, and carried out between two looks at the caller's
-/// signals.
+/// Invalidation entries that are read at a time.
 const BATCH: u32 = 32;
+
+/// Invalidation entries that are carried out between two looks at the caller's signals.
+const CHUNK: u32 = 4 * BATCH;
 
 const PAGE_SHIFT: u32 = 12;
 /// Bits of an address in a PASID table entry (VT-d 4.1, 9.6).
@@ -82,12 +84,28 @@ pub(crate) struct Checked {
     pub(crate) result: Result,
 }
 
-/// Checks invalidation entries from number `first` on, [`BATCH`] at most. Copies from the user.
+/// Checks invalidation entries from number `first` on, [`CHUNK`] at most. Copies from the user.
 pub(crate) fn check_entries(entries: &InvalidationEntries, first: u32) -> Checked {
-    // One entry is what a guest sends most: it does not pay for the room of a batch.
-    match (entries.count - first.min(entries.count)).min(BATCH) {
-        1 => check_batch::<1>(entries, first, 1),
-        wanted => check_batch::<{ BATCH as usize }>(entries, first, wanted),
+    let wanted = (entries.count - first.min(entries.count)).min(CHUNK);
+    if wanted == 1 {
+        // What a guest sends most does not pay for the room of a batch.
+        return check_batch::<1>(entries, first, 1);
+    }
+    let mut good = 0;
+    while good < wanted {
+        let batch = (wanted - good).min(BATCH);
+        let checked = check_batch::<{ BATCH as usize }>(entries, first + good, batch);
+        good += checked.good;
+        if checked.result.is_err() {
+            return Checked {
+                good,
+                result: checked.result,
+            };
+        }
+    }
+    Checked {
+        good,
+        result: Ok(()),
     }
 }
 
