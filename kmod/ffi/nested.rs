@@ -13,7 +13,7 @@ use kernel::bindings;
 use kernel::error::{from_err_ptr, to_result};
 use kernel::prelude::*;
 use kernel::sync::Arc;
-use kernel::transmute::{AsBytes, FromBytes};
+use kernel::transmute::FromBytes;
 
 /// How often a page of the user's may be gone again when the driver comes to read it: others of its
 /// process take it away on purpose then.
@@ -58,13 +58,19 @@ pub(crate) struct InvalidationEntries {
 }
 
 impl InvalidationEntries {
-    /// Reads entries from number `index` on, as they are now.
+    /// Reads `count` entries from number `index` on, `N` at most, as they are now; whether `is_good`
+    /// says so of each.
     ///
     /// # Errors
     ///
     /// [`EFAULT`] if one cannot be read.
-    pub(crate) fn read<T: FromBytes + AsBytes>(&self, index: u32, to: &mut [T]) -> Result {
-        self.at(index)?.read_slice(to)
+    pub(crate) fn all<T: FromBytes, const N: usize>(
+        &self,
+        index: u32,
+        count: u32,
+        is_good: impl Fn(&T) -> bool,
+    ) -> Result<bool> {
+        self.at(index)?.all::<T, N>(count as usize, is_good)
     }
 
     fn at(&self, index: u32) -> Result<Pointer> {

@@ -5,7 +5,7 @@
 
 use super::abi::Call;
 use super::shim;
-use core::mem::{size_of, size_of_val};
+use core::mem::{size_of, size_of_val, MaybeUninit};
 use kernel::prelude::*;
 use kernel::transmute::{AsBytes, FromBytes};
 use kernel::uaccess::{UserPtr, UserSlice};
@@ -81,16 +81,31 @@ impl Pointer {
         }
     }
 
-    /// Reads values that follow each other, by one copy.
-    pub(crate) fn read_slice<T: FromBytes + AsBytes>(self, to: &mut [T]) -> Result {
-        // SAFETY: `to` is that many bytes, all initialised by `AsBytes`, and whatever is written to
-        // them makes values by `FromBytes`.
+    /// Reads `count` values that follow each other, `N` at most, by one copy; whether
+    /// `is_good` says so of each.
+    ///
+    /// # Errors
+    ///
+    /// [`EFAULT`] if the memory is not accessible; [`EINVAL`] if there are too many.
+    pub(crate) fn all<T: FromBytes, const N: usize>(
+        self,
+        count: usize,
+        is_good: impl Fn(&T) -> bool,
+    ) -> Result<bool> {
+        let mut values = [const { MaybeUninit::<T>::uninit() }; N];
+        let values = values.get_mut(..count).ok_or(EINVAL)?;
+        let len = size_of_val(values);
+        // SAFETY: `values` is that many bytes, none of which has to be initialised.
         let bytes = unsafe {
-            core::slice::from_raw_parts_mut(to.as_mut_ptr().cast::<u8>(), size_of_val(to))
+            core::slice::from_raw_parts_mut(values.as_mut_ptr().cast::<MaybeUninit<u8>>(), len)
         };
-        UserSlice::new(self.as_user_ptr(), bytes.len())
+        UserSlice::new(self.as_user_ptr(), len)
             .reader()
-            .read_slice(bytes)
+            .read_raw(bytes)?;
+        Ok(values.iter().all(|value| {
+            // SAFETY: Its bytes were written just now, and make a value by `FromBytes`.
+            is_good(unsafe { value.assume_init_ref() })
+        }))
     }
 
     /// Writes a value.

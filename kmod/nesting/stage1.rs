@@ -114,26 +114,19 @@ fn check_batch<const ROOM: usize>(
     first: u32,
     wanted: u32,
 ) -> Checked {
-    let mut batch = [abi::iommu_hwpt_vtd_s1_invalidate::default(); ROOM];
-    let batch = batch.get_mut(..wanted as usize).unwrap_or_default();
-    if entries.read(first, batch).is_ok() && batch.iter().all(is_good) {
-        return Checked {
-            good: wanted,
-            result: Ok(()),
-        };
-    }
-    // One of them is bad, or cannot be read: which?
-    for index in 0..wanted {
-        let mut entry = [abi::iommu_hwpt_vtd_s1_invalidate::default()];
-        let error = match entries.read(first + index, &mut entry) {
-            Ok(()) if entry.iter().all(is_good) => continue,
-            Ok(()) => EINVAL,
-            Err(error) => error,
-        };
-        return Checked {
-            good: index,
-            result: Err(error),
-        };
+    if entries.all::<_, ROOM>(first, wanted, is_good) != Ok(true) {
+        // One of them is bad, or cannot be read: which?
+        for index in 0..wanted {
+            let error = match entries.all::<_, 1>(first + index, 1, is_good) {
+                Ok(true) => continue,
+                Ok(false) => EINVAL,
+                Err(error) => error,
+            };
+            return Checked {
+                good: index,
+                result: Err(error),
+            };
+        }
     }
     Checked {
         good: wanted,
