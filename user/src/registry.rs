@@ -55,6 +55,9 @@ pub(crate) struct Registry {
     /// Address spaces with their names here; the host's numbers may begin anew.
     spaces: BTreeMap<u32, u64>,
     bound: BTreeMap<(Bdf, Pasid), Entry>,
+    /// The stay of all that is bound at a device, where they have one in common: there it takes no look at
+    /// each to see that nothing is of another.
+    stays: BTreeMap<Bdf, u64>,
     /// The host's PASID of each guest PASID that is bound.
     guests: BTreeMap<(Bdf, u32), Pasid>,
 }
@@ -123,16 +126,25 @@ impl Registry {
         devices
     }
 
+    fn at(&self, device: Bdf) -> impl Iterator<Item = (Pasid, &Entry)> {
+        let all = (device, Pasid::RID)..=(device, Pasid::MAX);
+        self.bound.range(all).map(|(key, entry)| (key.1, entry))
+    }
+
     /// Forgets what went with a device: it is in the context for this stay, or not at all.
     pub(crate) fn settle(&mut self, device: Bdf, stay: Option<u64>) {
-        let all = (device, Pasid::RID)..=(device, Pasid::MAX);
-        let here = self.bound.range(all);
-        let gone: Vec<Pasid> = here
-            .filter(|(_, entry)| Some(entry.stay) != stay)
-            .map(|(key, _)| key.1)
-            .collect();
+        if stay.is_some() && self.stays.get(&device) == stay.as_ref() {
+            return;
+        }
+        let gone = self
+            .at(device)
+            .filter(|(_, entry)| Some(entry.stay) != stay);
+        let gone: Vec<Pasid> = gone.map(|(pasid, _)| pasid).collect();
         for pasid in gone {
             self.remove(device, pasid);
+        }
+        if let Some(stay) = stay.filter(|_| self.at(device).next().is_some()) {
+            self.stays.insert(device, stay);
         }
     }
 
@@ -145,6 +157,11 @@ impl Registry {
         translation: Translation,
     ) -> u64 {
         self.remove(device, pasid);
+        if self.at(device).next().is_none() {
+            self.stays.insert(device, stay);
+        } else if self.stays.get(&device) != Some(&stay) {
+            self.stays.remove(&device);
+        }
         let id = self.name();
         let entry = Entry {
             id,
@@ -175,6 +192,9 @@ impl Registry {
             if pasid != Pasid::RID {
                 self.guests.remove(&(device, entry.guest(pasid)));
             }
+            if self.at(device).next().is_none() {
+                self.stays.remove(&device);
+            }
         }
     }
 
@@ -185,6 +205,7 @@ impl Registry {
     pub(crate) fn clear(&mut self) {
         self.bound.clear();
         self.guests.clear();
+        self.stays.clear();
     }
 
     /// See [`HostIommu::host_pasid`](crate::HostIommu::host_pasid).

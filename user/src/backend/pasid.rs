@@ -6,26 +6,37 @@ use crate::error::{Error, Operation, Result};
 use crate::pasid::PasidRequest;
 use crate::sys::Errno;
 use crate::types::Pasid;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 /// Most PASIDs of a context.
 pub(super) const MAX_PASIDS: usize = 65_536;
 
+/// Runs of PASIDs that are allocated, by the first of each, with the last. No two touch, so that what
+/// is allocated one by one is found in few.
 #[derive(Debug, Default)]
-pub(super) struct Pool(BTreeSet<u32>);
+pub(super) struct Pool {
+    runs: BTreeMap<u32, u32>,
+    count: usize,
+}
 
 impl Pool {
     pub(super) fn count(&self) -> usize {
-        self.0.len()
+        self.count
     }
 
     pub(super) fn holds(&self, pasid: u32) -> bool {
-        self.0.contains(&pasid)
+        self.run_of(pasid).is_some()
     }
 
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        *self = Self::default();
+    }
+
+    /// The run that a PASID lies in.
+    fn run_of(&self, pasid: u32) -> Option<(u32, u32)> {
+        let (&first, &last) = self.runs.range(..=pasid).next_back()?;
+        (pasid <= last).then_some((first, last))
     }
 
     /// As [`HostIommuContext::alloc_pasids`](crate::HostIommuContext::alloc_pasids).
@@ -52,20 +63,25 @@ impl Pool {
         if min == 0 || count == 0 || min > max || max > Pasid::MAX.get() {
             return Err(Errno::EINVAL);
         }
-        if self.0.len().saturating_add(count as usize) > MAX_PASIDS {
+        if self.count.saturating_add(count as usize) > MAX_PASIDS {
             return Err(Errno::EDQUOT);
         }
-        let mut first = min;
-        for &taken in self.0.range(min..=max) {
-            // `first` is at most `taken`: it follows the one before.
-            if taken - first >= count {
+        let mut first = self.run_of(min).map_or(min, |(_, last)| last + 1);
+        for (&taken, &last) in self.runs.range(min..=max) {
+            // `first` is at most `taken`, but for the run that `min` lies in: it follows the one before.
+            if taken.saturating_sub(first) >= count {
                 break;
             }
-            first = taken + 1;
+            first = last + 1;
         }
         let last = first.checked_add(count - 1).filter(|&last| last <= max);
         let last = last.ok_or(Errno::ENOSPC)?;
-        self.0.extend(first..=last);
+        // What touches it becomes one run with it.
+        let before = first.checked_sub(1).and_then(|pasid| self.run_of(pasid));
+        let start = before.map_or(first, |(start, _)| start);
+        let end = self.runs.remove(&(last + 1)).unwrap_or(last);
+        self.runs.insert(start, end);
+        self.count += count as usize;
         Ok(first)
     }
 
@@ -80,17 +96,21 @@ impl Pool {
             .checked_sub(1)
             .and_then(|more| first.checked_add(more));
         let last = last.ok_or(Errno::EINVAL)?;
-        if self.0.range(first..=last).count() != count as usize {
-            return Err(Errno::ENOENT);
-        }
+        let run = self.run_of(first).filter(|&(_, end)| last <= end);
+        let (start, end) = run.ok_or(Errno::ENOENT)?;
         // Those that are allocated are PASIDs.
         let pasid = |number| Pasid::try_from(number).map_err(|_| Errno::ENOENT);
         if bound(pasid(first)?..=pasid(last)?) {
             return Err(Errno::EBUSY);
         }
-        for pasid in first..=last {
-            self.0.remove(&pasid);
+        self.runs.remove(&start);
+        if start < first {
+            self.runs.insert(start, first - 1);
         }
+        if last < end {
+            self.runs.insert(last + 1, end);
+        }
+        self.count -= count as usize;
         Ok(())
     }
 }
@@ -112,6 +132,35 @@ mod tests {
         assert_eq!(pool.free(1, 4, |_| true), Err(Errno::EBUSY));
         assert_eq!(pool.alloc(1, 10, 3), Err(Errno::ENOSPC));
         assert_eq!(pool.alloc(1, 10, 2), Ok(5));
+    }
+
+    proptest::proptest! {
+        /// As a set of numbers does.
+        #[test]
+        fn pool_is_a_set_of_numbers(
+            steps in proptest::collection::vec((proptest::bool::ANY, 1u32..40, 1u32..6), 1..200),
+        ) {
+            let (mut pool, mut set) = (Pool::default(), std::collections::BTreeSet::new());
+            for (alloc, first, count) in steps {
+                let all = first..=first + count - 1;
+                if alloc {
+                    let free = |start: &u32| (*start..start + count).all(|one| !set.contains(&one));
+                    let wanted = (first..=41 - count).find(free).ok_or(Errno::ENOSPC);
+                    let got = pool.alloc(first, 40, count);
+                    proptest::prop_assert_eq!(got, wanted);
+                    set.extend(got.into_iter().flat_map(|start| start..start + count));
+                } else {
+                    let there = all.clone().all(|one| set.contains(&one));
+                    let wanted = if there { Ok(()) } else { Err(Errno::ENOENT) };
+                    proptest::prop_assert_eq!(pool.free(first, count, |_| false), wanted);
+                    set.retain(|one| !(there && all.contains(one)));
+                }
+                proptest::prop_assert_eq!(pool.count(), set.len());
+                for one in 0..50 {
+                    proptest::prop_assert_eq!(pool.holds(one), set.contains(&one));
+                }
+            }
+        }
     }
 
     #[test]

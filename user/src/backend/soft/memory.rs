@@ -8,8 +8,10 @@ use crate::types::{Iova, IovaRange, MapAccess};
 use crate::walk::{reason, Access, TableMemory};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{Bytes, FileOffset, VolatileMemory};
 
@@ -111,6 +113,30 @@ pub(super) struct Stage2 {
     /// By first address; they do not overlap.
     maps: BTreeMap<u64, Map>,
     pages: u64,
+    files: Files,
+}
+
+/// The files that are mapped, each open once by its device and inode: a descriptor for each mapping
+/// would be more than a process may have.
+#[derive(Debug, Default)]
+struct Files(BTreeMap<(u64, u64), Weak<File>>);
+
+impl Files {
+    fn open(&mut self, fd: BorrowedFd<'_>, maps: usize) -> Result<Arc<File>, Errno> {
+        let file = File::from(fd.try_clone_to_owned().map_err(|_| Errno::EMFILE)?);
+        let about = file.metadata().map_err(|_| Errno::EBADF)?;
+        let inode = (about.dev(), about.ino());
+        if let Some(known) = self.0.get(&inode).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        // Those that are not mapped any more are forgotten when there may be many of them.
+        if self.0.len() > 2 * maps + 16 {
+            self.0.retain(|_, file| file.strong_count() != 0);
+        }
+        let file = Arc::new(file);
+        self.0.insert(inode, Arc::downgrade(&file));
+        Ok(file)
+    }
 }
 
 impl Stage2 {
@@ -153,10 +179,10 @@ impl Stage2 {
             return Err(Errno::ENOSPC);
         }
         let (fd, first) = mapping.memory.file().ok_or(Errno::EOPNOTSUPP)?;
-        let file = fd.try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
+        let file = self.files.open(fd, self.maps.len())?;
         let at = first.checked_add(mapping.offset).ok_or(Errno::EINVAL)?;
         let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
-        let region = MmapRegion::from_file(FileOffset::new(File::from(file), at), size);
+        let region = MmapRegion::from_file(FileOffset::from_arc(file, at), size);
         let memory = Arc::new(Memory(region.map_err(|_| Errno::ENOMEM)?));
         let map = Map {
             last,
@@ -318,6 +344,30 @@ mod tests {
     fn unmap(stage2: &mut Stage2, start: u64, last: u64) -> Result<u64, Errno> {
         let range = IovaRange::new(Iova(start), Iova(last)).ok_or(Errno::EINVAL)?;
         Ok(stage2.unmap(range)?.0)
+    }
+
+    #[test]
+    fn file_is_open_once_for_all_its_mappings() -> Result<(), Errno> {
+        let memory = SharedMemory::new(c"stage 2", PAGE as usize)?;
+        let mut stage2 = Stage2::default();
+        for number in 0..100 {
+            map(&mut stage2, &memory, number * PAGE, PAGE)?;
+        }
+        let open = |stage2: &Stage2| -> Vec<usize> {
+            let files = stage2.files.0.values();
+            files.map(Weak::strong_count).collect()
+        };
+        assert_eq!(open(&stage2), [100]);
+        unmap(&mut stage2, 0, 100 * PAGE - 1)?;
+        assert_eq!(open(&stage2), [0]);
+        // Others come and go: not all of them are remembered.
+        for _ in 0..100 {
+            let memory = SharedMemory::new(c"stage 2", PAGE as usize)?;
+            map(&mut stage2, &memory, 0, PAGE)?;
+            unmap(&mut stage2, 0, PAGE - 1)?;
+        }
+        assert!(open(&stage2).len() < 20);
+        Ok(())
     }
 
     #[test]
