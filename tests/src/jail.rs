@@ -1,10 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Tests of the suite of all backends under a seccomp filter that kills the process at anything
-//! that is not listed, on a context that was opened before.
+//! The crate under a seccomp filter that kills the process at anything that is not listed: tests of
+//! the suite of all backends on a context that was opened before, and the life of one under the
+//! crate's lists alone.
 
 use crate::conformance::{self, Machine, Opened};
 use crate::ktap::{fail, skip, Outcome};
-use host_iommu::seccomp::THREAD_SYSCALLS;
+use crate::memory::PAGE;
+use host_iommu::seccomp::{RUNTIME_SYSCALLS, THREAD_SYSCALLS};
+use host_iommu::vfio::{Area, Bar, Interrupt};
+use host_iommu::{
+    AddressSpaceEntry, Bdf, DmaMemory, FaultQueueOptions, FaultRead, Gpa, GuestTable, HostIommu,
+    Invalidation, Iova, IovaRange, MapAccess, PasidRequest, SharedMemory,
+};
+use nix::sys::eventfd::EventFd;
 use seccompiler::{
     apply_filter, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
     SeccompFilter, SeccompRule, TargetArch,
@@ -12,15 +20,13 @@ use seccompiler::{
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::AsFd;
 use std::thread;
 
-/// What the test's own memory, clock and polling need; threads are in the crate's list.
-const OWN: [i64; 8] = [
+/// What tests of the suite need beside the crate's lists: memory that they make, waits and polls.
+const SUITE: [i64; 5] = [
     libc::SYS_memfd_create,
     libc::SYS_ftruncate,
-    libc::SYS_mremap,
-    libc::SYS_brk,
-    libc::SYS_clock_gettime,
     libc::SYS_clock_nanosleep,
     libc::SYS_poll,
     libc::SYS_ppoll,
@@ -42,14 +48,15 @@ pub fn need_filters() -> Outcome {
     skip("the kernel has no seccomp filters")
 }
 
-/// A filter of system calls and requests, with what the test itself needs.
+/// A filter of system calls and requests, and of what threads and the runtime need.
 ///
 /// # Errors
 ///
 /// If it cannot be made.
 pub fn filter(otherwise: SeccompAction, syscalls: &[i64], ioctls: &[u32]) -> Outcome<BpfProgram> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for call in syscalls.iter().chain(&THREAD_SYSCALLS).chain(&OWN) {
+    let runtime = THREAD_SYSCALLS.iter().chain(&RUNTIME_SYSCALLS);
+    for call in syscalls.iter().chain(runtime) {
         rules.insert(*call, Vec::new());
     }
     let mut requests = Vec::new();
@@ -94,8 +101,9 @@ pub fn jailed<M: Machine + Sync>(
     tests: &[Named],
 ) -> Outcome {
     need_filters()?;
+    let syscalls = [syscalls, &SUITE].concat();
     for (name, test) in tests {
-        let program = filter(SeccompAction::KillProcess, syscalls, ioctls)?;
+        let program = filter(SeccompAction::KillProcess, &syscalls, ioctls)?;
         let outcome = thread::scope(|scope| {
             let thread = scope.spawn(|| -> Outcome {
                 let opened = RefCell::new(Some(machine.open(&[0])?));
@@ -110,6 +118,109 @@ pub fn jailed<M: Machine + Sync>(
             Err(_) => return fail(format!("{name} panicked")),
         }
     }
+    Ok(())
+}
+
+/// What the life of a context is made of.
+pub struct Fds {
+    /// The device.
+    pub device: Bdf,
+    /// Guest memory.
+    pub memory: SharedMemory,
+    /// For an interrupt.
+    pub event: EventFd,
+}
+
+impl Fds {
+    /// For a device.
+    ///
+    /// # Errors
+    ///
+    /// If the process cannot have so much.
+    pub fn new(device: Bdf) -> Outcome<Self> {
+        Ok(Self {
+            device,
+            memory: SharedMemory::new(c"guest", 1 << 20)?,
+            event: EventFd::new()?,
+        })
+    }
+}
+
+/// Runs something under a filter that has these lists, what threads and the runtime need, and
+/// nothing else.
+///
+/// # Errors
+///
+/// Those of what is run. The process is killed at a call that is not listed.
+pub fn alone(syscalls: &[i64], ioctls: &[u32], life: impl FnOnce() -> Outcome + Send) -> Outcome {
+    need_filters()?;
+    let program = filter(SeccompAction::KillProcess, syscalls, ioctls)?;
+    let outcome = thread::scope(|scope| {
+        let thread = scope.spawn(|| -> Outcome {
+            apply_filter(&program)?;
+            life()
+        });
+        thread.join()
+    });
+    outcome.unwrap_or_else(|_| fail("panicked"))
+}
+
+/// What a VMM does with a context and its device, from the first mapping to the last drop.
+///
+/// # Errors
+///
+/// Those of what is done.
+pub fn live(host: &HostIommu, with: &Fds) -> Outcome {
+    let size = with.memory.len() as u64;
+    let range = |start, size| IovaRange::sized(Iova(start), size).ok_or(crate::Errno::EINVAL);
+    host.map(Iova(0), &with.memory, MapAccess::ReadWrite)?;
+    host.capabilities()?;
+    host.devices()?;
+    host.stats()?;
+    host.track_dirty(true)?;
+    host.read_dirty(range(0, size)?)?;
+    host.track_dirty(false)?;
+
+    let options = FaultQueueOptions::nonblocking();
+    let faults = host.fault_queue(&options.with_deadline(std::time::Duration::from_secs(1)))?;
+    let pasids = host.alloc_pasids(&PasidRequest::any())?;
+    let table = GuestTable::four_level(Gpa(PAGE));
+    let mut bound = host.bind(with.device, &pasids, pasids.first(), &table, Some(&faults))?;
+    bound.flush(&Invalidation::all())?;
+    if !matches!(faults.read()?, FaultRead::Empty) {
+        return fail("there is a fault");
+    }
+    faults.drain(std::time::Duration::from_millis(1));
+    bound.block()?;
+    bound.unbind()?;
+    let space = host.address_space()?;
+    let entry = AddressSpaceEntry {
+        range: range(0, PAGE)?,
+        gpa: Gpa(0),
+        access: MapAccess::ReadWrite,
+    };
+    space.map(&[entry])?;
+    let bound = host.bind_address_space(with.device, &pasids, pasids.first(), &space, None)?;
+    space.unmap(&[entry.range])?;
+    drop((bound, space, pasids, faults));
+
+    let device = host.device(with.device)?;
+    let mut bytes = [0; 2];
+    device.read_config(4, &mut bytes)?;
+    device.write_config(4, &(u16::from_le_bytes(bytes) | 2).to_le_bytes())?;
+    let bar = device.region(Bar(0).region())?;
+    let area = Area {
+        offset: 0,
+        size: PAGE,
+    };
+    drop(device.map(&bar, area)?);
+    device.interrupt(Interrupt::MsiX)?;
+    device.set_events(Interrupt::MsiX, 0, &[Some(with.event.as_fd())])?;
+    device.trigger(Interrupt::MsiX, 0)?;
+    device.disable(Interrupt::MsiX)?;
+    device.reset()?;
+    drop(device);
+    host.unmap(range(0, size)?)?;
     Ok(())
 }
 

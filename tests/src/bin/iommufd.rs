@@ -3,7 +3,10 @@
 //! open, a jail, and the crate's example.
 
 use host_iommu::backend::iommufd::Iommufd;
-use host_iommu::seccomp::{IOMMUFD_IOCTLS, IOMMUFD_SYSCALLS};
+use host_iommu::seccomp::{
+    DEVICE_IOCTLS, DEVICE_SYSCALLS, IOMMUFD_ATTACH_IOCTLS, IOMMUFD_ATTACH_SYSCALLS, IOMMUFD_IOCTLS,
+    IOMMUFD_SYSCALLS,
+};
 use host_iommu::{
     Bdf, FaultEvent, FaultQueueOptions, FaultRead, Gpa, GuestTable, HostIommu, HostIommuContext,
     Iova, MapAccess, PasidRequest, SharedMemory,
@@ -13,7 +16,7 @@ use host_iommu_tests::conformance::kmod::client;
 use host_iommu_tests::conformance::{
     expect, expect_errno, next_event, next_group, run_on, Client, End, Job, Machine, Vm, GVA, HOLE,
 };
-use host_iommu_tests::jail::jailed;
+use host_iommu_tests::jail::{alone, jailed, live, Fds};
 use host_iommu_tests::ktap::{fail, skip, Outcome};
 use host_iommu_tests::memory::{GuestMemory, PAGE};
 use host_iommu_tests::stage1::{entry, Table};
@@ -240,6 +243,33 @@ fn suite_runs_in_a_jail() -> Outcome {
     )
 }
 
+fn life_from_attach_to_detach_needs_the_lists_alone() -> Outcome {
+    let device = name(0)?;
+    let iommufd: OwnedFd = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/iommu")?
+        .into();
+    let file = file(device)?;
+    let with = Fds::new(device)?;
+    let syscalls = [
+        &IOMMUFD_SYSCALLS[..],
+        &IOMMUFD_ATTACH_SYSCALLS,
+        &DEVICE_SYSCALLS,
+    ];
+    let ioctls = [&IOMMUFD_IOCTLS[..], &IOMMUFD_ATTACH_IOCTLS, &DEVICE_IOCTLS];
+    alone(&syscalls.concat(), &ioctls.concat(), || {
+        let host = HostIommu::new(Iommufd::from_fds(iommufd, file, device)?);
+        live(&host, &with)?;
+        // By its file once more, whose name sysfs knows; another opening may bind it.
+        let file = host.detach(0)?;
+        match host.context().attach(file) {
+            Err(error) if error.errno() == Some(libc::EINVAL) => Ok(()),
+            other => fail(format!("{other:?}")),
+        }
+    })
+}
+
 fn dma_faults_are_not_had() -> Outcome {
     let vm = Vm::new(&IommufdMachine as &dyn Machine)?;
     let options = FaultQueueOptions::nonblocking().with_dma_faults();
@@ -257,6 +287,7 @@ suite![
     dropped_context_gives_everything_back_with_the_device_open,
     queues_leave_nothing_behind,
     suite_runs_in_a_jail,
+    life_from_attach_to_detach_needs_the_lists_alone,
     dma_faults_are_not_had,
     vsva_runs_on_iommufd,
 ];

@@ -2,14 +2,23 @@
 //! The crate in a jail: under a seccomp filter made of its own lists, which kills the process at
 //! anything else, tests of the suite of all backends run on a context that was opened before.
 
-use host_iommu::seccomp::{IOCTLS, SYSCALLS};
+use host_iommu::backend::kmod::Kmod;
+use host_iommu::seccomp::{ATTACH_IOCTLS, DEVICE_IOCTLS, DEVICE_SYSCALLS, IOCTLS, SYSCALLS};
+use host_iommu::sys::vfio::{ATTACH, GROUP_CONTAINER_SET};
+use host_iommu::{Bdf, HostIommu};
 use host_iommu_tests::conformance::kmod::KmodMachine;
 use host_iommu_tests::conformance::Machine;
-use host_iommu_tests::jail::{filter, jailed, need_filters, Named};
-use host_iommu_tests::ktap::{fail, Outcome};
+use host_iommu_tests::jail::{alone, filter, jailed, live, need_filters, Fds, Named};
+use host_iommu_tests::ktap::{fail, skip, Outcome};
+use host_iommu_tests::vfio::{endpoints, Container, Group};
 use host_iommu_tests::{named, suite};
-use seccompiler::{apply_filter, SeccompAction};
+use seccompiler::{
+    apply_filter, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch,
+};
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::thread;
 
 fn filter_refuses_what_is_not_listed() -> Outcome {
@@ -85,9 +94,72 @@ fn faults_run_in_a_jail() -> Outcome {
     ])
 }
 
+/// The container and group of the first endpoint, not attached.
+fn fds() -> Outcome<(Bdf, Container, Group)> {
+    let Some(&name) = endpoints().first() else {
+        return skip("no endpoint is bound to vfio-pci");
+    };
+    let device = Bdf::new(name.segment, name.bus, name.devfn);
+    Ok((device, Container::open()?, Group::open(name)?))
+}
+
+fn life_from_attach_to_detach_needs_the_lists_alone() -> Outcome {
+    let (device, container, group) = fds()?;
+    let group = group.as_fd().try_clone_to_owned()?;
+    let with = Fds::new(device)?;
+    let syscalls = [&SYSCALLS[..], &DEVICE_SYSCALLS].concat();
+    let ioctls = [&IOCTLS[..], &ATTACH_IOCTLS, &DEVICE_IOCTLS].concat();
+    alone(&syscalls, &ioctls, || {
+        let host = HostIommu::new(Kmod::from_fds(container.into_fd(), group)?);
+        live(&host, &with)?;
+        let group = host.detach(0)?;
+        host.attach(group)?;
+        Ok(())
+    })
+}
+
+/// A filter that fails one request of `ioctl` with EPERM and lets everything else through.
+fn without(request: u32) -> Outcome<BpfProgram> {
+    let (length, value) = (SeccompCmpArgLen::Dword, u64::from(request));
+    let condition = SeccompCondition::new(1, length, SeccompCmpOp::Eq, value)?;
+    let rules = BTreeMap::from([(libc::SYS_ioctl, vec![SeccompRule::new(vec![condition])?])]);
+    let otherwise = SeccompAction::Allow;
+    let refuse = SeccompAction::Errno(libc::EPERM as u32);
+    let filter = SeccompFilter::new(rules, otherwise, refuse, TargetArch::x86_64)?;
+    Ok(filter.try_into()?)
+}
+
+fn attach_that_cannot_select_the_module_leaves_the_group() -> Outcome {
+    need_filters()?;
+    let (_, container, group) = fds()?;
+    // The second of the list is SET_IOMMU.
+    let program = without(ATTACH[1])?;
+    let outcome = thread::scope(|scope| {
+        let thread = scope.spawn(|| -> Outcome {
+            let ours = group.as_fd().try_clone_to_owned()?;
+            apply_filter(&program)?;
+            let errno = match Kmod::from_fds(container.into_fd(), ours) {
+                Ok(_) => return fail("it was attached"),
+                Err(error) => error.errno(),
+            };
+            if errno != Some(libc::EPERM) {
+                return fail(format!("it failed with {errno:?}"));
+            }
+            if group.status()? & GROUP_CONTAINER_SET != 0 {
+                return fail("the group is still in the container");
+            }
+            Ok(())
+        });
+        thread.join()
+    });
+    outcome.unwrap_or_else(|_| fail("panicked"))
+}
+
 suite![
     filter_refuses_what_is_not_listed,
     mappings_and_pasids_run_in_a_jail,
     bindings_run_in_a_jail,
     faults_run_in_a_jail,
+    life_from_attach_to_detach_needs_the_lists_alone,
+    attach_that_cannot_select_the_module_leaves_the_group,
 ];
