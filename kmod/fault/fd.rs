@@ -289,13 +289,14 @@ impl FaultQueue {
 
     /// Ends a delivery.
     fn settle(&self, end: impl FnOnce(&mut QueueState)) {
-        let readable = {
+        let became_readable = {
             let mut state = self.state.lock();
+            let before = state.readable();
             end(&mut state);
-            state.readable()
+            !before && state.readable()
         };
         // Another reader may wait for what came back, or for the end of this delivery.
-        if readable {
+        if became_readable {
             self.changed.notify_all();
         }
     }
