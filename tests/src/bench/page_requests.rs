@@ -30,12 +30,45 @@ const ALL: iommu_hwpt_vtd_s1_invalidate = iommu_hwpt_vtd_s1_invalidate {
     __reserved: 0,
 };
 const GVA: u64 = 0x7f12_0000_0000;
-/// Orders at a time, pages of an order and of a group, and how often.
-const SHAPES: [(&str, u64, u64, u32, u32); 3] = [
-    ("request_1", 1, 1, 1, 32),
-    ("request_64", 64, 1, 1, 4),
-    ("request_group_8", 1, 8, 8, 16),
+/// How page requests come.
+struct Shape {
+    row: &'static str,
+    /// Orders at a time.
+    orders: u64,
+    /// Pages of an order.
+    pages: u64,
+    /// Pages of a group.
+    group: u32,
+    /// How often that many orders are given, one after the other, in a measurement.
+    turns: u64,
+}
+
+const SHAPES: [Shape; 3] = [
+    Shape {
+        row: "request_1",
+        orders: 1,
+        pages: 1,
+        group: 1,
+        turns: 64,
+    },
+    Shape {
+        row: "request_64",
+        orders: 64,
+        pages: 1,
+        group: 1,
+        turns: 1,
+    },
+    Shape {
+        row: "request_group_8",
+        orders: 1,
+        pages: 8,
+        group: 8,
+        turns: 16,
+    },
 ];
+
+/// Measurements of each shape.
+const ROUNDS: u32 = 4;
 
 /// Most records of a read.
 const RECORDS: usize = 64;
@@ -113,16 +146,16 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Touches holes, has them filled, and sees the end of all DMA.
-    fn once(&self, queue: &Queue, orders: u64, pages: u64) -> Outcome {
-        let slots = (0..orders)
+    /// Touches holes from page number `first` on, has them filled, and sees the end of all DMA.
+    fn once(&self, queue: &Queue, shape: &Shape, first: u64) -> Outcome {
+        let slots = (0..shape.orders)
             .map(|index| {
-                let gva = GVA + index * pages * PAGE;
-                let length = ((pages - 1) * PAGE + 8) as u32;
+                let gva = GVA + (first + index * shape.pages) * PAGE;
+                let length = ((shape.pages - 1) * PAGE + 8) as u32;
                 Ok(self.dma.submit(&Order::fill(gva, length, 1).at(PASID))?)
             })
             .collect::<Outcome<Vec<Slot>>>()?;
-        let mut left = (orders * pages) as usize;
+        let mut left = (shape.orders * shape.pages) as usize;
         while left > 0 {
             let served = queue.serve(|gva| {
                 self.table.map(gva & !(PAGE - 1), self.page, entry::RW);
@@ -142,19 +175,20 @@ impl Bench<'_> {
     }
 
     fn run(&self, queue: &Queue, flush: impl Fn() -> Outcome) -> Outcome {
-        for (row, orders, pages, group, rounds) in SHAPES {
-            self.dma.set_register(reg::PRI_GROUP, group);
+        for shape in &SHAPES {
+            self.dma.set_register(reg::PRI_GROUP, shape.group);
+            let step = shape.orders * shape.pages;
             let empty = || {
-                for page in 0..orders * pages {
+                for page in 0..shape.turns * step {
                     self.table.unmap(GVA + page * PAGE);
                 }
                 flush()
             };
-            self.once(queue, orders, pages)?;
-            let counts = (rounds, (orders * pages) as u32);
-            self.report.time_each(row, self.way, counts, empty, || {
-                self.once(queue, orders, pages)
-            })?;
+            let all = || (0..shape.turns).try_for_each(|turn| self.once(queue, shape, turn * step));
+            all()?;
+            let counts = (ROUNDS, (shape.turns * step) as u32);
+            self.report
+                .time_each(shape.row, self.way, counts, empty, all)?;
             empty()?;
         }
         self.dma.set_register(reg::PRI_GROUP, 1);

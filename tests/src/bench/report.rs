@@ -7,7 +7,7 @@ use host_iommu_tests::rig::Monitor;
 use std::time::Instant;
 
 /// So many rounds of a row are profiled at most: each is a file of megabytes.
-const PROFILED_ROUNDS: u32 = 8;
+const PROFILED_ROUNDS: u32 = 2;
 
 /// How much is measured, and where it goes.
 #[derive(Clone, Debug)]
