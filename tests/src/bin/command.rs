@@ -100,7 +100,7 @@ fn without_the_module_it_says_how_to_load_it() -> Outcome {
     let output = run(&["list"]);
     load_module("")?;
     let said = complaint(&output?)?;
-    assert!(said.contains("insmod vfio_iommu_ioasid.ko"), "{said}");
+    assert!(said.contains("modprobe vfio_iommu_ioasid"), "{said}");
     Ok(())
 }
 

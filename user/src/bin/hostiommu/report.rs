@@ -14,7 +14,7 @@ pub enum Error {
     #[error("debugfs is not mounted at {0}; as root: mount -t debugfs debugfs {0}")]
     NotMounted(PathBuf),
     /// There is no module.
-    #[error("the module vfio_iommu_ioasid is not loaded; as root: insmod vfio_iommu_ioasid.ko")]
+    #[error("the module vfio_iommu_ioasid is not loaded; as root: modprobe vfio_iommu_ioasid; hostiommu doctor says more")]
     NotLoaded,
     /// Root, and the kernel does not let it.
     #[error("the kernel's lockdown keeps root from {0}; cat /sys/kernel/security/lockdown shows it, and only a boot without it ends it")]
@@ -42,6 +42,20 @@ pub enum Error {
     /// The output cannot be written.
     #[error("cannot print: {0}")]
     Print(io::Error),
+    /// A live view, and nothing to show it on.
+    #[error("watch shows a table in a terminal, and this output is none; hostiommu watch --json prints lines")]
+    NoTerminal,
+    /// The terminal, or signals, cannot be had.
+    #[error("cannot use this terminal: {0}")]
+    Terminal(io::Error),
+    /// There is no tracefs, or this user may not look.
+    #[error(
+        "cannot see tracefs at {0}; as root: mount -t tracefs tracefs {0}; other users need sudo"
+    )]
+    NoTracefs(PathBuf),
+    /// There are no tracepoints.
+    #[error("the kernel has no events of vfio_ioasid: load the module vfio_iommu_ioasid first; if it is loaded, the kernel was built without CONFIG_EVENT_TRACING")]
+    NoEvents,
 }
 
 /// One line: an object's pairs, in the module's order.
@@ -49,7 +63,12 @@ pub enum Error {
 pub struct Line(Vec<(String, String)>);
 
 impl Line {
-    fn parse(file: &'static str, line: &str) -> Result<Self, Error> {
+    /// Parses a line of a file.
+    ///
+    /// # Errors
+    ///
+    /// If it is not made of pairs, or names no container.
+    pub fn parse(file: &'static str, line: &str) -> Result<Self, Error> {
         let format = || Error::Format {
             file,
             line: line.to_owned(),
@@ -100,7 +119,7 @@ impl Line {
 }
 
 /// A number as the module writes one: without signs and leading zeroes, which others may have.
-fn number(text: &str) -> Option<u64> {
+pub fn number(text: &str) -> Option<u64> {
     let number: u64 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
 }
