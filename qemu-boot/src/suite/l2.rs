@@ -14,8 +14,8 @@ use std::fs;
 use std::io::Write;
 use std::time::Duration;
 
-/// The steps take two minutes; a machine under load may take many.
-const LIMIT: Duration = Duration::from_secs(900);
+/// The steps take five minutes; a machine under load may take many.
+const LIMIT: Duration = Duration::from_secs(1800);
 /// The name of the logs.
 const NAME: &str = "l2";
 
@@ -102,7 +102,8 @@ impl Ready {
         let mut limit = LIMIT;
         if let Some(seconds) = guest.seconds {
             words.push_str(&format!(" seconds={seconds}"));
-            limit += 2 * Duration::from_secs(seconds.into());
+            // As long again beside a guest that computes; and a guest that ended itself is booted anew.
+            limit += 4 * Duration::from_secs(seconds.into());
         }
         let mut said = steps::Parser::default();
         let ended = self.boot_in(setup, run.path(), Hardware::USUAL, &contents, |machine| {

@@ -79,7 +79,7 @@ fn places(memory: &PrivateMemory) -> Outcome<Vec<u64>> {
 }
 
 impl Attacker {
-    fn new(endpoint: &Path) -> Outcome<Self> {
+    fn new(endpoint: &Path, seed: u64) -> Outcome<Self> {
         let memory = OpenOptions::new().read(true).write(true).open("/dev/mem")?;
         let unit = Mmio::new(memory.as_fd(), UNIT, REGISTERS as usize)?;
         fs::write(endpoint.join("enable"), "1")?;
@@ -93,7 +93,7 @@ impl Attacker {
         let device = Testdev::new(Mmio::new(resource.as_fd(), 0, BAR_SIZE)?)?;
         let tables = PrivateMemory::new(PAGES * PAGE)?;
         Ok(Self {
-            dice: Dice::new(0x5eed),
+            dice: Dice::new(0x5eed + seed),
             unit,
             places: places(&tables)?,
             tables,
@@ -204,8 +204,8 @@ impl Attacker {
 }
 
 /// Does harm for so many seconds.
-pub fn attack(endpoint: &Path, seconds: u64) -> Outcome<String> {
-    let mut attacker = Attacker::new(endpoint)?;
+pub fn attack(endpoint: &Path, seconds: u64, seed: u64) -> Outcome<String> {
+    let mut attacker = Attacker::new(endpoint, seed)?;
     let end = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < end {
         attacker.step()?;
@@ -218,8 +218,8 @@ pub fn attack(endpoint: &Path, seconds: u64) -> Outcome<String> {
         requests,
     } = attacker.harm;
     Ok(format!(
-        "{registers} writes to registers, {entries} to tables, {config} to configuration space, {orders} \
-         orders, {requests} page requests"
+        "registers={registers} tables={entries} configuration={config} orders={orders} \
+         requests={requests}"
     ))
 }
 

@@ -122,7 +122,11 @@ fn command(line: &str) -> Outcome<String> {
         "killed" => process::killed_with_faults_in_flight(),
         "work" => share::work(number(words.next())?.into()),
         "compute" => hostile::compute(number(words.next())?.into()),
-        "attack" => hostile::attack(&endpoint()?, number(words.next())?.into()),
+        "attack" => {
+            let (seconds, seed) = (number(words.next())?, number(words.next())?);
+            hostile::attack(&endpoint()?, seconds.into(), seed.into())
+        }
+        "go-on" => share::go_on(number(words.next())?.into(), rid),
         "change" => changes::changing_memory(),
         "start" => process::start_dma(),
         "reset" => reset(),

@@ -4,7 +4,7 @@
 use crate::log;
 use host_iommu::sys::memory::Mmio;
 use host_iommu::sys::private::{Advice, PrivateMemory};
-use host_iommu_tests::ktap::{fail, skip, Outcome};
+use host_iommu_tests::ktap::{fail, skip, Outcome, Stop};
 use host_iommu_tests::testdev::{status, Counter, Done, Order, Slot, Testdev};
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
@@ -135,4 +135,61 @@ pub fn work(seconds: u64) -> Outcome<String> {
         done += 1;
     }
     Ok(done.to_string())
+}
+
+/// Orders under way at a time in [`go_on`].
+const UNDER_WAY: usize = 8;
+
+/// Has the device work for so many seconds, for this process in pages that it has to ask for, and
+/// without a PASID, which ends by an interrupt, as `rid` does. Tells what it saw of page requests and
+/// their answers.
+pub fn go_on(seconds: u64, rid: fn() -> Outcome<String>) -> Outcome<String> {
+    let shared = match Shared::open() {
+        Err(Stop::Skip(_)) => None,
+        shared => Some(shared?),
+    };
+    let counters = |shared: &Shared| {
+        let count = |counter| shared.device.counter(counter);
+        let answers = count(Counter::RspSuccess) + count(Counter::RspInvalid);
+        let all = answers + count(Counter::RspFailure);
+        [count(Counter::PageReq), all, count(Counter::RspStray)]
+    };
+    let before = shared.as_ref().map_or([0; 3], counters);
+    let memory = PrivateMemory::new(UNDER_WAY * WORK * PAGE)?;
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let (mut orders, mut copies) = (0, 0);
+    while Instant::now() < end {
+        let bytes = WORK * PAGE;
+        let mut slots = Vec::new();
+        for place in 0..UNDER_WAY {
+            let Some(shared) = &shared else {
+                break;
+            };
+            let start = memory.address() + (place * bytes) as u64;
+            let order = Order::fill(start, bytes as u32, orders + place as u64);
+            slots.push(shared.begin(order)?);
+        }
+        rid()?;
+        copies += 1;
+        for (place, slot) in slots.into_iter().enumerate() {
+            let Some(shared) = &shared else {
+                break;
+            };
+            let done = shared.end(slot)?;
+            let at = (place * bytes) as u64;
+            let written = (at..at + bytes as u64).step_by(8);
+            let equal = written.map(|at| memory.load(at)).all(|word| word == orders);
+            if done.status != status::OK || !equal {
+                return fail(format!("{done}, written as ordered: {equal}"));
+            }
+            orders += 1;
+        }
+        memory.advise(0, UNDER_WAY * bytes, Advice::DontNeed)?;
+    }
+    let after = shared.as_ref().map_or([0; 3], counters);
+    let [requests, answers, stray] = std::array::from_fn(|index| after[index] - before[index]);
+    Ok(format!(
+        "{orders} orders and {copies} copies told by interrupts; page requests of the device \
+         requests={requests} answers={answers} stray={stray}"
+    ))
 }

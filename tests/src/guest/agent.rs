@@ -57,8 +57,13 @@ impl Agent {
 
     /// Waits for the answer to what it was told.
     pub fn answer(&self) -> Outcome<String> {
+        self.answer_within(Duration::from_secs(240))
+    }
+
+    /// The same, where no line may be later than this.
+    pub fn answer_within(&self, limit: Duration) -> Outcome<String> {
         loop {
-            let line = self.line(Duration::from_secs(240))?;
+            let line = self.line(limit)?;
             let (verdict, text) = line.split_once(' ').unwrap_or((&line, ""));
             match verdict {
                 "ok" => return Ok(text.to_owned()),

@@ -2,17 +2,17 @@
 //! The steps.
 
 use crate::agent::Agent;
-use crate::counts;
 use crate::vmm::{self, Guest, Vmm};
+use crate::{counts, hostile, takeover};
 use host_iommu_tests::ktap::{fail, skip, Outcome, Stop};
-use host_iommu_tests::{disk, kmsg, kvm, vfio};
+use host_iommu_tests::{disk, kvm, vfio};
 use std::fs;
 use std::time::{Duration, Instant};
 
 type Step = fn(&mut World) -> Outcome<String>;
 
 /// Number, title and what is done.
-pub const STEPS: [(u32, &str, Step); 11] = [
+pub const STEPS: [(u32, &str, Step); 12] = [
     (
         1,
         "boot an unmodified kernel behind the crate's VT-d unit",
@@ -38,40 +38,40 @@ pub const STEPS: [(u32, &str, Step); 11] = [
         reset_and_plug,
     ),
     (9, "the guest reboots with everything bound", reboot),
-    (12, "a hostile guest beside it", hostile),
+    (
+        10,
+        "another process takes the guest over under running DMA",
+        takeover::run,
+    ),
+    (12, "a hostile guest beside it", hostile::run),
     // The last one: the module goes.
     (11, "the VMM is killed", kill),
 ];
 
-/// The step that is taken only where it is asked for: the hostile guest at times ends its own VMM
-/// (KVM_RUN gives EIO), which the step takes for a failure.
-pub const ONLY_ASKED: u32 = 12;
 /// Pages of step 4.
 const PAGES: u64 = 64;
 /// Emulated twice, on a machine that does other things too.
-const BOOT: Duration = Duration::from_secs(240);
-
-/// Seconds of step 12, if nobody says.
-const HARM: u64 = 10;
-/// Most lines a second of the host's log in that step: the kernel limits reports of DMA faults.
-const LOG_LINES: u64 = 5;
+pub const BOOT: Duration = Duration::from_secs(600);
 
 /// What is there so far.
 #[derive(Default)]
 pub struct World {
     vmm: Option<Vmm>,
-    device: String,
+    /// The device that is passed through.
+    pub device: String,
 }
 
 impl World {
-    fn vmm(&mut self) -> Outcome<&mut Vmm> {
+    /// The first guest's VMM.
+    pub fn vmm(&mut self) -> Outcome<&mut Vmm> {
         match &mut self.vmm {
             Some(vmm) => Ok(vmm),
             None => fail("there is no guest"),
         }
     }
 
-    fn agent(&mut self) -> Outcome<&mut Agent> {
+    /// The agent in the first guest.
+    pub fn agent(&mut self) -> Outcome<&mut Agent> {
         self.vmm().map(|vmm| &mut vmm.agent)
     }
 
@@ -115,6 +115,7 @@ fn boot(world: &mut World) -> Outcome<String> {
     let empty = vec![0; disk::PART];
     fs::write(vmm::DISK, [disk::pattern(disk::READ), empty].concat())?;
     fs::write(vmm::SWAP, vec![0; disk::SWAP])?;
+    fs::create_dir_all(vmm::FOLDER)?;
     let begun = Instant::now();
     let vmm = Vmm::start(&Guest {
         name: vmm::FIRST,
@@ -127,9 +128,14 @@ fn boot(world: &mut World) -> Outcome<String> {
     world.agent()?.wait(BOOT)?;
     let seconds = begun.elapsed().as_secs();
     let unit = world.agent()?.ask("unit")?;
+    let whose = match (vmm::is_qemu(), world.vmm()?.is_confined()?) {
+        (true, _) => "QEMU is root's",
+        (false, true) => "the VMM is an ordinary user's, under its filter of system calls",
+        (false, false) => return fail("the VMM has privileges, or a thread without a filter"),
+    };
     let device = &world.device;
     Ok(format!(
-        "{unit}; {device} passed through, {cpus} CPUs, {seconds} seconds"
+        "{unit}; {device} passed through, {cpus} CPUs, {seconds} seconds; {whose}"
     ))
 }
 
@@ -192,7 +198,7 @@ fn untouched(world: &mut World) -> Outcome<String> {
 
 /// The device at work without a PASID and, unless the guest's kernel has that switched off, on the
 /// memory of a process.
-fn at_work(world: &mut World) -> Outcome<&'static str> {
+pub fn at_work(world: &mut World) -> Outcome<&'static str> {
     world.agent()?.ask("rid")?;
     match world.agent()?.ask("share 4") {
         Err(Stop::Skip(_)) => Ok("without PASID"),
@@ -258,73 +264,6 @@ fn reboot(world: &mut World) -> Outcome<String> {
     Ok(format!(
         "{bound} bindings when it went down; up again and at work {how} after {seconds} seconds"
     ))
-}
-
-/// Orders that the first guest's device does for it while the other guest does something, by so many
-/// seconds, and what the other says it did.
-fn beside(world: &mut World, other: &mut Vmm, what: &str, seconds: u64) -> Outcome<(u64, String)> {
-    other.agent.tell(&format!("{what} {seconds}"))?;
-    let done = world.agent()?.ask(&format!("work {seconds}"))?;
-    let answer = other.agent.answer()?;
-    Ok((done.parse()?, answer))
-}
-
-/// Lines of the host's log, and those in it by which Linux's VT-d driver reports each page request at an
-/// address that is not canonical: 7.3 does not limit these.
-fn log_lines() -> Outcome<(usize, usize)> {
-    let text = kmsg::text()?;
-    let is_unlimited = |line: &&str| {
-        line.contains("Address is not canonical") || line.contains("Invalid page request")
-    };
-    let unlimited = text.lines().filter(is_unlimited).count();
-    Ok((text.lines().count().saturating_sub(unlimited), unlimited))
-}
-
-/// A second guest does what it can against the first one, whose device goes on at the pace that it has
-/// beside a guest that only computes. SECONDS says how long.
-fn hostile(world: &mut World) -> Outcome<String> {
-    if vmm::is_qemu() {
-        return skip("the hostile guest knows the crate's unit alone");
-    }
-    let device = vfio::endpoints().into_iter().map(|bdf| bdf.to_string());
-    let first = world.device.clone();
-    let Some(device) = device.into_iter().find(|device| *device != first) else {
-        return skip("there is no second endpoint");
-    };
-    let seconds = std::env::var("SECONDS")
-        .ok()
-        .filter(|text| !text.is_empty());
-    let seconds = seconds.map_or(Ok(HARM), |text| text.parse())?;
-    let mut other = Vmm::start(&Guest {
-        name: vmm::HOSTILE,
-        devices: &[device],
-        cpus: 1,
-        line: vmm::HOSTILE_LINE,
-        disks: &[],
-    })?;
-    other.agent.wait(BOOT)?;
-    let (usual, _) = beside(world, &mut other, "compute", seconds)?;
-    let (log, unlimited) = log_lines()?;
-    let (attacked, harm) = beside(world, &mut other, "attack", seconds)?;
-    other.kill()?;
-    let now = log_lines()?;
-    let logged = now.0.saturating_sub(log);
-    let unlimited = now.1.saturating_sub(unlimited);
-    drop(other);
-    let counts = format!(
-        "{harm}, in {seconds} seconds; the neighbour did {attacked} orders, and {usual} beside a guest \
-         that computes; {logged} lines in the host's log, and {unlimited} of a kind that Linux does not \
-         limit"
-    );
-    if attacked < usual / 2 {
-        return fail(format!("the neighbour is slowed down: {counts}"));
-    }
-    if logged as u64 > LOG_LINES * seconds {
-        return fail(format!("the host's log is flooded: {counts}"));
-    }
-    world.agent()?.ask("log")?;
-    at_work(world)?;
-    Ok(counts)
 }
 
 fn kill(world: &mut World) -> Outcome<String> {

@@ -4,15 +4,22 @@
 use crate::agent::Agent;
 use crate::{counts, qemu};
 use host_iommu_tests::ktap::{fail, Outcome};
+use host_iommu_tests::vfio;
+use nix::sys::resource::{setrlimit, Resource};
 use std::fs::{self, File};
-use std::process::{Child, Command, Stdio};
+use std::os::unix::fs::{chown, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 /// The name of the guest that all steps are about.
 pub const FIRST: &str = "guest";
 /// The name of the one that means harm.
 pub const HOSTILE: &str = "hostile";
+/// The folder of its VMM's user.
+pub const FOLDER: &str = "/tmp/vmm";
 /// The control socket of the first guest's VMM.
-pub const CONTROL: &str = "/tmp/vmm";
+pub const CONTROL: &str = "/tmp/vmm/control";
 /// The file that is the guest's disk.
 pub const DISK: &str = "/tmp/guest-disk";
 /// The file that is its swap space.
@@ -26,6 +33,15 @@ pub const LINE: &str = "console=ttyS0 loglevel=5 panic=-1 intel_iommu=on,sm_on n
 /// The line of a guest that means harm: its kernel leaves the unit alone, and `guest-agent` may map it.
 pub const HOSTILE_LINE: &str =
     "console=ttyS0 loglevel=5 panic=-1 intel_iommu=off iomem=relaxed no_timer_check cryptomgr.notests";
+
+/// Who runs the VMM in user/vmm, with the devices' groups, and as much locked memory as the guest has and
+/// a little more: the first guest's, and the hostile one's.
+const USER: u32 = 1000;
+const STRANGER: u32 = 1001;
+const LOCKED: u64 = (256 + 16) << 20;
+
+/// How long a takeover may last.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A guest, and the files of its VMM.
 #[derive(Clone, Copy)]
@@ -58,7 +74,7 @@ impl Vmm {
         let is_qemu = is_qemu();
         let mut command = match is_qemu {
             true => qemu::command(guest.devices, guest.cpus, &console_file(guest.name)),
-            false => own(guest),
+            false => own(guest)?,
         };
         let mut child = command
             .stdin(Stdio::piped())
@@ -103,6 +119,62 @@ impl Vmm {
         }
     }
 
+    /// Another process takes its guest over, and this one ends. Gives for how many microseconds the
+    /// guest stood still.
+    pub fn take_over(&mut self) -> Outcome<u64> {
+        let messages = File::options().append(true).open(messages_file(FIRST))?;
+        let mut new = as_user(USER)
+            .args(["--takeover", CONTROL, "--log", "info"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(messages)
+            .spawn()?;
+        let begun = Instant::now();
+        let old = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            if let Some(status) = new.try_wait()? {
+                return fail(format!("the new VMM ended with {status}"));
+            }
+            if begun.elapsed() > PATIENCE {
+                new.kill()?;
+                return fail(format!("the old VMM is there after {PATIENCE:?}"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        self.child = new;
+        if !old.success() {
+            return fail(format!("the old VMM ended with {old}"));
+        }
+        if Self::status("process")? != u64::from(self.child.id()) {
+            return fail("another VMM has the control socket");
+        }
+        Self::status("paused")
+    }
+
+    /// Whether it is an ordinary user's, and each of its threads under a filter of system calls.
+    pub fn is_confined(&self) -> Outcome<bool> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id()))?;
+        for task in tasks.flatten() {
+            let status = fs::read_to_string(task.path().join("status"))?;
+            let has = |wanted: &str| status.lines().any(|line| line == wanted);
+            // KVM's own thread belongs to the process, and runs in the kernel alone.
+            let name = fs::read_to_string(task.path().join("comm"))?;
+            let filtered = has("Seccomp:\t2") || name.starts_with("kvm-");
+            let user = has(&format!("Uid:\t{USER}\t{USER}\t{USER}\t{USER}"));
+            if !filtered || !user || !has("CapEff:\t0000000000000000") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Outcome<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
     /// What its threads are at, as the kernel sees it.
     pub fn threads(&self) -> Vec<String> {
         let tasks = format!("/proc/{}/task", self.child.id());
@@ -133,25 +205,50 @@ pub fn is_qemu() -> bool {
     std::env::var_os("VMM").is_some_and(|name| name == "qemu")
 }
 
-/// The VMM in user/vmm.
-fn own(guest: &Guest<'_>) -> Command {
-    let console = console_file(guest.name);
+/// `vmm` for an ordinary user.
+fn as_user(user: u32) -> Command {
     let mut command = Command::new("vmm");
+    command.uid(user).gid(user);
+    command
+}
+
+/// The VMM in user/vmm. Its user gets what an administrator would give.
+fn own(guest: &Guest<'_>) -> Outcome<Command> {
+    setrlimit(Resource::RLIMIT_MEMLOCK, LOCKED, LOCKED)?;
+    fs::set_permissions("/dev/kvm", fs::Permissions::from_mode(0o666))?;
+    let console = console_file(guest.name);
+    File::create(&console)?;
+    let (user, mut files) = match guest.name {
+        FIRST => (USER, vec![FOLDER.to_owned(), console.clone()]),
+        _ => (STRANGER, vec![console.clone()]),
+    };
+    files.extend(guest.disks.iter().map(ToString::to_string));
+    for device in guest.devices {
+        let Some(device) = vfio::Bdf::parse(device) else {
+            return fail(format!("{device} is no device's address"));
+        };
+        files.push(format!("/dev/vfio/{}", device.group()?));
+    }
+    for file in files {
+        chown(file, Some(user), Some(user))?;
+    }
+    let mut command = as_user(user);
     command
         .args(["--kernel", "/guest/vmlinuz", "--initrd", "/guest/initrd"])
         .args(["--memory", MEMORY, "--cpus", &guest.cpus.to_string()])
         .args(["--cmdline", guest.line, "--log", "info"])
         .args(["--serial", &format!("file:{console}"), "--serial", "stdio"]);
-    if guest.name == FIRST {
-        command.args(["--control", CONTROL]);
-    }
+    match guest.name {
+        FIRST => command.args(["--control", CONTROL]),
+        _ => command.arg("--no-reboot"),
+    };
     for disk in guest.disks {
         command.args(["--disk", disk]);
     }
     for device in guest.devices {
         command.args(["--device", device]);
     }
-    command
+    Ok(command)
 }
 
 impl Drop for Vmm {

@@ -8,18 +8,20 @@
 use crate::bus::{give, number, Registers};
 use crate::cpu::Buses;
 use crate::iommu::Iommu;
-use crate::irq::Interrupts;
+use crate::machine::Parts;
 use crate::memory::Ram;
-use crate::msix::{self, Msix};
+use crate::msix::{self, Msix, MsixState};
 use crate::pci::{self, Bar, ConfigSpace, Function, PciBus};
+use crate::takeover::Files;
 use anyhow::{ensure, Context, Result};
 use host_iommu::vtd::VtdTranslation;
+use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use virtio_queue::{DescriptorChain, Queue, QueueT};
+use virtio_queue::{DescriptorChain, Queue, QueueState, QueueT};
 use vm_memory::IommuMemory;
 
 /// Vendor and device number, class and revision of a modern virtio disk.
@@ -84,8 +86,36 @@ pub struct Disk {
     state: Mutex<State>,
 }
 
+/// What another process needs to go on with a disk.
+#[derive(Serialize, Deserialize)]
+pub struct DiskState {
+    config: Vec<u8>,
+    #[serde(with = "QueueParts")]
+    queue: QueueState,
+    features: u64,
+    halves: [u32; 2],
+    status: u8,
+    vectors: [u16; 2],
+    msix: MsixState,
+}
+
+/// [`QueueState`], written down.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "QueueState")]
+struct QueueParts {
+    max_size: u16,
+    next_avail: u16,
+    next_used: u16,
+    event_idx_enabled: bool,
+    size: u16,
+    ready: bool,
+    desc_table: u64,
+    avail_ring: u64,
+    used_ring: u64,
+}
+
 /// Opens a disk's file, for reading alone if it must be.
-fn open(path: &Path) -> Result<(File, bool)> {
+pub fn open(path: &Path) -> Result<(File, bool)> {
     let what = || format!("cannot open the disk {}", path.display());
     match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => Ok((file, false)),
@@ -97,19 +127,18 @@ fn open(path: &Path) -> Result<(File, bool)> {
 }
 
 impl Disk {
-    /// A disk of a file, at a place on the bus.
+    /// A disk of a file, which may be for reading alone, at a place on the bus. Another process may
+    /// have left the eventfds of its vectors.
     pub fn new(
-        path: &Path,
+        (file, read_only): &(File, bool),
         number: u8,
         ram: &Ram,
         iommu: &Iommu,
-        interrupts: &Arc<Interrupts>,
-        buses: &Arc<Buses>,
-        bus: &Arc<PciBus>,
+        machine: &Parts<'_>,
+        files: Option<&mut Files>,
     ) -> Result<Arc<Self>> {
-        let (file, read_only) = open(path)?;
         let sectors = file.metadata()?.len() / SECTOR;
-        ensure!(sectors != 0, "the disk {} is empty", path.display());
+        ensure!(sectors != 0, "a disk is empty");
         let source = PciBus::source(number);
         let translation = VtdTranslation::new(iommu.unit.clone(), source, None);
         let mut config = ConfigSpace::new();
@@ -117,7 +146,7 @@ impl Disk {
         config.put_bar(
             0,
             Bar {
-                address: bus.take_address(BAR_SIZE, false)?,
+                address: machine.pci.take_address(BAR_SIZE, false)?,
                 size: BAR_SIZE,
                 wide: false,
                 prefetchable: false,
@@ -133,18 +162,69 @@ impl Disk {
             vectors: [NO_VECTOR; 2],
             mapped: None,
         };
-        let msix = Msix::new(interrupts, VECTORS)?;
+        let msix = Msix::new(machine.interrupts, VECTORS, files)?;
+        let file = file.try_clone()?;
         Ok(Arc::new_cyclic(|itself| Self {
             file,
             sectors,
-            read_only,
+            read_only: *read_only,
             memory: IommuMemory::new(ram.clone(), translation, true, ()),
             msix,
             msix_at,
-            buses: buses.clone(),
+            buses: machine.buses.clone(),
             itself: itself.clone(),
             state: Mutex::new(state),
         }))
+    }
+
+    /// Holds interrupts back, until [`Disk::go_on`]; gives what another process needs.
+    pub fn pause(&self, files: &mut Files) -> Result<DiskState> {
+        let state = self.state();
+        Ok(DiskState {
+            config: state.config.bytes().to_vec(),
+            queue: state.queue.state(),
+            features: state.features,
+            halves: [state.offered_half, state.taken_half],
+            status: state.status,
+            vectors: state.vectors,
+            msix: self.msix.pause(files)?,
+        })
+    }
+
+    /// Interrupts come again.
+    pub fn go_on(&self) {
+        self.msix.go_on();
+    }
+
+    /// Makes it what it was in another process.
+    pub fn restore(&self, saved: &DiskState) -> Result<()> {
+        let mut state = self.state();
+        state.config.put(0, &saved.config);
+        state.queue = Queue::try_from(saved.queue).context("no queue is so")?;
+        state.features = saved.features;
+        [state.offered_half, state.taken_half] = saved.halves;
+        state.status = saved.status;
+        state.vectors = saved.vectors;
+        self.msix.restore(&saved.msix);
+        self.map(&mut state);
+        Ok(())
+    }
+
+    /// Puts the registers where the guest has them now.
+    fn map(&self, state: &mut State) {
+        let address = state.config.bar(0, false);
+        let decodes = state.config.word(pci::COMMAND) & pci::COMMAND_MEMORY != 0;
+        let wanted = (decodes && pci::in_window(address, BAR_SIZE)).then_some(address);
+        if wanted == state.mapped {
+            return;
+        }
+        if let Some(old) = state.mapped {
+            self.buses.memory.remove(old);
+        }
+        if let (Some(address), Some(itself)) = (wanted, self.itself.upgrade()) {
+            self.buses.memory.insert(address, BAR_SIZE, itself);
+        }
+        state.mapped = wanted;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -365,19 +445,7 @@ impl Function for Disk {
         state.config.write(offset, data);
         self.msix
             .set_control(state.config.word(self.msix_at + msix::CONTROL));
-        let address = state.config.bar(0, false);
-        let decodes = state.config.word(pci::COMMAND) & pci::COMMAND_MEMORY != 0;
-        let wanted = (decodes && pci::in_window(address, BAR_SIZE)).then_some(address);
-        if wanted == state.mapped {
-            return;
-        }
-        if let Some(old) = state.mapped {
-            self.buses.memory.remove(old);
-        }
-        if let (Some(address), Some(itself)) = (wanted, self.itself.upgrade()) {
-            self.buses.memory.insert(address, BAR_SIZE, itself);
-        }
-        state.mapped = wanted;
+        self.map(&mut state);
     }
 }
 

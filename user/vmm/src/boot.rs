@@ -8,7 +8,7 @@ use linux_loader::cmdline::Cmdline;
 use linux_loader::loader::bzimage::BzImage;
 use linux_loader::loader::{load_cmdline, KernelLoader};
 use std::fs::File;
-use std::path::PathBuf;
+use std::io::Seek;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 /// The boot parameters.
@@ -32,12 +32,11 @@ const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;
 
 /// What is booted.
-#[derive(Clone, Debug)]
 pub struct Image {
     /// A bzImage.
-    pub kernel: PathBuf,
+    pub kernel: File,
     /// Its initial file system, if it has one.
-    pub initrd: Option<PathBuf>,
+    pub initrd: Option<File>,
     /// Its command line.
     pub cmdline: String,
 }
@@ -45,13 +44,13 @@ pub struct Image {
 impl Image {
     /// Loads it into RAM. Gives the address of the first instruction.
     pub fn load(&self, ram: &Ram, rsdp: u64) -> Result<u64> {
-        let mut kernel = open(&self.kernel)?;
+        let mut kernel = self.kernel.try_clone()?;
         let high = Some(GuestAddress(KERNEL));
-        let loaded = BzImage::load(ram, high, &mut kernel, high)
-            .with_context(|| format!("cannot load the kernel {}", self.kernel.display()))?;
+        let loaded =
+            BzImage::load(ram, high, &mut kernel, high).context("cannot load the kernel")?;
         let header = loaded.setup_header.context("a bzImage has a header")?;
         if header.version < PROTOCOL || header.xloadflags & ENTRY_64 == 0 {
-            bail!("{} is no 64-bit kernel", self.kernel.display());
+            bail!("this is no 64-bit kernel");
         }
         let mut params = boot_params {
             hdr: header,
@@ -79,25 +78,18 @@ impl Image {
     }
 }
 
-fn open(path: &PathBuf) -> Result<File> {
-    File::open(path).with_context(|| format!("cannot open {}", path.display()))
-}
-
 /// Loads it at the end of RAM below 4 GiB. Gives its address and size.
-fn load_initrd(ram: &Ram, path: &PathBuf, above: u64, most: u64) -> Result<(u32, u32)> {
-    let mut file = open(path)?;
+fn load_initrd(ram: &Ram, mut file: &File, above: u64, most: u64) -> Result<(u32, u32)> {
     let size = file.metadata()?.len();
     let low = memory::ranges(ram.iter().map(size_of_region).sum());
     let end = low.first().map_or(0, |low| low.size).min(most);
     let start = end.checked_sub(size).map(|start| start & !0xfff);
     let Some(start) = start.filter(|start| *start >= above) else {
-        bail!(
-            "guest memory is too small for the kernel and {}",
-            path.display()
-        );
+        bail!("guest memory is too small for the kernel and its initial file system");
     };
+    file.rewind()?;
     ram.read_exact_volatile_from(GuestAddress(start), &mut file, usize::try_from(size)?)
-        .with_context(|| format!("cannot load {}", path.display()))?;
+        .context("cannot load the initial file system")?;
     // CAST: below 4 GiB, as is its size.
     Ok((start as u32, size as u32))
 }

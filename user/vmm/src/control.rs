@@ -8,6 +8,7 @@
 //! | `unplug BDF` | unplugs it |
 //! | `reset` | resets the machine |
 //! | `power-off` | ends it |
+//! | `takeover` | gives the guest to a new process, which `--takeover` starts |
 
 use anyhow::{Context, Result};
 use host_iommu::Bdf;
@@ -37,6 +38,8 @@ pub enum Command {
     Reset,
     /// Power off.
     PowerOff,
+    /// Give the guest away.
+    TakeOver,
 }
 
 impl FromStr for Command {
@@ -57,6 +60,7 @@ impl FromStr for Command {
             "unplug" => Ok(Self::Unplug(bdf()?)),
             "reset" => Ok(Self::Reset),
             "power-off" => Ok(Self::PowerOff),
+            "takeover" => Ok(Self::TakeOver),
             _ => Err("commands are status, plug BDF, unplug BDF, reset, power-off".into()),
         }
     }
@@ -89,11 +93,21 @@ impl Control {
         let listener = UnixListener::bind(path).with_context(what)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(what)?;
         listener.set_nonblocking(true).with_context(what)?;
-        Ok(Self {
+        Ok(Self::of(listener, path.to_owned()))
+    }
+
+    /// A socket that another process has left.
+    pub fn of(listener: UnixListener, path: PathBuf) -> Self {
+        Self {
             listener,
-            path: path.to_owned(),
+            path,
             clients: Vec::new(),
-        })
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// What is readable when somebody connects.
@@ -119,7 +133,7 @@ impl Control {
     pub fn serve(
         &mut self,
         fd: RawFd,
-        mut answer: impl FnMut(Result<Command, String>) -> String,
+        mut answer: impl FnMut(&UnixStream, Result<Command, String>) -> String,
     ) -> bool {
         let client = self
             .clients
@@ -140,7 +154,10 @@ impl Control {
         let mut alive = alive && client.line.len() <= 2 * MAX_LINE;
         while let Some(end) = client.line.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = client.line.drain(..=end).collect();
-            let mut text = answer(String::from_utf8_lossy(&line).trim().parse());
+            let mut text = answer(
+                &client.stream,
+                String::from_utf8_lossy(&line).trim().parse(),
+            );
             text.push('\n');
             // An answer fits into the socket of whoever reads it.
             alive &= client.stream.write_all(text.as_bytes()).is_ok();

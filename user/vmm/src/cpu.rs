@@ -5,6 +5,7 @@ use crate::boot::ZERO_PAGE;
 use crate::bus::Bus;
 use crate::memory::Ram;
 use crate::platform::{End, Ender};
+use crate::seccomp::{self, Thread};
 use anyhow::{Context, Result};
 use kvm_bindings::{
     kvm_msr_entry, kvm_regs, kvm_segment, CpuId, Msrs, KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
@@ -55,23 +56,14 @@ pub struct Buses {
 
 /// CPUs that run. They stop when this is dropped.
 pub struct Cpus {
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<VcpuFd>>,
     stop: Arc<AtomicBool>,
 }
 
 extern "C" fn interrupted(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
-/// Makes and starts `count` CPUs. The first one begins at `entry`, the others when it says so.
-pub fn start(
-    kvm: &Kvm,
-    vm: &VmFd,
-    ram: &Ram,
-    count: u8,
-    entry: u64,
-    buses: &Arc<Buses>,
-    ender: &Arc<Ender>,
-) -> Result<Cpus> {
-    register_signal_handler(SIGRTMIN(), interrupted).context("cannot handle a signal")?;
+/// Makes `count` CPUs, as they are after power-on.
+pub fn create(kvm: &Kvm, vm: &VmFd, count: u8) -> Result<Vec<VcpuFd>> {
     let mut cpus = Vec::new();
     for number in 0..count {
         let cpu = vm
@@ -94,42 +86,68 @@ pub fn start(
         cpu.set_msrs(&msrs).context("KVM does not take registers")?;
         cpus.push(cpu);
     }
-    if let Some(first) = cpus.first() {
-        write_tables(ram)?;
-        set_registers(first, entry).context("KVM does not take the first CPU's registers")?;
+    Ok(cpus)
+}
+
+/// Has the first CPU begin at `entry`. The others begin when it says so.
+pub fn boot(first: &VcpuFd, ram: &Ram, entry: u64) -> Result<()> {
+    write_tables(ram)?;
+    set_registers(first, entry).context("KVM does not take the first CPU's registers")
+}
+
+impl Cpus {
+    /// Runs CPUs, each on a thread.
+    pub fn run(cpus: Vec<VcpuFd>, buses: &Arc<Buses>, ender: &Arc<Ender>) -> Result<Self> {
+        register_signal_handler(SIGRTMIN(), interrupted).context("cannot handle a signal")?;
+        let mut running = Self {
+            threads: Vec::new(),
+            stop: Arc::default(),
+        };
+        for (number, cpu) in cpus.into_iter().enumerate() {
+            let (stop, buses, ender) = (running.stop.clone(), buses.clone(), ender.clone());
+            let thread = thread::Builder::new()
+                .name(format!("cpu{number}"))
+                .spawn(move || {
+                    if let Err(error) = seccomp::apply(Thread::Cpu) {
+                        ender.end(End::Failed(format!("{error:#}")));
+                        return cpu;
+                    }
+                    run(cpu, &stop, &buses, &ender)
+                })
+                .context("cannot make a thread")?;
+            running.threads.push(thread);
+        }
+        Ok(running)
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut running = Cpus {
-        threads: Vec::new(),
-        stop: stop.clone(),
-    };
-    for (number, mut cpu) in cpus.into_iter().enumerate() {
-        let (stop, buses, ender) = (stop.clone(), buses.clone(), ender.clone());
-        let thread = thread::Builder::new()
-            .name(format!("cpu{number}"))
-            .spawn(move || run(&mut cpu, &stop, &buses, &ender))
-            .context("cannot make a thread")?;
-        running.threads.push(thread);
+
+    /// Stops them between two instructions.
+    pub fn stop(&mut self) -> Vec<VcpuFd> {
+        self.stop.store(true, Ordering::Release);
+        let threads = self.threads.drain(..).map(|thread| {
+            // A signal that comes just before KVM_RUN interrupts nothing: until it does.
+            while !thread.is_finished() {
+                let _ = thread.kill(SIGRTMIN());
+                thread::sleep(Duration::from_micros(500));
+            }
+            thread.join().ok()
+        });
+        threads.flatten().collect()
     }
-    Ok(running)
 }
 
 impl Drop for Cpus {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        for thread in self.threads.drain(..) {
-            // A signal that comes just before KVM_RUN interrupts nothing: until it does.
-            while !thread.is_finished() {
-                let _ = thread.kill(SIGRTMIN());
-                thread::sleep(Duration::from_millis(2));
-            }
-            drop(thread.join());
-        }
+        drop(self.stop());
     }
 }
 
-fn run(cpu: &mut VcpuFd, stop: &AtomicBool, buses: &Buses, ender: &Ender) {
-    while !stop.load(Ordering::Acquire) {
+fn run(mut cpu: VcpuFd, stop: &AtomicBool, buses: &Buses, ender: &Ender) -> VcpuFd {
+    loop {
+        let stopping = stop.load(Ordering::Acquire);
+        if stopping {
+            // KVM ends the instruction that an access was for, and begins no other.
+            cpu.set_kvm_immediate_exit(1);
+        }
         let end = match cpu.run() {
             Ok(VcpuExit::IoIn(port, data)) => {
                 buses.ports.read(port.into(), data);
@@ -149,16 +167,23 @@ fn run(cpu: &mut VcpuFd, stop: &AtomicBool, buses: &Buses, ender: &Ender) {
             }
             // A triple fault.
             Ok(VcpuExit::Shutdown) => Some(End::Reset),
-            Ok(other) => Some(End::Failed(format!("KVM cannot go on: {other:?}"))),
+            // An instruction that KVM cannot emulate, or a state that no CPU can be in.
+            Ok(other) => Some(End::Broken(format!("{other:?}"))),
             Err(error) => match error.errno() {
+                libc::EINTR | libc::EAGAIN if stopping => {
+                    cpu.set_kvm_immediate_exit(0);
+                    return cpu;
+                }
                 libc::EINTR | libc::EAGAIN => None,
+                // KVM has given the machine up, as for an SMI (enter_smm): there is no SMRAM.
+                libc::EIO => Some(End::Broken("KVM has given the machine up".into())),
                 _ => Some(End::Failed(format!("KVM cannot run a CPU: {error}"))),
             },
         };
         buses.exits.fetch_add(1, Ordering::Relaxed);
         if let Some(end) = end {
             ender.end(end);
-            return;
+            return cpu;
         }
     }
 }

@@ -81,7 +81,7 @@ fn entry(index: u32, data: u64) -> kvm_msr_entry {
 /// Has KVM take or give registers, and leaves those out that it does not; gives the others.
 fn each(
     entries: &[kvm_msr_entry],
-    mut call: impl FnMut(&mut Msrs) -> kvm_ioctls::Result<usize>,
+    mut call: impl FnMut(&mut Msrs) -> Result<usize, kvm_ioctls::Error>,
 ) -> Result<Vec<kvm_msr_entry>> {
     let mut done = Vec::new();
     let mut left = entries;
@@ -102,7 +102,14 @@ fn each(
 
 fn model_specific(kvm: &Kvm, cpu: &VcpuFd) -> Result<Vec<(u32, u64)>> {
     let list = kvm.get_msr_index_list()?;
-    let entries: Vec<_> = list.as_slice().iter().map(|&index| entry(index, 0)).collect();
+    let entries: Vec<_> = list
+        .as_slice()
+        .iter()
+        .map(|&index| entry(index, 0))
+        .collect();
     let found = each(&entries, |msrs| cpu.get_msrs(msrs))?;
-    Ok(found.iter().map(|entry| (entry.index, entry.data)).collect())
+    Ok(found
+        .iter()
+        .map(|entry| (entry.index, entry.data))
+        .collect())
 }

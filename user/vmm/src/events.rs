@@ -3,14 +3,19 @@
 
 use crate::control::{Command, Control};
 use crate::host::Host;
-use crate::machine::{Machine, Options};
+use crate::machine::Machine;
+use crate::options::Options;
 use crate::platform::{End, Ender};
-use crate::serial::Peer;
+use crate::serial::Line;
+use crate::takeover::{self, Files, State};
 use anyhow::{Context, Result};
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use host_iommu::{Delivered, FaultQueue};
+use std::fs::File;
 use std::io::{IsTerminal, Read};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use vmm_sys_util::terminal::Terminal;
 
@@ -27,37 +32,52 @@ mod about {
 /// The key that comes before one that is for the VMM: Ctrl-A.
 const ESCAPE: u8 = 1;
 
+/// A life of the guest.
+#[derive(Clone, Copy)]
+pub struct Life {
+    /// Which one, from 1 on.
+    pub number: u64,
+    /// How long it stood still when it was taken over last, in microseconds.
+    pub paused: Option<u64>,
+}
+
 struct Main<'a> {
     host: &'a Host,
+    options: &'a Options,
     ender: Arc<Ender>,
     machine: Machine,
     control: &'a mut Option<Control>,
-    life: u64,
-    /// The serial port that standard input goes to.
-    input: Option<usize>,
+    life: Life,
+    /// Standard input, and the serial port that it goes to.
+    input: Option<(File, usize)>,
     escaped: bool,
     faults: Option<Arc<FaultQueue>>,
 }
 
-/// Runs a machine until it ends.
+/// Runs a machine until it ends: one that was powered on or taken over.
 pub fn live(
     host: &Host,
     options: &Options,
     control: &mut Option<Control>,
-    life: u64,
+    life: Life,
+    (machine, ender): (Machine, Arc<Ender>),
 ) -> Result<End> {
-    let ender = Ender::new().context("cannot make an eventfd")?;
-    let machine = Machine::start(host, options, &ender)?;
-    let input = options.serial.iter().position(|peer| *peer == Peer::Stdio);
+    let is_stdio = |line: &Line| matches!(line, Line::Stdio);
+    let input = options.serial.iter().position(is_stdio);
     let _raw = input.and_then(|_| Raw::new());
+    let input = input.map(|port| -> Result<_> {
+        let file = std::io::stdin().as_fd().try_clone_to_owned()?;
+        Ok((file.into(), port))
+    });
     let mut manager = EventManager::new().context("cannot wait for events")?;
     manager.add_subscriber(Main {
         host,
+        options,
         ender: ender.clone(),
         machine,
         control,
         life,
-        input,
+        input: input.transpose()?,
         escaped: false,
         faults: None,
     });
@@ -131,9 +151,11 @@ impl Main<'_> {
     }
 
     fn take_input(&mut self, ops: &mut EventOps<'_>) {
+        let Some((input, port)) = &mut self.input else {
+            return;
+        };
         let mut bytes = [0; 256];
-        let input = std::io::stdin();
-        let count = match input.lock().read(&mut bytes) {
+        let count = match input.read(&mut bytes) {
             Ok(0) => return forget(ops, input.as_raw_fd()),
             Ok(count) => count,
             Err(_) => return,
@@ -147,7 +169,7 @@ impl Main<'_> {
                 _ => passed.push(byte),
             }
         }
-        if let Some(port) = self.input.and_then(|index| self.machine.serial.get(index)) {
+        if let Some(port) = self.machine.serial.get(*port) {
             port.input(&passed);
         }
     }
@@ -159,20 +181,58 @@ impl Main<'_> {
             "waiting": self.machine.iommu.unit.waiting(),
         });
         serde_json::json!({
-            "life": self.life,
+            "life": self.life.number,
+            "paused": self.life.paused,
+            "process": std::process::id(),
             "exits": self.machine.exits(),
             "devices": devices,
             "iommu": iommu,
         })
     }
 
-    fn command(&mut self, ops: &mut EventOps<'_>, command: Command) -> Result<serde_json::Value> {
+    /// Gives the guest to another process, and ends this one, if that one takes it.
+    fn give_away(&mut self, client: &UnixStream, control: &(OwnedFd, PathBuf)) -> Result<()> {
+        let mut files = Files::default();
+        files.add(std::io::stdin())?;
+        files.add(std::io::stdout())?;
+        files.add(&control.0)?;
+        let options = self.options.give(&mut files)?;
+        let host = self.host.give(&mut files)?;
+        let stopped = takeover::now()?;
+        let (cpus, saved) = self.machine.pause(self.host, &mut files);
+        let given = saved.and_then(|machine| {
+            let state = State {
+                options,
+                host,
+                control: control.1.clone(),
+                life: self.life.number,
+                machine,
+                stopped,
+            };
+            takeover::give(client, &state, &files)
+        });
+        if given.is_ok() {
+            // Dropping anything would undo what the other process has now.
+            std::process::exit(0);
+        }
+        self.machine.resume(cpus)?;
+        given.context("the guest goes on here")
+    }
+
+    fn command(
+        &mut self,
+        ops: &mut EventOps<'_>,
+        command: Command,
+        client: &UnixStream,
+        control: &(OwnedFd, PathBuf),
+    ) -> Result<serde_json::Value> {
         match command {
             Command::Status => return Ok(self.status()),
             Command::Plug(bdf) => self.machine.plug(self.host, bdf)?,
             Command::Unplug(bdf) => self.machine.unplug(bdf)?,
             Command::Reset => self.ender.end(End::Reset),
             Command::PowerOff => self.ender.end(End::PowerOff),
+            Command::TakeOver => self.give_away(client, control)?,
         }
         self.follow_faults(ops);
         Ok(serde_json::json!({}))
@@ -182,14 +242,17 @@ impl Main<'_> {
         let Some(mut control) = self.control.take() else {
             return;
         };
-        let alive = control.serve(fd, |command| {
-            let done = match command {
-                Ok(command) => self
-                    .command(ops, command)
-                    .map_err(|error| format!("{error:#}")),
-                Err(error) => Err(error),
-            };
-            let answer = done.unwrap_or_else(|error| serde_json::json!({ "error": error }));
+        let Ok(listener) = control.listener().as_fd().try_clone_to_owned() else {
+            return;
+        };
+        let place = (listener, control.path().to_owned());
+        let alive = control.serve(fd, |client, command| {
+            let done = command.map_err(anyhow::Error::msg);
+            let done = done.and_then(|command| self.command(ops, command, client, &place));
+            let answer = done.unwrap_or_else(|error| {
+                let error = format!("{error:#}");
+                serde_json::json!({ "error": error })
+            });
             answer.to_string()
         });
         if !alive {
@@ -220,8 +283,8 @@ impl MutEventSubscriber for Main<'_> {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         wait(ops, self.ender.event().as_raw_fd(), about::END);
         wait(ops, self.machine.iommu.more().as_raw_fd(), about::WORK);
-        if self.input.is_some() {
-            wait(ops, std::io::stdin().as_raw_fd(), about::INPUT);
+        if let Some((input, _)) = &self.input {
+            wait(ops, input.as_raw_fd(), about::INPUT);
         }
         if let Some(control) = &*self.control {
             wait(ops, control.listener().as_raw_fd(), about::CONTROL);

@@ -3,17 +3,31 @@
 //! context.
 
 use crate::memory::{self, Ram};
+use crate::takeover::Files;
 use crate::vfio::HostDevice;
 use anyhow::{bail, ensure, Context, Result};
 use host_iommu::backend::kmod::Kmod;
 use host_iommu::{Bdf, Error, HostIommu, HostIommuContext, RegionListener};
 use kvm_ioctls::Kvm;
+use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 /// The version of KVM's interface, which has been this one since 2007.
 const KVM_API: i32 = 12;
+
+/// What another process needs beside the files.
+#[derive(Serialize, Deserialize)]
+pub struct HostState {
+    /// Bytes of guest memory.
+    memory: u64,
+    devices: Vec<Bdf>,
+    /// How many groups these are in.
+    groups: usize,
+}
 
 /// The host's side of a VMM.
 pub struct Host {
@@ -25,27 +39,15 @@ pub struct Host {
     pub context: Option<HostIommu>,
     /// The devices.
     pub devices: Vec<Arc<HostDevice>>,
+    /// The files of container and groups, for another process.
+    files: Option<(OwnedFd, Vec<OwnedFd>)>,
     _listener: Option<RegionListener>,
 }
 
 impl Host {
     /// Opens what a guest of this size with these devices needs.
     pub fn open(memory: u64, devices: &[Bdf]) -> Result<Self> {
-        let kvm = Kvm::new().map_err(|error| {
-            let hint = match error.errno() {
-                libc::ENOENT | libc::ENXIO | libc::ENODEV => {
-                    "is the module kvm-intel or kvm-amd loaded, and virtualisation on?"
-                }
-                libc::EACCES | libc::EPERM => "is this user in the group that may open it (kvm)?",
-                _ => "see the kernel's log",
-            };
-            anyhow::anyhow!("cannot open /dev/kvm: {error}: {hint}")
-        })?;
-        let version = kvm.get_api_version();
-        ensure!(
-            version == KVM_API,
-            "KVM's interface has version {version}, not {KVM_API}"
-        );
+        let kvm = open_kvm()?;
         let ram = memory::create(memory)?;
         let Some((first, others)) = devices.split_first() else {
             return Ok(Self {
@@ -53,6 +55,7 @@ impl Host {
                 ram,
                 context: None,
                 devices: Vec::new(),
+                files: None,
                 _listener: None,
             });
         };
@@ -60,6 +63,7 @@ impl Host {
         for device in others {
             attach(&kmod, *device)?;
         }
+        let files = kmod.files()?;
         let context = HostIommu::new(kmod);
         let mut opened = Vec::new();
         for device in devices {
@@ -76,7 +80,54 @@ impl Host {
             ram,
             context: Some(context),
             devices: opened,
+            files: Some(files),
             _listener: Some(listener),
+        })
+    }
+
+    /// Takes the host's side over from another process, which has left its files.
+    pub fn adopt(state: &HostState, files: &mut Files) -> Result<Self> {
+        let kvm = open_kvm()?;
+        let ram = memory::map(File::from(files.take()?), state.memory)?;
+        let mut host = Self {
+            kvm,
+            ram,
+            context: None,
+            devices: Vec::new(),
+            files: None,
+            _listener: None,
+        };
+        if state.devices.is_empty() {
+            return Ok(host);
+        }
+        let container = files.take()?;
+        let groups = (0..state.groups).map(|_| files.take());
+        let kmod = Kmod::from_files(container, groups.collect::<Result<_>>()?)?;
+        for device in &state.devices {
+            let device = HostDevice::from_file(files.take()?, *device)?;
+            host.devices.push(Arc::new(device));
+        }
+        host.files = Some(kmod.files()?);
+        host.context = Some(HostIommu::new(kmod));
+        Ok(host)
+    }
+
+    /// Adds copies of its files, in the order of [`Host::adopt`].
+    pub fn give(&self, files: &mut Files) -> Result<HostState> {
+        let ram = self.ram.iter().find_map(|region| region.file_offset());
+        files.add(ram.context("guest memory is a file")?.file())?;
+        let mut count = 0;
+        if let Some((container, groups)) = &self.files {
+            files.add(container)?;
+            groups.iter().try_for_each(|group| files.add(group))?;
+            count = groups.len();
+        }
+        let mut devices = self.devices.iter();
+        devices.try_for_each(|device| files.add(&**device))?;
+        Ok(HostState {
+            memory: self.ram.iter().map(GuestMemoryRegion::len).sum(),
+            devices: self.devices.iter().map(|device| device.bdf()).collect(),
+            groups: count,
         })
     }
 
@@ -85,6 +136,25 @@ impl Host {
         let found = self.devices.iter().find(|device| device.bdf() == bdf);
         found.with_context(|| format!("the VMM was not started with --device {bdf}"))
     }
+}
+
+fn open_kvm() -> Result<Kvm> {
+    let kvm = Kvm::new().map_err(|error| {
+        let hint = match error.errno() {
+            libc::ENOENT | libc::ENXIO | libc::ENODEV => {
+                "is the module kvm-intel or kvm-amd loaded, and virtualisation on?"
+            }
+            libc::EACCES | libc::EPERM => "is this user in the group that may open it (kvm)?",
+            _ => "see the kernel's log",
+        };
+        anyhow::anyhow!("cannot open /dev/kvm: {error}: {hint}")
+    })?;
+    let version = kvm.get_api_version();
+    ensure!(
+        version == KVM_API,
+        "KVM's interface has version {version}, not {KVM_API}"
+    );
+    Ok(kvm)
 }
 
 /// Attaches the group of a further device, unless a device before it is in the same group.

@@ -36,7 +36,7 @@ impl VtdEvents for Events {
 }
 
 /// What went through the unit since the machine started.
-#[derive(Debug, Default, serde::Serialize)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Counters {
     /// Groups of page requests that came for the guest.
     pub groups: AtomicU64,
@@ -50,6 +50,20 @@ pub struct Counters {
     pub dma_faults: AtomicU64,
 }
 
+impl Counters {
+    /// What they are now.
+    pub fn copy(&self) -> Self {
+        let copy = |counter: &AtomicU64| AtomicU64::new(counter.load(Ordering::Relaxed));
+        Self {
+            groups: copy(&self.groups),
+            page_requests: copy(&self.page_requests),
+            cancelled: copy(&self.cancelled),
+            lost: copy(&self.lost),
+            dma_faults: copy(&self.dma_faults),
+        }
+    }
+}
+
 /// The unit of a machine.
 #[derive(Debug)]
 pub struct Iommu {
@@ -61,11 +75,12 @@ pub struct Iommu {
 }
 
 impl Iommu {
-    /// A unit after power-on.
+    /// A unit after power-on; what is counted goes on from `counters`.
     pub fn new(
         config: VtdConfig,
         ram: &crate::memory::Ram,
         interrupts: &Arc<Interrupts>,
+        counters: Counters,
     ) -> Result<Arc<Self>> {
         let events = Arc::new(Events {
             interrupts: interrupts.clone(),
@@ -74,7 +89,7 @@ impl Iommu {
         let unit = Vtd::new(config, Arc::new(ram.clone()), events.clone())?;
         Ok(Arc::new(Self {
             unit,
-            counters: Counters::default(),
+            counters,
             more: events,
         }))
     }

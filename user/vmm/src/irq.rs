@@ -7,6 +7,7 @@ use kvm_bindings::{
     KVM_IRQ_ROUTING_MSI,
 };
 use kvm_ioctls::VmFd;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
@@ -17,12 +18,20 @@ const PINS: u32 = 24;
 const GSIS: u32 = 4096;
 
 /// A message that interrupts a CPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// Where it is written.
     pub address: u64,
     /// What is written.
     pub data: u32,
+}
+
+impl Message {
+    /// Whether its delivery mode is fixed, lowest priority or NMI (SDM, 11.11.2). The others begin
+    /// firmware, which this machine has none of: an SMI would end it.
+    fn is_deliverable(&self) -> bool {
+        matches!(self.data >> 8 & 7, 0 | 1 | 4)
+    }
 }
 
 /// The interrupts of a VM.
@@ -66,9 +75,8 @@ impl Interrupts {
         Ok(event)
     }
 
-    /// A vector that is connected to nothing yet.
-    pub fn vector(self: &Arc<Self>) -> Result<Vector> {
-        let event = EventFd::new(EFD_NONBLOCK).context("cannot make an eventfd")?;
+    /// A vector that `event` signals, which is connected to nothing yet.
+    pub fn vector(self: &Arc<Self>, event: EventFd) -> Result<Vector> {
         let mut routes = self.routes();
         let gsi = (PINS..GSIS)
             .find(|gsi| !routes.contains_key(gsi))
@@ -84,6 +92,9 @@ impl Interrupts {
 
     /// Interrupts the guest now.
     pub fn send(&self, message: Message) {
+        if !message.is_deliverable() {
+            return;
+        }
         let msi = kvm_msi {
             address_lo: message.address as u32,
             address_hi: (message.address >> 32) as u32,
@@ -108,7 +119,10 @@ impl Interrupts {
             entry.u.irqchip.pin = pin;
             entries.push(entry);
         }
-        for (&gsi, message) in routes {
+        for (&gsi, message) in routes
+            .iter()
+            .filter(|(_, message)| message.is_deliverable())
+        {
             let mut entry = kvm_irq_routing_entry {
                 gsi,
                 type_: KVM_IRQ_ROUTING_MSI,

@@ -11,6 +11,7 @@ mod boot;
 mod bus;
 mod control;
 mod cpu;
+mod cpu_state;
 mod events;
 mod host;
 mod iommu;
@@ -18,22 +19,30 @@ mod irq;
 mod machine;
 mod memory;
 mod msix;
+mod options;
 mod pci;
 mod platform;
+mod seccomp;
 mod serial;
+mod takeover;
 mod vfio;
 
 use anyhow::{bail, Context, Result};
 use boot::Image;
 use clap::Parser;
 use control::Control;
+use events::Life;
 use host::Host;
 use host_iommu::Bdf;
-use machine::Options;
-use platform::End;
-use serial::Peer;
-use std::path::PathBuf;
+use machine::Machine;
+use nix::unistd::{dup2_stdin, dup2_stdout};
+use options::Options;
+use platform::{End, Ender};
+use serial::{Line, Peer};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Boots Linux with passed-through devices behind an IOMMU of its own.
 ///
@@ -44,8 +53,11 @@ use std::process::ExitCode;
 #[command(version, after_help = EXAMPLES)]
 struct Arguments {
     /// The kernel, a bzImage
-    #[arg(long, value_name = "FILE")]
-    kernel: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "takeover")]
+    kernel: Option<PathBuf>,
+    /// Take the running guest over from the VMM that has this control socket, and all of its options
+    #[arg(long, value_name = "SOCKET", conflicts_with_all = ["kernel", "initrd", "devices", "disks", "control", "no_iommu"])]
+    takeover: Option<PathBuf>,
     /// Its initial file system
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
@@ -89,6 +101,7 @@ const EXAMPLES: &str = "Examples:
   vmm --kernel vmlinuz --initrd initrd --device 0000:00:04.0
   vmm --kernel vmlinuz --initrd initrd --memory 2048 --cpus 2 --control /run/vmm
   echo status | socat - /run/vmm
+  vmm --takeover /run/vmm
 
 Ctrl-A x ends a VMM whose terminal is a serial port.";
 
@@ -99,6 +112,9 @@ fn run(arguments: Arguments) -> Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .init();
+    if let Some(socket) = &arguments.takeover {
+        return take_over(socket);
+    }
     host::check_devices(&arguments.devices)?;
     if arguments.serial.len() > serial::PORTS.len() {
         bail!("there are {} serial ports", serial::PORTS.len());
@@ -111,28 +127,90 @@ fn run(arguments: Arguments) -> Result<()> {
         .memory
         .checked_mul(1 << 20)
         .context("too much memory")?;
-    let host = Host::open(memory, &arguments.devices)?;
     let options = Options {
         image: Image {
-            kernel: arguments.kernel,
-            initrd: arguments.initrd,
+            kernel: options::open(arguments.kernel.as_deref().context("which kernel?")?)?,
+            initrd: arguments.initrd.as_deref().map(options::open).transpose()?,
             cmdline: arguments.cmdline,
         },
         cpus: arguments.cpus,
         iommu: !arguments.no_iommu,
-        serial: arguments.serial,
-        disks: arguments.disks,
+        serial: arguments
+            .serial
+            .iter()
+            .map(Line::open)
+            .collect::<Result<_>>()?,
+        disks: arguments
+            .disks
+            .iter()
+            .map(|path| block::open(path))
+            .collect::<Result<_>>()?,
+        no_reboot: arguments.no_reboot,
     };
+    let host = Host::open(memory, &arguments.devices)?;
     let mut control = arguments.control.as_deref().map(Control::new).transpose()?;
-    for life in 1.. {
-        match events::live(&host, &options, &mut control, life)? {
-            End::PowerOff => break,
-            End::Reset if arguments.no_reboot => break,
+    let life = Life {
+        number: 1,
+        paused: None,
+    };
+    seccomp::apply(seccomp::Thread::Main).context("no filter of system calls can be set")?;
+    let first = power_on(&host, &options)?;
+    live_on(&host, &options, &mut control, life, first)
+}
+
+fn power_on(host: &Host, options: &Options) -> Result<(Machine, Arc<Ender>)> {
+    let ender = Ender::new().context("cannot make an eventfd")?;
+    Ok((Machine::start(host, options, &ender)?, ender))
+}
+
+/// Goes on with the guest of another process.
+fn take_over(socket: &Path) -> Result<()> {
+    let (state, mut files, old) = takeover::ask(socket)?;
+    dup2_stdin(files.take()?)?;
+    dup2_stdout(files.take()?)?;
+    let listener = UnixListener::from(files.take()?);
+    let options = Options::take(state.options, &mut files)?;
+    let host = Host::adopt(&state.host, &mut files)?;
+    let ender = Ender::new().context("cannot make an eventfd")?;
+    seccomp::apply(seccomp::Thread::Main).context("no filter of system calls can be set")?;
+    let made = Machine::restore(&host, &options, &ender, state.machine, &mut files);
+    let (mut machine, cpus) = made?;
+    takeover::confirm(old).unwrap_or_else(|error| takeover::give_up(&error));
+    machine.go_on(&host, cpus)?;
+    let paused = takeover::now()?.saturating_sub(state.stopped) / 1000;
+    let waiting = machine.iommu.unit.waiting();
+    eprintln!(
+        "vmm: took the guest over, which stood still for {paused} microseconds; it owes devices \
+         {waiting} answers"
+    );
+    let life = Life {
+        number: state.life,
+        paused: Some(paused),
+    };
+    let mut control = Some(Control::of(listener, state.control));
+    live_on(&host, &options, &mut control, life, (machine, ender))
+}
+
+/// Runs a machine, and another after each reset of the guest.
+fn live_on(
+    host: &Host,
+    options: &Options,
+    control: &mut Option<Control>,
+    mut life: Life,
+    first: (Machine, Arc<Ender>),
+) -> Result<()> {
+    let mut machine = first;
+    loop {
+        match events::live(host, options, control, life, machine)? {
+            End::PowerOff => return Ok(()),
+            End::Reset if options.no_reboot => return Ok(()),
             End::Reset => tracing::info!("the guest resets"),
+            End::Broken(why) => bail!("the guest has broken its machine: {why}"),
             End::Failed(why) => bail!("{why}"),
         }
+        life.number += 1;
+        machine = power_on(host, options)?;
     }
-    Ok(())
 }
 
 fn main() -> ExitCode {

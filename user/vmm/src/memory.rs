@@ -86,6 +86,11 @@ fn create_of(size: u64, pages: MFdFlags) -> Result<Ram> {
         // touched.
         fallocate(&file, FallocateFlags::empty(), 0, i64::try_from(size)?)?;
     }
+    map(file, size)
+}
+
+/// RAM of `size` bytes in a file.
+pub fn map(file: File, size: u64) -> Result<Ram> {
     let file = Arc::new(file);
     let mut offset = 0;
     let mut parts = Vec::new();

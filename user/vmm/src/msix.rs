@@ -3,9 +3,12 @@
 
 use crate::bus::{give, number};
 use crate::irq::{Interrupts, Message, Vector};
+use crate::takeover::Files;
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 /// The capability's id, and the offset of its control word.
 pub const CAPABILITY: u8 = 0x11;
@@ -32,6 +35,13 @@ struct State {
     entries: Vec<Entry>,
 }
 
+/// The control word, and message and mask of each vector.
+#[derive(Serialize, Deserialize)]
+pub struct MsixState {
+    control: u16,
+    entries: Vec<(Message, bool)>,
+}
+
 struct Entry {
     message: Message,
     masked: bool,
@@ -39,12 +49,21 @@ struct Entry {
 }
 
 impl Msix {
-    /// With so many vectors, as after a reset.
-    pub fn new(interrupts: &Arc<Interrupts>, count: u16) -> Result<Self> {
+    /// With so many vectors, as after a reset. Their eventfds are another process's, if it has left
+    /// `files`.
+    pub fn new(
+        interrupts: &Arc<Interrupts>,
+        count: u16,
+        mut files: Option<&mut Files>,
+    ) -> Result<Self> {
         let mut entries = Vec::new();
         let mut events = Vec::new();
         for _ in 0..count.min(MAX_VECTORS) {
-            let vector = interrupts.vector()?;
+            let event = match files.as_deref_mut() {
+                Some(files) => host_iommu::kvm::event(files.take()?),
+                None => EventFd::new(EFD_NONBLOCK).context("cannot make an eventfd")?,
+            };
+            let vector = interrupts.vector(event)?;
             let event = host_iommu::duplicate(vector.event());
             events.push(event.context("cannot copy an eventfd")?);
             entries.push(Entry {
@@ -99,6 +118,36 @@ impl Msix {
         for entry in &mut state.entries {
             entry.message = Message::default();
             entry.masked = true;
+        }
+        state.connect_all();
+    }
+
+    /// What is signalled waits from now on, until [`Msix::go_on`]. Gives the state, and the eventfds.
+    pub fn pause(&self, files: &mut Files) -> Result<MsixState> {
+        let mut state = self.state();
+        state
+            .entries
+            .iter_mut()
+            .for_each(|entry| entry.connect(false));
+        self.events.iter().try_for_each(|event| files.add(event))?;
+        let entries = state.entries.iter();
+        Ok(MsixState {
+            control: state.control,
+            entries: entries.map(|entry| (entry.message, entry.masked)).collect(),
+        })
+    }
+
+    /// What is signalled interrupts the guest again.
+    pub fn go_on(&self) {
+        self.state().connect_all();
+    }
+
+    /// Makes it what it was in another process.
+    pub fn restore(&self, saved: &MsixState) {
+        let mut state = self.state();
+        state.control = saved.control;
+        for (entry, saved) in state.entries.iter_mut().zip(&saved.entries) {
+            (entry.message, entry.masked) = *saved;
         }
         state.connect_all();
     }

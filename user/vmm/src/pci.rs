@@ -7,6 +7,7 @@ use crate::memory::{Range, MMIO, MMIO_HIGH};
 use anyhow::{bail, Context, Result};
 use host_iommu::vtd::SourceId;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// Devices of a bus.
@@ -42,7 +43,7 @@ pub trait Function: Send + Sync {
 pub struct PciBus {
     functions: RwLock<BTreeMap<u8, Arc<dyn Function>>>,
     /// What was written to port 0xcf8.
-    address: Mutex<u32>,
+    pub address: AtomicU32,
     windows: Mutex<[Window; 2]>,
 }
 
@@ -92,7 +93,7 @@ impl PciBus {
         let bridge: Arc<dyn Function> = Arc::new(HostBridge::new());
         Arc::new(Self {
             functions: RwLock::new(BTreeMap::from([(0, bridge)])),
-            address: Mutex::new(0),
+            address: AtomicU32::new(0),
             windows: Mutex::new([Window::of(MMIO), Window::of(MMIO_HIGH)]),
         })
     }
@@ -220,8 +221,7 @@ impl Ports {
 
     /// Function and offset of an access to the data register; `None` for bus numbers without a bus.
     fn selected(&self, offset: u64, length: usize) -> Option<(u8, u16)> {
-        let address = self.0.address.lock();
-        let address = *address.unwrap_or_else(PoisonError::into_inner);
+        let address = self.0.address.load(Ordering::Relaxed);
         let bus = address >> 16 & 0xff;
         let byte = offset.checked_sub(4)?;
         let inside = byte + length as u64 <= 4;
@@ -235,9 +235,7 @@ impl Ports {
 impl Registers for Ports {
     fn read(&self, offset: u64, data: &mut [u8]) {
         if offset == 0 && data.len() == 4 {
-            let address = self.0.address.lock();
-            let address = *address.unwrap_or_else(PoisonError::into_inner);
-            return give(data, address.into());
+            return give(data, self.0.address.load(Ordering::Relaxed).into());
         }
         match self.selected(offset, data.len()) {
             Some((devfn, register)) => self.0.read(devfn, register, data),
@@ -247,13 +245,8 @@ impl Registers for Ports {
 
     fn write(&self, offset: u64, data: &[u8]) {
         if offset == 0 && data.len() == 4 {
-            let mut address = self
-                .0
-                .address
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
             // CAST: four bytes.
-            *address = number(data) as u32;
+            self.0.address.store(number(data) as u32, Ordering::Relaxed);
         } else if let Some((devfn, register)) = self.selected(offset, data.len()) {
             self.0.write(devfn, register, data);
         }
@@ -294,6 +287,11 @@ impl ConfigSpace {
         data.iter_mut()
             .zip(places)
             .for_each(|(to, from)| *to = *from);
+    }
+
+    /// All of it.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Reads two bytes.

@@ -44,6 +44,8 @@ pub enum End {
     PowerOff,
     /// The guest reset the machine.
     Reset,
+    /// The guest did what this machine, or any, cannot go on from.
+    Broken(String),
     /// Something went wrong.
     Failed(String),
 }

@@ -2,14 +2,15 @@
 //! The serial ports COM1 and COM2, and where their bytes go and come from.
 
 use crate::bus::Registers;
-use anyhow::{Context, Result};
+use anyhow::{anyhow, Context, Result};
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use vm_superio::serial::NoEvents;
+use vm_superio::serial::{NoEvents, SerialState};
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -44,6 +45,39 @@ impl FromStr for Peer {
     }
 }
 
+/// The same, open.
+pub enum Line {
+    /// Nothing.
+    None,
+    /// Standard input and output.
+    Stdio,
+    /// A file that the guest's output is added to.
+    File(File),
+}
+
+impl Line {
+    /// Opens what a port is to be connected to.
+    pub fn open(peer: &Peer) -> Result<Self> {
+        Ok(match peer {
+            Peer::None => Self::None,
+            Peer::Stdio => Self::Stdio,
+            Peer::File(path) => {
+                let file = File::options().create(true).append(true).open(path);
+                Self::File(file.with_context(|| format!("cannot write {}", path.display()))?)
+            }
+        })
+    }
+
+    /// Whether it is a file, if it is anything.
+    pub fn kind(&self) -> Option<bool> {
+        match self {
+            Self::None => None,
+            Self::Stdio => Some(false),
+            Self::File(_) => Some(true),
+        }
+    }
+}
+
 /// An interrupt pin.
 struct Pin(EventFd);
 
@@ -57,6 +91,30 @@ impl Trigger for Pin {
 
 type Output = Box<dyn Write + Send>;
 
+/// A port as another process left it: its registers, and what its guest has not read.
+#[derive(Default, Serialize, Deserialize)]
+pub struct PortState {
+    #[serde(with = "Registers16550")]
+    registers: SerialState,
+    waiting: VecDeque<u8>,
+}
+
+/// [`SerialState`], written down.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "SerialState")]
+struct Registers16550 {
+    baud_divisor_low: u8,
+    baud_divisor_high: u8,
+    interrupt_enable: u8,
+    interrupt_identification: u8,
+    line_control: u8,
+    line_status: u8,
+    modem_control: u8,
+    modem_status: u8,
+    scratch: u8,
+    in_buffer: Vec<u8>,
+}
+
 struct State {
     serial: Serial<Pin, NoEvents, Output>,
     /// Input for which the port's own queue had no room.
@@ -67,23 +125,27 @@ struct State {
 pub struct Port(Mutex<State>);
 
 impl Port {
-    /// With its interrupt pin.
-    pub fn new(pin: EventFd, peer: &Peer) -> Result<Self> {
-        let output: Output = match peer {
-            Peer::None => Box::new(io::sink()),
-            Peer::Stdio => Box::new(io::stdout()),
-            Peer::File(path) => Box::new(
-                File::options()
-                    .create(true)
-                    .append(true)
-                    .open(path)
-                    .with_context(|| format!("cannot write {}", path.display()))?,
-            ),
+    /// With its interrupt pin, in a state.
+    pub fn new(pin: EventFd, line: &Line, state: PortState) -> Result<Self> {
+        let output: Output = match line {
+            Line::None => Box::new(io::sink()),
+            Line::Stdio => Box::new(io::stdout()),
+            Line::File(file) => Box::new(file.try_clone()?),
         };
+        let serial = Serial::from_state(&state.registers, Pin(pin), NoEvents, output);
         Ok(Self(Mutex::new(State {
-            serial: Serial::new(Pin(pin), output),
-            waiting: VecDeque::new(),
+            serial: serial.map_err(|error| anyhow!("no serial port is so: {error}"))?,
+            waiting: state.waiting,
         })))
+    }
+
+    /// What it is now.
+    pub fn save(&self) -> PortState {
+        let state = self.state();
+        PortState {
+            registers: state.serial.state(),
+            waiting: state.waiting.clone(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -93,7 +155,7 @@ impl Port {
     /// Gives the guest bytes to read; what it never reads is dropped in the end.
     pub fn input(&self, bytes: &[u8]) {
         let mut state = self.state();
-        let room = MAX_WAITING - state.waiting.len();
+        let room = MAX_WAITING.saturating_sub(state.waiting.len());
         state.waiting.extend(bytes.iter().take(room));
         state.pass();
     }
@@ -148,7 +210,7 @@ mod tests {
     #[test]
     fn input_waits_for_a_guest_that_reads_slowly() {
         let pin = EventFd::new(0).expect("an eventfd");
-        let port = Port::new(pin, &Peer::None).expect("a port");
+        let port = Port::new(pin, &Line::None, PortState::default()).expect("a port");
         let sent: Vec<u8> = (0..200).collect();
         port.input(&sent);
         let mut byte = [0];

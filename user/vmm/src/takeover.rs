@@ -7,9 +7,10 @@
 //! fault queue's file. When the new process is ready it says so, and the old one ends at once. If
 //! the new one fails before, the old one goes on.
 
-use crate::machine::{Options, Saved};
+use crate::host::HostState;
+use crate::machine::Saved;
+use crate::options::Shape;
 use anyhow::{ensure, Context, Result};
-use host_iommu::Bdf;
 use nix::time::{clock_gettime, ClockId};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -33,13 +34,9 @@ const ENDED: u8 = b'e';
 #[derive(Serialize, Deserialize)]
 pub struct State {
     /// What the machine is made of.
-    pub options: Options,
-    /// Bytes of guest memory.
-    pub memory: u64,
-    /// The devices of the host.
-    pub devices: Vec<Bdf>,
-    /// How many groups these are in.
-    pub groups: usize,
+    pub options: Shape,
+    /// Guest memory and devices.
+    pub host: HostState,
     /// Where the control socket is.
     pub control: PathBuf,
     /// Which life of the guest it is.
@@ -64,7 +61,9 @@ impl Files {
 
     /// Takes the next one.
     pub fn take(&mut self) -> Result<OwnedFd> {
-        self.0.pop_front().context("the other VMM has sent too few files")
+        self.0
+            .pop_front()
+            .context("the other VMM has sent too few files")
     }
 }
 
@@ -117,11 +116,19 @@ pub fn ask(socket: &Path) -> Result<(State, Files, UnixStream)> {
     stream.read_exact(&mut text).with_context(what)?;
     let mut files = Files::default();
     for _ in 0..count {
-        let (_, file) = stream.recv_with_fd(&mut [0]).map_err(std::io::Error::from)?;
+        let (_, file) = stream
+            .recv_with_fd(&mut [0])
+            .map_err(std::io::Error::from)?;
         files.0.push_back(file.context("a file is missing")?.into());
     }
     let state = serde_json::from_slice(&text).context("the VMM is of another version")?;
     Ok((state, files, stream))
+}
+
+/// Ends this process and drops nothing: the other one goes on with what it has.
+pub fn give_up(error: &anyhow::Error) -> ! {
+    eprintln!("vmm: cannot take the guest over: {error:#}");
+    std::process::exit(1);
 }
 
 /// Has the old process end. An error means that it goes on.

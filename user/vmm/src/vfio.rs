@@ -12,15 +12,17 @@
 
 use crate::bus::{Bus, Registers};
 use crate::cpu::Buses;
-use crate::irq::Interrupts;
-use crate::msix::{self, Msix};
+use crate::machine::Parts;
+use crate::msix::{self, Msix, MsixState};
 use crate::pci::{self, Bar, ConfigSpace, Function, PciBus};
+use crate::takeover::Files;
 use anyhow::{bail, Context, Result};
 use host_iommu::kvm::{Slot, Slots};
 use host_iommu::pci::{extended_capabilities, Layout};
 use host_iommu::vfio::{Interrupt, Mmio, Region, VfioDevice};
 use host_iommu::{Bdf, HostIommu};
-use std::os::fd::AsFd;
+use serde::{Deserialize, Serialize};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// BARs of a function.
@@ -48,6 +50,11 @@ impl HostDevice {
     /// One of a context.
     pub fn new(context: &HostIommu, bdf: Bdf) -> Result<Self> {
         Ok(Self(context.device(bdf)?))
+    }
+
+    /// One whose file another process has left.
+    pub fn from_file(file: OwnedFd, bdf: Bdf) -> Result<Self> {
+        Ok(Self(VfioDevice::from_fd(file, bdf)?))
     }
 
     /// Where the host has it.
@@ -92,6 +99,12 @@ impl HostDevice {
     }
 }
 
+impl AsFd for HostDevice {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// A memory BAR of the device.
 struct HostBar {
     index: u16,
@@ -128,6 +141,15 @@ struct State {
     interrupts: bool,
 }
 
+/// What another process needs to go on with a device: what the guest sees of configuration space,
+/// and its vectors.
+#[derive(Serialize, Deserialize)]
+pub struct VfioState {
+    config: Vec<u8>,
+    interrupts: bool,
+    msix: Option<MsixState>,
+}
+
 /// A passed-through device on the guest's bus.
 pub struct VfioFunction {
     host: Arc<HostDevice>,
@@ -139,25 +161,15 @@ pub struct VfioFunction {
     state: Mutex<State>,
 }
 
-/// What a device is connected to in the machine.
-pub struct Machine<'a> {
-    /// KVM's memory slots.
-    pub slots: &'a Arc<Slots>,
-    /// Its interrupts.
-    pub interrupts: &'a Arc<Interrupts>,
-    /// The buses of its CPUs.
-    pub buses: &'a Arc<Buses>,
-    /// Its PCI bus.
-    pub pci: &'a Arc<PciBus>,
-}
-
 impl VfioFunction {
     /// A device of a context, with as many PASID bits as the guest's unit has, or without PASIDs.
+    /// Another process may have left the eventfds of its vectors.
     pub fn new(
         host: &Arc<HostDevice>,
         context: &HostIommu,
         pasid_bits: Option<u32>,
-        machine: &Machine<'_>,
+        machine: &Parts<'_>,
+        files: Option<&mut Files>,
     ) -> Result<Arc<Self>> {
         let mut config = ConfigSpace::new();
         let mut kept = vec![false; pci::CONFIG_SIZE];
@@ -169,6 +181,7 @@ impl VfioFunction {
         keep(pci::ROM, 4);
         keep(pci::INTERRUPT, 2);
         keep(EXTENDED, pci::CONFIG_SIZE as u16 - EXTENDED);
+        let mut files = files;
         let mut msix = None;
         let mut express = None;
         // The list of capabilities without MSI, whose entry is skipped.
@@ -193,7 +206,7 @@ impl VfioFunction {
             match id {
                 msix::CAPABILITY => {
                     keep(at + msix::CONTROL, 2);
-                    msix = Some(HostMsix::new(host, at, header, machine.interrupts)?);
+                    msix = Some(HostMsix::new(host, at, header, machine, files.take())?);
                     let size = (header >> 16) as u16 & 0x7ff;
                     let count = size.min(msix::MAX_VECTORS - 1);
                     config.put(at + msix::CONTROL, &count.to_le_bytes());
@@ -227,6 +240,35 @@ impl VfioFunction {
                 interrupts: false,
             }),
         }))
+    }
+
+    /// Holds interrupts back, until [`VfioFunction::go_on`]; gives what another process needs.
+    pub fn pause(&self, files: &mut Files) -> Result<VfioState> {
+        let state = self.state();
+        let msix = self.msix.as_ref();
+        Ok(VfioState {
+            config: state.config.bytes().to_vec(),
+            interrupts: state.interrupts,
+            msix: msix.map(|msix| msix.vectors.pause(files)).transpose()?,
+        })
+    }
+
+    /// Interrupts come again.
+    pub fn go_on(&self) {
+        if let Some(msix) = &self.msix {
+            msix.vectors.go_on();
+        }
+    }
+
+    /// Makes it what it was in another process. The device itself has not changed.
+    pub fn restore(&self, saved: &VfioState) {
+        let mut state = self.state();
+        state.config.put(0, &saved.config);
+        state.interrupts = saved.interrupts;
+        if let (Some(msix), Some(saved)) = (&self.msix, &saved.msix) {
+            msix.vectors.restore(saved);
+        }
+        self.map_bars(&mut state);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -325,7 +367,8 @@ impl HostMsix {
         host: &HostDevice,
         offset: u16,
         header: u32,
-        interrupts: &Arc<Interrupts>,
+        machine: &Parts<'_>,
+        files: Option<&mut Files>,
     ) -> Result<Self> {
         let table = host.word(offset + 4);
         let count = ((header >> 16) & 0x7ff) as u16 + 1;
@@ -337,7 +380,7 @@ impl HostMsix {
             // CAST: three bits.
             bar: (table & 7) as u16,
             table: u64::from(table & !7),
-            vectors: Arc::new(Msix::new(interrupts, count)?),
+            vectors: Arc::new(Msix::new(machine.interrupts, count, files)?),
         })
     }
 }
