@@ -18,7 +18,7 @@ const STEPS: u32 = 64;
 pub(crate) struct Work {
     steps: u32,
     killable: bool,
-    /// Killed is the task that made it, so it stays there.
+    /// The value looks at the current task, so it stays in the task that made it.
     _task: NotThreadSafe,
 }
 

@@ -40,13 +40,14 @@ impl Figures {
         self.0.insert(key, vec![figure]);
     }
 
-    /// Takes the figures of the rows whose names begin so from another boot.
+    /// Takes the figures of the rows whose names begin so from another boot, and from that alone.
     pub fn take(&mut self, prefix: &str, from: &Self) {
         let rows = from
             .0
             .iter()
             .filter(|((row, _), _)| row.starts_with(prefix));
         let rows = rows.map(|(key, figures)| (key.clone(), figures.clone()));
+        self.0.retain(|(row, _), _| !row.starts_with(prefix));
         self.0.extend(rows.collect::<Vec<_>>());
     }
 
@@ -66,6 +67,19 @@ impl Figures {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_of_another_boot_take_the_place_of_all_of_their_kind() {
+        let (mut clock, mut logged) = (Figures::default(), Figures::default());
+        for row in ["request_1", "request_64", "bind"] {
+            clock.line(&format!("figure row={row} by=ours ns=9"));
+        }
+        logged.line("figure row=request_1 by=ours ns=5");
+        clock.take("request", &logged);
+        assert_eq!(clock.median("request_1", OURS), Some(5.0));
+        assert_eq!(clock.median("request_64", OURS), None, "it was not logged");
+        assert_eq!(clock.median("bind", OURS), Some(9.0));
+    }
 
     #[test]
     fn median_is_of_the_row_and_the_way() {

@@ -66,16 +66,14 @@ impl Boot<'_> {
         let words = format!("run=bench bench={}", words.join(","));
         let mut figures = Figures::default();
         let mut symbols = Symbols::default();
-        let mut profiled: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let mut profiled = Vec::new();
         let mut last = String::new();
         ready.boot(setup, hardware, &[], |machine| {
             machine.run(&words, LIMIT, |line| {
                 if let Some(symbol) = line.strip_prefix("symbol ") {
                     symbols.line(symbol);
                 } else if line.starts_with("profiled ") {
-                    if let Some((row, log)) = log(line) {
-                        profiled.entry(row).or_default().push(log);
-                    }
+                    profiled.push(line.to_owned());
                 } else {
                     progress.peek(line);
                     figures.line(line);
@@ -84,7 +82,12 @@ impl Boot<'_> {
             })?;
             keep_console(setup, machine, "bench")?;
             progress.done();
-            for ((row, way), rounds) in profiled {
+            let mut logs: BTreeMap<_, Vec<_>> = BTreeMap::new();
+            for line in &profiled {
+                let (row, log) = log(line).context("a profile without a name")?;
+                logs.entry(row).or_default().push(log);
+            }
+            for ((row, way), rounds) in logs {
                 let logs = rounds.iter().map(|(round, operations)| {
                     let log = machine.run.join(format!("profile-{row}-{way}-{round}"));
                     (log, *operations)

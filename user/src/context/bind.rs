@@ -200,7 +200,18 @@ impl HostIommu {
             };
             Stage1Binding::adopt(self, bound, pasids.as_ref())
         };
-        tables.iter().map(adopt).collect()
+        let mut taken = Vec::new();
+        for bound in tables {
+            match adopt(bound) {
+                Ok(binding) => taken.push(binding),
+                Err(error) => {
+                    // The other process has them still: a drop would unbind them at the host.
+                    taken.into_iter().for_each(std::mem::forget);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(taken)
     }
 
     /// Binds what [`HostIommu::export`] gave, at the same PASIDs: all of it, or nothing.
