@@ -5,9 +5,11 @@ use crate::agent::Agent;
 use crate::{counts, qemu};
 use host_iommu_tests::ktap::{fail, Outcome};
 use host_iommu_tests::vfio;
-use nix::sys::resource::{setrlimit, Resource};
+use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::unix::fs::{chown, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -103,6 +105,11 @@ impl Vmm {
         }
     }
 
+    /// How often the guest's CPUs came out to it.
+    pub fn exits(&self) -> Outcome<u64> {
+        Self::status("exits")
+    }
+
     /// Unplugs a device.
     pub fn unplug(&self, device: &str) -> Outcome {
         match self.is_qemu {
@@ -119,16 +126,59 @@ impl Vmm {
         }
     }
 
+    /// Another process would take its guest over, but may open too few files: it ends with an error, and
+    /// this one goes on.
+    pub fn keeps_guest_from_poor_taker(&mut self, files: u64) -> Outcome {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, files, hard)?;
+        let new = taker().stderr(Stdio::piped()).spawn();
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+        let ended = new?.wait_with_output()?;
+        let said = String::from_utf8_lossy(&ended.stderr);
+        println!("# with {files} files: {}", said.trim());
+        if ended.status.success() || !said.contains("vmm: ") {
+            return fail(format!("with {files} files the new VMM {}", ended.status));
+        }
+        self.is_in_charge()
+    }
+
+    /// Whoever asks for its guest reads `bytes` bytes of it, or all, and goes away: it goes on.
+    pub fn keeps_guest_from_fickle_taker(&mut self, bytes: usize) -> Outcome {
+        let mut asker = UnixStream::connect(CONTROL)?;
+        asker.write_all(b"takeover\n")?;
+        // The state's size, and the number of files, for each of which there is a byte.
+        let mut header = [0; 16];
+        asker.read_exact(&mut header)?;
+        let numbers = header.chunks(8).map(<[u8; 8]>::try_from);
+        let numbers = numbers.collect::<Result<Vec<_>, _>>()?;
+        let all: u64 = numbers.into_iter().map(u64::from_le_bytes).sum();
+        let mut given = vec![0; bytes.min(usize::try_from(all)?)];
+        asker.read_exact(&mut given)?;
+        drop(asker);
+        self.is_in_charge()
+    }
+
+    fn is_in_charge(&mut self) -> Outcome {
+        if let Some(status) = self.child.try_wait()? {
+            return fail(format!("the VMM ended with {status}"));
+        }
+        match Self::status("process")? == u64::from(self.child.id()) {
+            true => Ok(()),
+            false => fail("another VMM has the control socket"),
+        }
+    }
+
+    /// Files that it has open.
+    pub fn open_files(&self) -> Outcome<u64> {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.child.id()))?;
+        Ok(u64::try_from(files.count())?)
+    }
+
     /// Another process takes its guest over, and this one ends. Gives for how many microseconds the
     /// guest stood still.
     pub fn take_over(&mut self) -> Outcome<u64> {
         let messages = File::options().append(true).open(messages_file(FIRST))?;
-        let mut new = as_user(USER)
-            .args(["--takeover", CONTROL, "--log", "info"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(messages)
-            .spawn()?;
+        let mut new = taker().stderr(messages).spawn()?;
         let begun = Instant::now();
         let old = loop {
             if let Some(status) = self.child.try_wait()? {
@@ -147,9 +197,7 @@ impl Vmm {
         if !old.success() {
             return fail(format!("the old VMM ended with {old}"));
         }
-        if Self::status("process")? != u64::from(self.child.id()) {
-            return fail("another VMM has the control socket");
-        }
+        self.is_in_charge()?;
         Self::status("paused")
     }
 
@@ -209,6 +257,16 @@ pub fn is_qemu() -> bool {
 fn as_user(user: u32) -> Command {
     let mut command = Command::new("vmm");
     command.uid(user).gid(user);
+    command
+}
+
+/// A VMM that takes the first guest over.
+fn taker() -> Command {
+    let mut command = as_user(USER);
+    command
+        .args(["--takeover", CONTROL, "--log", "info"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
     command
 }
 

@@ -13,6 +13,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Sender};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -52,6 +53,23 @@ pub struct Buses {
     pub memory: Bus,
     /// How often CPUs came out of the guest.
     pub exits: AtomicU64,
+}
+
+/// CPUs on threads of their own, which wait until they may run: nothing can fail any more.
+pub struct ReadyCpus {
+    gates: Vec<Sender<()>>,
+    cpus: Cpus,
+}
+
+impl ReadyCpus {
+    /// Lets them run.
+    pub fn run(self) -> Cpus {
+        for gate in &self.gates {
+            // A thread that is not there has said why.
+            let _ = gate.send(());
+        }
+        self.cpus
+    }
 }
 
 /// CPUs that run. They stop when this is dropped.
@@ -96,28 +114,36 @@ pub fn boot(first: &VcpuFd, ram: &Ram, entry: u64) -> Result<()> {
 }
 
 impl Cpus {
-    /// Runs CPUs, each on a thread.
-    pub fn run(cpus: Vec<VcpuFd>, buses: &Arc<Buses>, ender: &Arc<Ender>) -> Result<Self> {
+    /// Gives each CPU a thread.
+    pub fn prepare(cpus: Vec<VcpuFd>, buses: &Arc<Buses>, ender: &Arc<Ender>) -> Result<ReadyCpus> {
         register_signal_handler(SIGRTMIN(), interrupted).context("cannot handle a signal")?;
-        let mut running = Self {
-            threads: Vec::new(),
-            stop: Arc::default(),
+        let mut prepared = ReadyCpus {
+            gates: Vec::new(),
+            cpus: Self {
+                threads: Vec::new(),
+                stop: Arc::default(),
+            },
         };
+        let (tell, told) = mpsc::channel();
         for (number, cpu) in cpus.into_iter().enumerate() {
-            let (stop, buses, ender) = (running.stop.clone(), buses.clone(), ender.clone());
+            let stop = prepared.cpus.stop.clone();
+            let (buses, ender, tell) = (buses.clone(), ender.clone(), tell.clone());
+            let (gate, opened) = mpsc::channel();
             let thread = thread::Builder::new()
                 .name(format!("cpu{number}"))
                 .spawn(move || {
-                    if let Err(error) = seccomp::apply(Thread::Cpu) {
-                        ender.end(End::Failed(format!("{error:#}")));
-                        return cpu;
+                    drop(tell.send(seccomp::apply(Thread::Cpu)));
+                    match opened.recv() {
+                        Ok(()) => run(cpu, &stop, &buses, &ender),
+                        Err(_) => cpu,
                     }
-                    run(cpu, &stop, &buses, &ender)
                 })
                 .context("cannot make a thread")?;
-            running.threads.push(thread);
+            prepared.gates.push(gate);
+            prepared.cpus.threads.push(thread);
+            told.recv().context("a thread has ended")??;
         }
-        Ok(running)
+        Ok(prepared)
     }
 
     /// Stops them between two instructions.

@@ -46,7 +46,7 @@ struct Main<'a> {
     options: &'a Options,
     ender: Arc<Ender>,
     machine: Machine,
-    control: &'a mut Option<Control>,
+    control: Option<Control>,
     life: Life,
     /// Standard input, and the serial port that it goes to.
     input: Option<(File, usize)>,
@@ -54,37 +54,55 @@ struct Main<'a> {
     faults: Option<Arc<FaultQueue>>,
 }
 
-/// Runs a machine until it ends: one that was powered on or taken over.
-pub fn live(
-    host: &Host,
-    options: &Options,
-    control: &mut Option<Control>,
-    life: Life,
-    (machine, ender): (Machine, Arc<Ender>),
-) -> Result<End> {
-    let is_stdio = |line: &Line| matches!(line, Line::Stdio);
-    let input = options.serial.iter().position(is_stdio);
-    let _raw = input.and_then(|_| Raw::new());
-    let input = input.map(|port| -> Result<_> {
-        let file = std::io::stdin().as_fd().try_clone_to_owned()?;
-        Ok((file.into(), port))
-    });
-    let mut manager = EventManager::new().context("cannot wait for events")?;
-    manager.add_subscriber(Main {
-        host,
-        options,
-        ender: ender.clone(),
-        machine,
-        control,
-        life,
-        input: input.transpose()?,
-        escaped: false,
-        faults: None,
-    });
-    loop {
-        manager.run().context("cannot wait for events")?;
-        if let Some(end) = ender.why() {
-            return Ok(end);
+/// What a machine's events are waited for with.
+pub struct Waiting<'a> {
+    manager: EventManager<Main<'a>>,
+    input: Option<(File, usize)>,
+}
+
+impl<'a> Waiting<'a> {
+    /// Of a machine of these options.
+    pub fn new(options: &Options) -> Result<Self> {
+        let is_stdio = |line: &Line| matches!(line, Line::Stdio);
+        let input = options.serial.iter().position(is_stdio);
+        let input = input.map(|port| -> Result<_> {
+            let file = std::io::stdin().as_fd().try_clone_to_owned()?;
+            Ok((file.into(), port))
+        });
+        Ok(Self {
+            manager: EventManager::new().context("cannot wait for events")?,
+            input: input.transpose()?,
+        })
+    }
+
+    /// Runs a machine until it ends: one that was powered on or taken over. Gives the control socket
+    /// back.
+    pub fn live(
+        mut self,
+        host: &'a Host,
+        options: &'a Options,
+        control: Option<Control>,
+        life: Life,
+        (machine, ender): (Machine, Arc<Ender>),
+    ) -> Result<(End, Option<Control>)> {
+        let _raw = self.input.as_ref().and_then(|_| Raw::new());
+        let main = self.manager.add_subscriber(Main {
+            host,
+            options,
+            ender: ender.clone(),
+            machine,
+            control,
+            life,
+            input: self.input,
+            escaped: false,
+            faults: None,
+        });
+        loop {
+            self.manager.run().context("cannot wait for events")?;
+            if let Some(end) = ender.why() {
+                let main = self.manager.remove_subscriber(main);
+                return Ok((end, main.context("cannot wait for events")?.control));
+            }
         }
     }
 }
@@ -259,7 +277,7 @@ impl Main<'_> {
             forget(ops, fd);
             control.forget(fd);
         }
-        *self.control = Some(control);
+        self.control = Some(control);
     }
 }
 
@@ -286,7 +304,7 @@ impl MutEventSubscriber for Main<'_> {
         if let Some((input, _)) = &self.input {
             wait(ops, input.as_raw_fd(), about::INPUT);
         }
-        if let Some(control) = &*self.control {
+        if let Some(control) = &self.control {
             wait(ops, control.listener().as_raw_fd(), about::CONTROL);
         }
         self.follow_faults(ops);

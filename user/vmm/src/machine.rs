@@ -4,7 +4,7 @@
 use crate::acpi;
 use crate::block::{Disk, DiskState};
 use crate::bus::{Bus, Registers};
-use crate::cpu::{self, Buses, Cpus};
+use crate::cpu::{self, Buses, Cpus, ReadyCpus};
 use crate::cpu_state::CpuState;
 use crate::host::Host;
 use crate::iommu::{self, Counters, Iommu};
@@ -14,7 +14,7 @@ use crate::options::Options;
 use crate::pci::{self, PciBus};
 use crate::platform::{self, Acpi, Ender, Keyboard, Zeros};
 use crate::serial::{self, Port, PortState};
-use crate::takeover::{self, Files};
+use crate::takeover::Files;
 use crate::vfio::{HostDevice, VfioFunction, VfioState};
 use anyhow::{bail, ensure, Context, Result};
 use host_iommu::kvm::{Slot, Slots};
@@ -27,6 +27,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -88,6 +89,23 @@ pub struct Machine {
     _ram: Vec<Slot>,
 }
 
+/// A machine that another process still has. If it is dropped, nothing is undone.
+pub struct Adopted {
+    machine: ManuallyDrop<Machine>,
+    cpus: ReadyCpus,
+}
+
+impl Adopted {
+    /// The other process has ended: the devices are this one's, and the CPUs run. Nothing is made here
+    /// that could not be made.
+    pub fn go_on(self, host: &Host) -> Machine {
+        let mut machine = ManuallyDrop::into_inner(self.machine);
+        machine.host = host.devices.clone();
+        machine.run(self.cpus);
+        machine
+    }
+}
+
 /// A device that is plugged in.
 struct Device {
     number: u8,
@@ -121,20 +139,22 @@ impl Machine {
         if let Some(first) = cpus.first() {
             cpu::boot(first, &host.ram, entry)?;
         }
-        machine.run(cpus)?;
+        let cpus = Cpus::prepare(cpus, &machine.buses, ender)?;
+        machine.run(cpus);
         Ok(machine)
     }
 
-    /// Makes a machine of what another process has left, but for its CPUs, which are to be run when
-    /// that process has ended. Until then, that one may go on.
-    pub fn restore(
+    /// Makes a machine of what another process has left. Until [`Adopted::go_on`], that one may go on:
+    /// nothing here takes an interrupt or undoes anything, not even when it fails.
+    pub fn adopt(
         host: &Host,
         options: &Options,
         ender: &Arc<Ender>,
         saved: Saved,
         files: &mut Files,
-    ) -> Result<(Self, Vec<VcpuFd>)> {
-        let mut machine = Self::build(host, options, ender, saved.counters, saved.serial)?;
+    ) -> Result<Adopted> {
+        let machine = Self::build(host, options, ender, saved.counters, saved.serial)?;
+        let mut machine = ManuallyDrop::new(machine);
         machine.buses.exits.store(saved.exits, Ordering::Relaxed);
         machine.pci.address.store(saved.address, Ordering::Relaxed);
         machine.vm.set_clock(&saved.clock)?;
@@ -157,18 +177,10 @@ impl Machine {
             disk.restore(saved)?;
         }
         for (bdf, number, saved) in &saved.devices {
-            if let Err(error) = machine.plug_at(host, *bdf, *number, Some((saved, files))) {
-                // Dropping what is plugged in would undo what the other process has.
-                takeover::give_up(&error);
-            }
+            machine.plug_at(host, *bdf, *number, Some((saved, files)))?;
         }
-        Ok((machine, cpus))
-    }
-
-    /// The other process has ended: the devices are this one's, and the CPUs run.
-    pub fn go_on(&mut self, host: &Host, cpus: Vec<VcpuFd>) -> Result<()> {
-        self.host = host.devices.clone();
-        self.run(cpus)
+        let cpus = Cpus::prepare(cpus, &machine.buses, ender)?;
+        Ok(Adopted { machine, cpus })
     }
 
     /// Stops the CPUs and holds interrupts back; gives the CPUs, and what another process needs.
@@ -181,16 +193,17 @@ impl Machine {
 
     /// No other process takes it: it goes on here.
     pub fn resume(&mut self, cpus: Vec<VcpuFd>) -> Result<()> {
+        self.run(Cpus::prepare(cpus, &self.buses, &self.ender)?);
+        Ok(())
+    }
+
+    /// Interrupts come, and the CPUs run.
+    fn run(&mut self, cpus: ReadyCpus) {
         for device in self.devices.values() {
             device.function.go_on();
         }
         self.disks.iter().for_each(|(_, disk)| disk.go_on());
-        self.run(cpus)
-    }
-
-    fn run(&mut self, cpus: Vec<VcpuFd>) -> Result<()> {
-        self.cpus = Some(Cpus::run(cpus, &self.buses, &self.ender)?);
-        Ok(())
+        self.cpus = Some(cpus.run());
     }
 
     fn save(&self, host: &Host, cpus: &[VcpuFd], files: &mut Files) -> Result<Saved> {

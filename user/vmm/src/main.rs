@@ -31,7 +31,7 @@ use anyhow::{bail, Context, Result};
 use boot::Image;
 use clap::Parser;
 use control::Control;
-use events::Life;
+use events::{Life, Waiting};
 use host::Host;
 use host_iommu::Bdf;
 use machine::Machine;
@@ -148,14 +148,15 @@ fn run(arguments: Arguments) -> Result<()> {
         no_reboot: arguments.no_reboot,
     };
     let host = Host::open(memory, &arguments.devices)?;
-    let mut control = arguments.control.as_deref().map(Control::new).transpose()?;
+    let control = arguments.control.as_deref().map(Control::new).transpose()?;
     let life = Life {
         number: 1,
         paused: None,
     };
     seccomp::apply(seccomp::Thread::Main).context("no filter of system calls can be set")?;
     let first = power_on(&host, &options)?;
-    live_on(&host, &options, &mut control, life, first)
+    let events = Waiting::new(&options)?;
+    live_on(&host, &options, control, life, first, events)
 }
 
 fn power_on(host: &Host, options: &Options) -> Result<(Machine, Arc<Ender>)> {
@@ -173,10 +174,10 @@ fn take_over(socket: &Path) -> Result<()> {
     let host = Host::adopt(&state.host, &mut files)?;
     let ender = Ender::new().context("cannot make an eventfd")?;
     seccomp::apply(seccomp::Thread::Main).context("no filter of system calls can be set")?;
-    let made = Machine::restore(&host, &options, &ender, state.machine, &mut files);
-    let (mut machine, cpus) = made?;
-    takeover::confirm(old).unwrap_or_else(|error| takeover::give_up(&error));
-    machine.go_on(&host, cpus)?;
+    let adopted = Machine::adopt(&host, &options, &ender, state.machine, &mut files)?;
+    let events = Waiting::new(&options)?;
+    takeover::confirm(old)?;
+    let machine = adopted.go_on(&host);
     let paused = takeover::now()?.saturating_sub(state.stopped) / 1000;
     let waiting = machine.iommu.unit.waiting();
     eprintln!(
@@ -187,29 +188,33 @@ fn take_over(socket: &Path) -> Result<()> {
         number: state.life,
         paused: Some(paused),
     };
-    let mut control = Some(Control::of(listener, state.control));
-    live_on(&host, &options, &mut control, life, (machine, ender))
+    let control = Some(Control::of(listener, state.control));
+    let first = (machine, ender);
+    live_on(&host, &options, control, life, first, events)
 }
 
 /// Runs a machine, and another after each reset of the guest.
-fn live_on(
-    host: &Host,
-    options: &Options,
-    control: &mut Option<Control>,
+fn live_on<'a>(
+    host: &'a Host,
+    options: &'a Options,
+    mut control: Option<Control>,
     mut life: Life,
-    first: (Machine, Arc<Ender>),
+    mut machine: (Machine, Arc<Ender>),
+    mut events: Waiting<'a>,
 ) -> Result<()> {
-    let mut machine = first;
     loop {
-        match events::live(host, options, control, life, machine)? {
+        let (end, left) = events.live(host, options, control, life, machine)?;
+        match end {
             End::PowerOff => return Ok(()),
             End::Reset if options.no_reboot => return Ok(()),
             End::Reset => tracing::info!("the guest resets"),
             End::Broken(why) => bail!("the guest has broken its machine: {why}"),
             End::Failed(why) => bail!("{why}"),
         }
+        control = left;
         life.number += 1;
         machine = power_on(host, options)?;
+        events = Waiting::new(options)?;
     }
 }
 

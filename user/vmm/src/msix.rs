@@ -142,14 +142,14 @@ impl Msix {
         self.state().connect_all();
     }
 
-    /// Makes it what it was in another process.
+    /// Makes it what it was in another process, where interrupts are held back: as here, until
+    /// [`Msix::go_on`].
     pub fn restore(&self, saved: &MsixState) {
         let mut state = self.state();
         state.control = saved.control;
         for (entry, saved) in state.entries.iter_mut().zip(&saved.entries) {
             (entry.message, entry.masked) = *saved;
         }
-        state.connect_all();
     }
 
     /// Reads the table; zeros behind its end, where the pending bits are: a vector that is signalled

@@ -125,12 +125,6 @@ pub fn ask(socket: &Path) -> Result<(State, Files, UnixStream)> {
     Ok((state, files, stream))
 }
 
-/// Ends this process and drops nothing: the other one goes on with what it has.
-pub fn give_up(error: &anyhow::Error) -> ! {
-    eprintln!("vmm: cannot take the guest over: {error:#}");
-    std::process::exit(1);
-}
-
 /// Has the old process end. An error means that it goes on.
 pub fn confirm(mut stream: UnixStream) -> Result<()> {
     stream.write_all(&[READY])?;
