@@ -11,6 +11,8 @@
  *
  * Its attribute rid_copy has the endpoint copy a buffer by the DMA API, without a
  * PASID, and wait for the endpoint's interrupt: it reads "ok" if the copy is equal.
+ * held_pages is how many DMA mappings of a page it holds: written, it maps or unmaps
+ * until they are as many.
  *
  * It takes no device by itself: write its name to driver_override.
  */
@@ -30,6 +32,7 @@
 #include <linux/slab.h>
 #include <linux/srcu.h>
 #include <linux/uaccess.h>
+#include <linux/version.h>
 
 #include "../qemu/files/include/hw/misc/pasid-dma-testdev.h"
 
@@ -124,6 +127,47 @@ static const struct mmu_notifier_ops sva_notifier_ops = {
 	.release = sva_mm_release,
 };
 
+/* Before 6.16 a driver asks for page requests and for SVA first. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 16, 0)
+static bool sva_enabled;
+
+/* Without them, an open says so, and copies without a PASID work. */
+static void sva_enable(struct device *dev)
+{
+	if (iommu_dev_enable_feature(dev, IOMMU_DEV_FEAT_IOPF))
+		return;
+	sva_enabled = !iommu_dev_enable_feature(dev, IOMMU_DEV_FEAT_SVA);
+	if (!sva_enabled)
+		iommu_dev_disable_feature(dev, IOMMU_DEV_FEAT_IOPF);
+}
+
+static void sva_disable(struct device *dev)
+{
+	if (!sva_enabled)
+		return;
+	iommu_dev_disable_feature(dev, IOMMU_DEV_FEAT_SVA);
+	iommu_dev_disable_feature(dev, IOMMU_DEV_FEAT_IOPF);
+	sva_enabled = false;
+}
+#else
+static void sva_enable(struct device *dev)
+{
+}
+
+static void sva_disable(struct device *dev)
+{
+}
+#endif
+
+static struct iommu_sva *sva_bind(struct device *dev, struct mm_struct *mm)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
+	return iommu_sva_bind_device(dev, mm, NULL);
+#else
+	return iommu_sva_bind_device(dev, mm);
+#endif
+}
+
 static int sva_open(struct inode *inode, struct file *file)
 {
 	struct sva_user *user = kzalloc(sizeof(*user), GFP_KERNEL);
@@ -132,7 +176,7 @@ static int sva_open(struct inode *inode, struct file *file)
 	if (!user)
 		return -ENOMEM;
 	user->mm = current->mm;
-	user->handle = iommu_sva_bind_device(&endpoint->dev, user->mm);
+	user->handle = sva_bind(&endpoint->dev, user->mm);
 	if (IS_ERR(user->handle)) {
 		ret = PTR_ERR(user->handle);
 		goto out_free;
@@ -272,8 +316,54 @@ static ssize_t rid_copy_show(struct device *dev, struct device_attribute *attr,
 }
 static DEVICE_ATTR_RO(rid_copy);
 
+#define HELD_MAX	1024
+static dma_addr_t held[HELD_MAX];
+static unsigned int held_count;
+static u8 *held_page;
+
+static int held_set(struct pci_dev *pdev, unsigned int count)
+{
+	while (held_count > count)
+		dma_unmap_single(&pdev->dev, held[--held_count], PAGE_SIZE,
+				 DMA_TO_DEVICE);
+	while (held_count < count) {
+		dma_addr_t at = dma_map_single(&pdev->dev, held_page, PAGE_SIZE,
+					       DMA_TO_DEVICE);
+
+		if (dma_mapping_error(&pdev->dev, at))
+			return -ENOMEM;
+		held[held_count++] = at;
+	}
+	return 0;
+}
+
+static ssize_t held_pages_show(struct device *dev,
+			       struct device_attribute *attr, char *text)
+{
+	return sysfs_emit(text, "%u\n", held_count);
+}
+
+static ssize_t held_pages_store(struct device *dev,
+				struct device_attribute *attr,
+				const char *text, size_t size)
+{
+	unsigned int count;
+	int ret = kstrtouint(text, 10, &count);
+
+	if (ret)
+		return ret;
+	if (count > HELD_MAX)
+		return -EINVAL;
+	mutex_lock(&rid_lock);
+	ret = held_set(to_pci_dev(dev), count);
+	mutex_unlock(&rid_lock);
+	return ret ?: size;
+}
+static DEVICE_ATTR_RW(held_pages);
+
 static struct attribute *sva_attrs[] = {
 	&dev_attr_rid_copy.attr,
+	&dev_attr_held_pages.attr,
 	NULL,
 };
 ATTRIBUTE_GROUPS(sva);
@@ -287,12 +377,12 @@ static int sva_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	ret = pcim_enable_device(pdev);
 	if (ret)
 		return ret;
-	ret = pcim_request_region(pdev, 0, "pasid-dma-sva");
-	if (ret)
-		return ret;
-	endpoint_bar = pcim_iomap(pdev, 0, 0);
-	if (!endpoint_bar)
+	held_page = devm_kzalloc(&pdev->dev, PAGE_SIZE, GFP_KERNEL);
+	if (!held_page)
 		return -ENOMEM;
+	endpoint_bar = devm_ioremap_resource(&pdev->dev, &pdev->resource[0]);
+	if (IS_ERR(endpoint_bar))
+		return PTR_ERR(endpoint_bar);
 	ret = dma_set_mask_and_coherent(&pdev->dev, DMA_BIT_MASK(64));
 	if (ret)
 		return ret;
@@ -304,10 +394,13 @@ static int sva_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	if (ret)
 		return ret;
 	pci_set_master(pdev);
+	sva_enable(&pdev->dev);
 	endpoint = pdev;
 	ret = misc_register(&sva_misc);
-	if (ret)
+	if (ret) {
 		endpoint = NULL;
+		sva_disable(&pdev->dev);
+	}
 	return ret;
 }
 
@@ -317,6 +410,8 @@ static void sva_remove(struct pci_dev *pdev)
 	pci_clear_master(pdev);
 	WRITE_ONCE(endpoint, NULL);
 	synchronize_srcu(&sva_srcu);
+	held_set(pdev, 0);
+	sva_disable(&pdev->dev);
 }
 
 static struct pci_driver sva_driver = {

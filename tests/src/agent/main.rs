@@ -6,6 +6,7 @@
 //! memory of whoever opens it.
 
 mod changes;
+mod costs;
 mod disk;
 mod hostile;
 mod log;
@@ -127,6 +128,10 @@ fn command(line: &str) -> Outcome<String> {
             hostile::attack(&endpoint()?, seconds.into(), seed.into())
         }
         "go-on" => share::go_on(number(words.next())?.into(), rid),
+        "domain" => costs::set_domain(words.next().unwrap_or_default()),
+        "hold" => costs::hold(number(words.next())?),
+        "forget" => costs::forget(number(words.next())? as usize, number(words.next())?),
+        "ask" => costs::ask(number(words.next())? as usize),
         "change" => changes::changing_memory(),
         "start" => process::start_dma(),
         "reset" => reset(),

@@ -7,6 +7,7 @@
 //! VMM is QEMU; SECONDS says how long a hostile guest goes on.
 
 mod agent;
+mod costs;
 mod counts;
 mod hostile;
 mod qemu;

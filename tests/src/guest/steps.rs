@@ -3,7 +3,7 @@
 
 use crate::agent::Agent;
 use crate::vmm::{self, Guest, Vmm};
-use crate::{counts, hostile, takeover};
+use crate::{costs, counts, hostile, takeover};
 use host_iommu_tests::ktap::{fail, skip, Outcome, Stop};
 use host_iommu_tests::{disk, kvm, vfio};
 use std::fs;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 type Step = fn(&mut World) -> Outcome<String>;
 
 /// Number, title and what is done.
-pub const STEPS: [(u32, &str, Step); 12] = [
+pub const STEPS: [(u32, &str, Step); 13] = [
     (
         1,
         "boot an unmodified kernel behind the crate's VT-d unit",
@@ -31,6 +31,7 @@ pub const STEPS: [(u32, &str, Step); 12] = [
     ),
     (5, "memory changes under the device", changes),
     (6, "two processes, two PASIDs, one address", two),
+    (13, "what that costs on the host", costs::run),
     (7, "a process is killed with faults in flight", killed),
     (
         8,

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the guest's operations cost on the host: exits of its CPUs to the VMM, and what the module
+//! is asked for. An operation is done many times, and what the same command costs without it is taken off.
+
+use crate::counts::container;
+use crate::steps::World;
+use crate::vmm;
+use host_iommu_tests::ktap::{fail, skip, Outcome, Stop};
+
+/// An operation.
+struct Row {
+    name: &'static str,
+    /// What the agent is told without it, and with it.
+    without: &'static str,
+    with: &'static str,
+    /// How often it is done.
+    times: u64,
+    /// Most exits each, if that is a goal.
+    most: Option<f64>,
+}
+
+/// Those of an unmap, with what else exits: the command's bytes on the serial port.
+const NONE: Option<f64> = Some(0.25);
+const ONE: Option<f64> = Some(1.25);
+
+const ROWS: [Row; 7] = [
+    Row {
+        name: "DMA map of a page, lazy",
+        without: "hold 0000",
+        with: "hold 0512",
+        times: 512,
+        most: NONE,
+    },
+    Row {
+        name: "its unmap",
+        without: "hold 0512",
+        with: "hold 0000",
+        times: 512,
+        most: NONE,
+    },
+    Row {
+        name: "DMA map of a page, strict",
+        without: "hold 0000",
+        with: "hold 0512",
+        times: 512,
+        most: NONE,
+    },
+    Row {
+        name: "its unmap",
+        without: "hold 0512",
+        with: "hold 0000",
+        times: 512,
+        most: ONE,
+    },
+    Row {
+        name: "munmap of a page, shared",
+        without: "forget 001 000",
+        with: "forget 001 064",
+        times: 64,
+        most: ONE,
+    },
+    Row {
+        name: "munmap of 512 pages, shared",
+        without: "forget 512 000",
+        with: "forget 512 064",
+        times: 64,
+        most: ONE,
+    },
+    Row {
+        name: "page request of the device",
+        without: "ask 000",
+        with: "ask 128",
+        times: 128,
+        most: None,
+    },
+];
+/// The first row in which every unmap reaches the unit, and the first that shares a process's memory.
+const STRICT: usize = 2;
+const SHARED: usize = 4;
+
+/// What was counted.
+struct Counted {
+    exits: u64,
+    invalidations: u64,
+    responses: u64,
+}
+
+fn count(world: &mut World, command: &str) -> Outcome<Counted> {
+    let now = |world: &mut World| -> Outcome<[u64; 3]> {
+        let exits = world.vmm()?.exits()?;
+        Ok([exits, container("invalidations")?, container("responses")?])
+    };
+    let before = now(world)?;
+    world.agent()?.ask(command)?;
+    let after = now(world)?;
+    Ok(Counted {
+        exits: after[0] - before[0],
+        invalidations: after[1] - before[1],
+        responses: after[2] - before[2],
+    })
+}
+
+/// The step.
+pub fn run(world: &mut World) -> Outcome<String> {
+    if vmm::is_qemu() {
+        return skip("the exits to QEMU are not counted");
+    }
+    let mut missed = Vec::new();
+    let mut text = String::from("exits, entries flushed and answers on the host, each:");
+    for (index, row) in ROWS.iter().enumerate() {
+        if index == 0 {
+            world.agent()?.ask("domain DMA-FQ")?;
+        }
+        if index == STRICT {
+            world.agent()?.ask("domain DMA")?;
+        }
+        let without = match count(world, row.without) {
+            Err(Stop::Skip(_)) if index >= SHARED => break,
+            counted => counted?,
+        };
+        let with = count(world, row.with)?;
+        let each = |with: u64, without: u64| with.saturating_sub(without) as f64 / row.times as f64;
+        let exits = each(with.exits, without.exits);
+        text.push_str(&format!(
+            " {} {exits:.2} {:.2} {:.2};",
+            row.name,
+            each(with.invalidations, without.invalidations),
+            each(with.responses, without.responses),
+        ));
+        if row.most.is_some_and(|most| exits > most) {
+            missed.push(row.name);
+        }
+    }
+    match missed[..] {
+        [] => Ok(text),
+        _ => fail(format!("too many exits: {}; {text}", missed.join(", "))),
+    }
+}
