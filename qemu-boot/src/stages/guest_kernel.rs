@@ -48,7 +48,7 @@ fn key(packages: &GuestPackages) -> Key {
 ///
 /// # Errors
 ///
-/// If Debian 13 and its backports have no such kernel.
+/// If no release of Debian that is known here has such a kernel.
 pub fn make(setup: &Setup, root: &Root, series: &str) -> Result<GuestKernel> {
     let packages = packages::guest_kernel(setup, root, series)?;
     let release = packages.release.clone();
@@ -79,7 +79,13 @@ impl GuestKernel {
     /// If the packages have no image.
     pub fn bootable(&self) -> Result<Bootable> {
         let tree = self.dir.join("tree");
-        let modules = tree.join("usr/lib/modules").join(&self.release);
+        // Debian 12 has not merged /usr yet.
+        let places = ["usr/lib/modules", "lib/modules"];
+        let mut places = places
+            .map(|place| tree.join(place).join(&self.release))
+            .into_iter();
+        let modules = places.find(|place| place.exists());
+        let modules = modules.context("the kernel's packages have no modules")?;
         let image = [
             modules.join("vmlinuz"),
             tree.join("boot").join(format!("vmlinuz-{}", self.release)),
@@ -100,7 +106,8 @@ impl GuestKernel {
             key: self.key.clone(),
             binds: vec![(Path::new(&self.dir).join("tree"), AT)],
             build: BUILD_FOLDER,
-            make: "",
+            // Older ones name a compiler that Debian 13 lacks.
+            make: "CC=gcc",
         }
     }
 }

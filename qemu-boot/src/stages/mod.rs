@@ -2,6 +2,7 @@
 //! The stages of the set-up, in the order that they stand on each other.
 
 pub mod accel_config;
+pub mod archive;
 pub mod build_root;
 pub mod ccache;
 pub mod debian_qemu;

@@ -6,10 +6,11 @@
 //! and a checkout must work unchanged when Debian has moved on to the next 7.3.y.
 
 use crate::cache::sha256_of;
-use crate::command::{output, Log};
+use crate::command::Log;
 use crate::progress::Progress;
 use crate::root::Root;
 use crate::setup::Setup;
+use crate::stages::archive::Archive;
 use crate::stages::build_root::BUILD;
 use crate::stages::{accel_config, debian_qemu};
 use anyhow::{bail, Context, Result};
@@ -21,6 +22,9 @@ use std::path::Path;
 
 /// The series of kernels that the module is written for.
 const SERIES: &str = "7.3";
+
+/// Series of kernels for the guest's guest that older releases of Debian have.
+const OLDER: [(&str, &str); 1] = [("6.1", "bookworm")];
 
 /// The packages in use.
 #[derive(Clone, Serialize, Deserialize)]
@@ -44,6 +48,9 @@ pub struct Package {
     pub version: String,
     /// SHA-256 of the file in hexadecimal.
     pub sha256: String,
+    /// The release of Debian that has it, if that is not the build root's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
 }
 
 impl Packages {
@@ -69,7 +76,7 @@ pub struct GuestPackages {
 /// the archive's lists of this moment.
 fn recorded<T: Serialize + DeserializeOwned>(
     setup: &Setup,
-    root: &Root,
+    archive: &Archive<'_>,
     name: &str,
     ask: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
@@ -81,10 +88,7 @@ fn recorded<T: Serialize + DeserializeOwned>(
         return toml::from_str(&text)
             .with_context(|| format!("{} is damaged: remove it", path.display()));
     }
-    output(
-        "apt-get update in the build root (is the mirror reachable?)",
-        &mut root.command(&[], ["apt-get", "update"]),
-    )?;
+    archive.update()?;
     let found = ask()?;
     let text = toml::to_string(&found).context("cannot write the lock file")?;
     let draft = path.with_extension("new");
@@ -97,28 +101,34 @@ fn recorded<T: Serialize + DeserializeOwned>(
 ///
 /// # Errors
 ///
-/// If Debian 13 and its backports have no kernel of the series: says which they have.
+/// If no release of Debian that is known here has a kernel of the series: says which Debian 13 has.
 pub fn guest_kernel(setup: &Setup, root: &Root, series: &str) -> Result<GuestPackages> {
-    recorded(setup, root, &format!("guest-{series}"), || {
-        let names = output(
-            "apt-cache pkgnames",
-            &mut root.command(&[], ["apt-cache", "pkgnames", "linux-"]),
-        )?;
+    let release = OLDER.iter().find(|(older, _)| *older == series);
+    let archive = match release {
+        Some((_, release)) => Archive::of(root, release)?,
+        None => Archive::new(root),
+    };
+    recorded(setup, &archive, &format!("guest-{series}"), || {
+        let names = archive.names("linux-")?;
         let release = newest_release(&names, series)?;
         let version = release.strip_suffix("-amd64").unwrap_or(&release);
         let has = |name: &str| names.lines().any(|line| line == name);
+        // Newer ones have a kbuild for each version, and image and modules in packages of their own.
+        let kbuild = format!("linux-kbuild-{version}");
+        let binary = format!("linux-binary-{release}");
         let mut wanted = vec![
             format!("linux-headers-{release}"),
             format!("linux-headers-{version}-common"),
-            format!("linux-kbuild-{version}"),
         ];
-        // Newer ones have the image and the modules in packages of their own.
-        let binary = format!("linux-binary-{release}");
+        match has(&kbuild) {
+            true => wanted.push(kbuild),
+            false => wanted.push(format!("linux-kbuild-{series}")),
+        }
         match has(&binary) {
             true => wanted.extend([binary, format!("linux-modules-{release}")]),
             false => wanted.push(format!("linux-image-{release}")),
         }
-        let packages = wanted.iter().map(|name| show(root, name, None));
+        let packages = wanted.iter().map(|name| archive.show(name, None));
         Ok(GuestPackages {
             packages: packages.collect::<Result<_>>()?,
             release,
@@ -129,9 +139,10 @@ pub fn guest_kernel(setup: &Setup, root: &Root, series: &str) -> Result<GuestPac
 /// Gives the packages of the series' lock file; resolves and records them if there is none.
 pub fn resolve(setup: &Setup, root: &Root) -> Result<Packages> {
     let series = wanted_series();
-    recorded(setup, root, &series, || {
+    let archive = Archive::new(root);
+    recorded(setup, &archive, &series, || {
         let progress = Progress::start("packages", "the newest kernel of the series, and QEMU");
-        let packages = query(root, &series)?;
+        let packages = query(&archive, &series)?;
         progress.say(&format!("Linux {}", packages.release));
         progress.done();
         Ok(packages)
@@ -172,11 +183,8 @@ fn wanted_series() -> String {
         .unwrap_or_else(|| SERIES.to_owned())
 }
 
-fn query(root: &Root, series: &str) -> Result<Packages> {
-    let names = output(
-        "apt-cache pkgnames",
-        &mut root.command(&[], ["apt-cache", "pkgnames", "linux-headers-"]),
-    )?;
+fn query(archive: &Archive<'_>, series: &str) -> Result<Packages> {
+    let names = archive.names("linux-headers-")?;
     let release = newest_release(&names, series)?;
     let wanted = [
         format!("linux-binary-{release}"),
@@ -184,34 +192,36 @@ fn query(root: &Root, series: &str) -> Result<Packages> {
         format!("linux-headers-{release}"),
         format!("linux-source-{series}"),
     ];
-    let headers = show(root, &wanted[2], None)?;
+    let headers = archive.show(&wanted[2], None)?;
     let mut kernel = Vec::new();
     for name in &wanted {
         // All of one build: the source's version is the kernel's.
-        kernel.push(show(root, name, Some(&headers.version))?);
+        kernel.push(archive.show(name, Some(&headers.version))?);
     }
     Ok(Packages {
         series: series.to_owned(),
         release,
         kernel,
-        qemu: qemu_source(root)?,
+        qemu: qemu_source(archive)?,
     })
 }
 
-/// The newest `7.3.y+debNN-amd64` among the packages' names.
+/// The newest release of a series among the packages' names, as `7.3.4+deb13-amd64` or, in older
+/// releases of Debian, `6.1.0-44-amd64`.
 fn newest_release(names: &str, series: &str) -> Result<String> {
     let releases = || {
         names.lines().filter_map(|name| {
             let release = name.strip_prefix("linux-headers-")?;
-            let (version, rest) = release.split_once('+')?;
-            let flavour = rest.split_once('-')?.1;
+            let (version, build) = release.strip_suffix("-amd64")?.split_once(['+', '-'])?;
             let (major_minor, patch) = version.rsplit_once('.')?;
-            (flavour == "amd64").then_some((major_minor, patch.parse::<u32>().ok()?, release))
+            let number = (patch.parse::<u32>().ok()?, build.parse::<u32>().ok());
+            // Other flavours have their name there.
+            (!build.contains('-')).then_some((major_minor, number, release))
         })
     };
     let newest = releases()
         .filter(|(major_minor, _, _)| *major_minor == series)
-        .max_by_key(|(_, patch, _)| *patch);
+        .max_by_key(|(_, number, _)| *number);
     match newest {
         Some((_, _, release)) => Ok(release.to_owned()),
         None => {
@@ -227,38 +237,16 @@ fn newest_release(names: &str, series: &str) -> Result<String> {
     }
 }
 
-/// What the archive says of a package.
-fn show(root: &Root, name: &str, version: Option<&str>) -> Result<Package> {
-    let spec = match version {
-        Some(version) => format!("{name}={version}"),
-        None => name.to_owned(),
-    };
-    let text = output(
-        &format!("apt-cache show {spec}"),
-        &mut root.command(&[], ["apt-cache", "show", "--no-all-versions", &spec]),
-    )?;
-    let field = |key: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))
-            .map(str::to_owned)
-            .with_context(|| format!("the archive gives no {key} of {name}"))
-    };
-    Ok(Package {
-        name: name.to_owned(),
-        version: field("Version")?,
-        sha256: field("SHA256")?,
-    })
-}
-
 /// Gives the packages of accel-config; resolves and records them if they are not yet.
 pub fn accel_config(setup: &Setup, root: &Root) -> Result<Vec<Package>> {
     #[derive(Serialize, Deserialize)]
     struct File {
         packages: Vec<Package>,
     }
-    let file = recorded(setup, root, "accel-config", || {
+    let archive = Archive::new(root);
+    let file = recorded(setup, &archive, "accel-config", || {
         let packages = accel_config::NAMES.iter();
-        let packages = packages.map(|name| show(root, name, None));
+        let packages = packages.map(|name| archive.show(name, None));
         Ok(File {
             packages: packages.collect::<Result<_>>()?,
         })
@@ -268,12 +256,10 @@ pub fn accel_config(setup: &Setup, root: &Root) -> Result<Vec<Package>> {
 
 /// Gives the package of Debian's newest QEMU for trixie; resolves and records it if it is not yet.
 pub fn debian_qemu(setup: &Setup, root: &Root) -> Result<Package> {
-    recorded(setup, root, "debian-qemu", || {
+    let archive = Archive::new(root);
+    recorded(setup, &archive, "debian-qemu", || {
         let name = debian_qemu::NAME;
-        let text = output(
-            "apt-cache show of QEMU",
-            &mut root.command(&[], ["apt-cache", "show", name]),
-        )?;
+        let text = archive.ask(&["show", name])?;
         newest(&text, name).context("the archive has no package of QEMU")
     })
 }
@@ -290,17 +276,15 @@ fn newest(text: &str, name: &str) -> Option<Package> {
                 name: name.to_owned(),
                 version: field("Version")?,
                 sha256: field("SHA256")?,
+                release: None,
             })
         })
         .max_by_key(|package| upstream_version(&package.version))
 }
 
 /// The files of trixie's QEMU source.
-fn qemu_source(root: &Root) -> Result<Vec<Package>> {
-    let text = output(
-        "apt-cache showsrc qemu",
-        &mut root.command(&[], ["apt-cache", "showsrc", "qemu"]),
-    )?;
+fn qemu_source(archive: &Archive<'_>) -> Result<Vec<Package>> {
+    let text = archive.ask(&["showsrc", "qemu"])?;
     // Backports has newer ones: trixie's own is the lowest version.
     text.split("\n\n")
         .filter_map(source_files)
@@ -335,6 +319,7 @@ fn source_files(stanza: &str) -> Option<Vec<Package>> {
                 name,
                 version: version.to_owned(),
                 sha256,
+                release: None,
             })
         })
         .filter(|file| !file.name.ends_with(".asc"))
@@ -384,9 +369,13 @@ pub fn fetch(
         "cd /build && apt-get -o APT::Sandbox::User=root download \"$@\""
     };
     let args: Vec<_> = specs.iter().map(String::as_str).collect();
+    let archive = match &first.release {
+        Some(release) => Archive::of(root, release)?,
+        None => Archive::new(root),
+    };
     log.run(
         "fetching packages (if the archive has newer ones, run `make update` and try again)",
-        &mut root.script(&binds, fetch, &args),
+        &mut archive.script(&binds, fetch, &args),
         progress,
     )?;
     for entry in fs::read_dir(&scratch).context("cannot read the fetched files")? {
@@ -438,6 +427,14 @@ mod tests {
     fn newest_release_compares_numbers_not_texts() {
         let release = newest_release(NAMES, "7.3").expect("there are some");
         assert_eq!(release, "7.3.12+deb13-amd64");
+    }
+
+    #[test]
+    fn newest_release_of_older_debian_has_the_highest_build() {
+        let names = "linux-headers-6.1.0-9-amd64\nlinux-headers-6.1.0-44-amd64\n\
+            linux-headers-6.1.0-45-rt-amd64\nlinux-headers-6.1.0-44-common\n";
+        let release = newest_release(names, "6.1").expect("there are some");
+        assert_eq!(release, "6.1.0-44-amd64");
     }
 
     #[test]
