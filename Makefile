@@ -11,7 +11,7 @@ define boot
 @$(CARGO) run --quiet --release --locked -p qemu-boot -- $(1)
 endef
 
-.PHONY: help demo guest test test-all test-debug bench fuzz setup shell modules install uninstall update clean-cache clippy msrv book package capi install-capi uninstall-capi fuzz-crate
+.PHONY: help demo guest test test-all test-debug bench fuzz setup shell modules install uninstall update clean-cache clippy msrv book package capi install-capi uninstall-capi fuzz-crate deb
 
 help:
 	@echo "make demo               set up what is missing and run the demo (cold 7 to 15 minutes, warm 15 seconds)"
@@ -36,6 +36,7 @@ help:
 	@echo "make uninstall-capi     remove them again"
 	@echo "make book               make the book of docs/ in target/book, and look at its links"
 	@echo "make package            make the packages for crates.io, and run an example from them"
+	@echo "make deb                build the Debian packages, in target/deb"
 	@echo "make msrv               check the library by the oldest Rust that it promises"
 
 demo:
@@ -50,7 +51,7 @@ test:
 
 test-all:
 	$(call boot,test --kernel stock --kernel patched \
-		--part cargo --part hardware --part guest --part outside)
+		--part cargo --part hardware --part guest --part outside --part install)
 
 test-debug:
 	$(call boot,test --kernel debug $(if $(STORM),--storm $(STORM)) $(ONLY))
@@ -126,6 +127,9 @@ msrv:
 book:
 	$(call boot,book)
 
+deb:
+	$(call boot,deb)
+
 # What is published must build by itself: the other package of the workspace stands beside it.
 PACKAGES := $(abspath $(or $(CARGO_TARGET_DIR),target))/package
 PACKAGED := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
@@ -145,32 +149,34 @@ package:
 
 # The C API: its version is that of the crate, and the number in the soname that of the header.
 PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+CAPI_STRIP ?= -C strip=symbols
 CAPI_API := $(shell sed -n 's/^.define HOST_IOMMU_API_VERSION //p' user/include/host_iommu.h)
 CAPI_VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 CAPI_OUT := $(or $(CARGO_TARGET_DIR),target)/release
 
 capi:
 	@sh qemu-boot/check-host "$(CARGO)" $(MSRV)
-	$(CARGO) rustc --quiet --locked --release -p host-iommu --lib --features capi --crate-type cdylib \
-		-- -C link-arg=-Wl,-soname,libhost_iommu.so.$(CAPI_API)
-	$(CARGO) rustc --quiet --locked --release -p host-iommu --lib --features capi --crate-type staticlib
+	$(CARGO) rustc --quiet --locked --release -p host-iommu --lib --features capi \
+		--crate-type cdylib,staticlib -- \
+		-C link-arg=-Wl,-soname,libhost_iommu.so.$(CAPI_API) $(CAPI_STRIP)
 
 install-capi: capi
-	install -d "$(DESTDIR)$(PREFIX)/include" "$(DESTDIR)$(PREFIX)/lib/pkgconfig"
+	install -d "$(DESTDIR)$(PREFIX)/include" "$(DESTDIR)$(LIBDIR)/pkgconfig"
 	install -m 644 user/include/host_iommu.h "$(DESTDIR)$(PREFIX)/include"
-	install -m 644 $(CAPI_OUT)/libhost_iommu.a "$(DESTDIR)$(PREFIX)/lib"
-	install -m 755 $(CAPI_OUT)/libhost_iommu.so "$(DESTDIR)$(PREFIX)/lib/libhost_iommu.so.$(CAPI_VERSION)"
-	ln -sf libhost_iommu.so.$(CAPI_VERSION) "$(DESTDIR)$(PREFIX)/lib/libhost_iommu.so.$(CAPI_API)"
-	ln -sf libhost_iommu.so.$(CAPI_API) "$(DESTDIR)$(PREFIX)/lib/libhost_iommu.so"
-	sed -e 's,@PREFIX@,$(PREFIX),' -e 's,@VERSION@,$(CAPI_VERSION),' user/host_iommu.pc.in \
-		> "$(DESTDIR)$(PREFIX)/lib/pkgconfig/host_iommu.pc"
+	install -m 644 $(CAPI_OUT)/libhost_iommu.a "$(DESTDIR)$(LIBDIR)"
+	install -m 755 $(CAPI_OUT)/libhost_iommu.so "$(DESTDIR)$(LIBDIR)/libhost_iommu.so.$(CAPI_VERSION)"
+	ln -sf libhost_iommu.so.$(CAPI_VERSION) "$(DESTDIR)$(LIBDIR)/libhost_iommu.so.$(CAPI_API)"
+	ln -sf libhost_iommu.so.$(CAPI_API) "$(DESTDIR)$(LIBDIR)/libhost_iommu.so"
+	sed -e 's,@PREFIX@,$(PREFIX),' -e 's,@LIBDIR@,$(LIBDIR),' -e 's,@VERSION@,$(CAPI_VERSION),' user/host_iommu.pc.in \
+		> "$(DESTDIR)$(LIBDIR)/pkgconfig/host_iommu.pc"
 	@# The loader finds a new library after ldconfig alone; with DESTDIR it is a packager's.
 	@[ -n "$(DESTDIR)" ] || ! command -v ldconfig > /dev/null || ldconfig || true
 	@echo "installed in $(PREFIX); compile with: cc prog.c \$$(pkg-config --cflags --libs host_iommu)"
 	@command -v pkg-config > /dev/null || echo "pkg-config is not installed (Debian: apt-get install pkg-config)"
 
 uninstall-capi:
-	rm -f "$(DESTDIR)$(PREFIX)/include/host_iommu.h" "$(DESTDIR)$(PREFIX)/lib/pkgconfig/host_iommu.pc" \
-		"$(DESTDIR)$(PREFIX)/lib/libhost_iommu.a" "$(DESTDIR)$(PREFIX)/lib/libhost_iommu.so" \
-		"$(DESTDIR)$(PREFIX)/lib/libhost_iommu.so.$(CAPI_API)" "$(DESTDIR)$(PREFIX)/lib/libhost_iommu.so.$(CAPI_VERSION)"
+	rm -f "$(DESTDIR)$(PREFIX)/include/host_iommu.h" "$(DESTDIR)$(LIBDIR)/pkgconfig/host_iommu.pc" \
+		"$(DESTDIR)$(LIBDIR)/libhost_iommu.a" "$(DESTDIR)$(LIBDIR)/libhost_iommu.so" \
+		"$(DESTDIR)$(LIBDIR)/libhost_iommu.so.$(CAPI_API)" "$(DESTDIR)$(LIBDIR)/libhost_iommu.so.$(CAPI_VERSION)"
 	@[ -n "$(DESTDIR)" ] || ! command -v ldconfig > /dev/null || ldconfig || true

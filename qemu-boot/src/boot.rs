@@ -55,6 +55,19 @@ pub struct Hardware {
     /// Bytes of memory that the guest shares with the file [`RING`] of the run's folder; none if
     /// zero.
     pub ring: usize,
+    /// Whether the file [`DISK`] of the run's folder is its disk.
+    pub disk: bool,
+    /// What starts the kernel.
+    pub firmware: Firmware,
+}
+
+/// What starts the kernel.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Firmware {
+    /// QEMU's BIOS.
+    Bios,
+    /// UEFI, as the files `firmware` and `firmware-variables` of the run's folder have it.
+    Uefi,
 }
 
 /// The endpoints.
@@ -103,8 +116,19 @@ const DEBIAN_DEVICES: [&str; 6] = [
     "iommu-testdev,addr=0x5",
 ];
 
+/// Its code and its variables.
+const UEFI: [&str; 4] = [
+    "-drive",
+    "if=pflash,format=raw,readonly=on,file=/src/firmware",
+    "-drive",
+    "if=pflash,format=raw,file=/src/firmware-variables",
+];
+
 /// The file of what a driver did.
 pub const RECORDING: &str = "recording";
+
+/// The file of a disk.
+pub const DISK: &str = "disk";
 
 /// The file of shared memory.
 pub const RING: &str = "ring";
@@ -121,6 +145,8 @@ impl Hardware {
         recorded: false,
         cpus: 2,
         ring: 0,
+        disk: false,
+        firmware: Firmware::Bios,
     };
 }
 
@@ -148,6 +174,8 @@ impl Machine<'_> {
             recorded,
             cpus,
             ring,
+            disk,
+            firmware,
         } = self.hardware;
         let on = |on| if on { "on" } else { "off" };
         let (cpus, more) = if counting {
@@ -213,6 +241,13 @@ impl Machine<'_> {
             format!("memory-backend-file,id=ring,share=on,mem-path={RUN}/{RING},size={ring}");
         if ring != 0 {
             arguments.extend(["-object", &backend, "-device", "ivshmem-plain,memdev=ring"]);
+        }
+        let image = format!("file={RUN}/{DISK},if=virtio,format=raw,cache=unsafe");
+        if disk {
+            arguments.extend(["-drive", &image]);
+        }
+        if firmware == Firmware::Uefi {
+            arguments.extend(UEFI);
         }
         if self.hardware.counting {
             // A CPU that waits does not make the clock wait.

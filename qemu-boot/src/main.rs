@@ -8,6 +8,7 @@ mod book;
 mod boot;
 mod cache;
 mod command;
+mod deb;
 mod fuzz;
 mod hw;
 mod install;
@@ -103,6 +104,8 @@ enum Task {
     Shell,
     /// Make the book of docs/, and look at its links
     Book,
+    /// Build the Debian packages
+    Deb,
     /// Run clippy over the module
     Clippy,
     /// Check the library by the oldest Rust that it promises
@@ -125,6 +128,9 @@ impl Task {
                 if parts.contains(&Part::Outside) {
                     plan = plan.and(&["selftests"]);
                 }
+                if parts.contains(&Part::Install) {
+                    plan = plan.and(&["build-root-packaging", "vendor", "fresh-debian"]);
+                }
                 match kernels.contains(&Which::Stock) {
                     true => plan.and(&["debian-qemu"]),
                     false => plan,
@@ -146,6 +152,7 @@ impl Task {
             Self::Modules { kdir: None } => Plan::base().and(&["module"]),
             Self::Msrv => Plan::root(),
             Self::Book => Plan::root().and(&["mdbook"]),
+            Self::Deb => Plan::root().and(&["build-root-packaging", "vendor"]),
             Self::Setup | Self::Demo | Self::Shell => stock,
             Self::Modules { .. } | Self::CleanCache => Plan::default(),
         }
@@ -194,6 +201,7 @@ fn run(arguments: Arguments) -> Result<()> {
         }
         Task::Msrv => msrv::check(&setup),
         Task::Book => book::make(&setup),
+        Task::Deb => deb::make(&setup),
         Task::Update => {
             let root = stages::build_root::make(&setup)?;
             stages::packages::update(&setup, &root)

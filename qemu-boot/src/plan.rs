@@ -11,7 +11,7 @@ use std::process::Stdio;
 
 /// Disk space that a stage takes while it is made, with what it fetches, in units of 100 MB: what
 /// `du` showed at most, and some more.
-const ROOM: [(&str, u64); 13] = [
+const ROOM: [(&str, u64); 16] = [
     ("build-root", 26),
     ("kernel", 5),
     ("metadata", 24),
@@ -20,6 +20,9 @@ const ROOM: [(&str, u64); 13] = [
     ("debian-qemu", 3),
     ("guest-kernel", 5),
     ("build-root-clang", 26),
+    ("build-root-packaging", 26),
+    ("vendor", 4),
+    ("fresh-debian", 15),
     ("patched-source", 2),
     ("kernel-patched", 10),
     ("kernel-unpatched", 10),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What `make demo` and `make test` run once everything is set up, and their verdict.
 
+mod installed;
 mod l2;
 
 pub use l2::{ready_for_guest, Guest, Vmm};
@@ -453,6 +454,8 @@ pub enum Part {
     L2,
     /// Suites that others wrote: only when asked for.
     Outside,
+    /// The Debian packages in a fresh Debian: only when asked for.
+    Install,
 }
 
 /// How long the tests go on that have no end of their own.
@@ -487,7 +490,13 @@ pub fn test(
     for &which in kernels {
         // The kernels of ours have no KVM.
         let l2 = which == Which::Stock && wanted(Part::L2, false);
-        if !hardware && !l2 && !wanted(Part::Guest, true) && !wanted(Part::Outside, false) {
+        let install = which == Which::Stock && wanted(Part::Install, false);
+        if !hardware
+            && !l2
+            && !install
+            && !wanted(Part::Guest, true)
+            && !wanted(Part::Outside, false)
+        {
             break;
         }
         let selection = match (wanted(Part::Guest, true), wanted(Part::Outside, false)) {
@@ -518,6 +527,9 @@ pub fn test(
         if l2 {
             // The longest of all: it begins first.
             jobs.insert(0, Box::new(|| ready.l2_totals(setup, only)));
+        }
+        if install {
+            jobs.push(Box::new(|| ready.installed(setup)));
         }
         if std::mem::take(&mut hardware) {
             let filter = only.first().map_or("", String::as_str);

@@ -25,6 +25,12 @@ impl Report {
         self.failures.extend(other.failures);
         self.skips.extend(other.skips);
     }
+
+    /// Something else failed.
+    pub fn fail(&mut self, what: String) {
+        self.totals.failed = self.totals.failed.saturating_add(1);
+        self.failures.push(what);
+    }
 }
 
 /// Lines before a result that its failure shows.
@@ -178,8 +184,7 @@ impl Parser {
     }
 
     fn fail(&mut self, what: String) {
-        self.report.totals.failed = self.report.totals.failed.saturating_add(1);
-        self.report.failures.push(what);
+        self.report.fail(what);
     }
 }
 

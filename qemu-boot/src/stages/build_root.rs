@@ -42,6 +42,10 @@ mkdir -p /build /src /kernel
 /// What a kernel with Rust and KASAN is built with. LLVM 19 is also rustc's.
 const CLANG: &str = "clang-19=1:19.1.7* lld-19=1:19.1.7* llvm-19=1:19.1.7*";
 
+/// What Debian packages are built with, looked at, and installed into a fresh tree by.
+const PACKAGING: &str = "build-essential cargo=1.85.1* debhelper dh-dkms lintian e2fsprogs ovmf \
+    python3-virt-firmware";
+
 /// `$1`: the root; `$2`: the new one's folder.
 const COPY: &str = r#"cp -a --reflink=auto "$1/." "$2""#;
 
@@ -75,13 +79,26 @@ pub fn make(setup: &Setup) -> Result<Root> {
 
 /// Gives a copy of the root that has clang as well, and makes it if need be: 1 minute, 2.2 GB.
 pub fn with_clang(setup: &Setup, root: &Root) -> Result<Root> {
-    let key = Key::of("build-root-clang")
-        .key(&key())
-        .text(CLANG)
-        .text(ADD)
-        .finish();
     let what = "the same tree with clang (1 minute)";
-    let dir = setup.stage("build-root-clang", &key, what, |dir, log, progress| {
+    with(setup, root, "build-root-clang", CLANG, what)
+}
+
+/// Gives a copy of the root with what makes Debian packages, and makes it if need be: 1 minute,
+/// 2.2 GB.
+pub fn with_packaging(setup: &Setup, root: &Root) -> Result<Root> {
+    let what = "the same tree with Debian's packaging tools (1 minute)";
+    with(setup, root, "build-root-packaging", PACKAGING, what)
+}
+
+fn with(
+    setup: &Setup,
+    root: &Root,
+    stage: &'static str,
+    packages: &str,
+    what: &str,
+) -> Result<Root> {
+    let key = Key::of(stage).key(&key()).text(packages).text(ADD).finish();
+    let dir = setup.stage(stage, &key, what, |dir, log, progress| {
         log.run(
             "copying the build root",
             Command::new("sh")
@@ -91,8 +108,8 @@ pub fn with_clang(setup: &Setup, root: &Root) -> Result<Root> {
             progress,
         )?;
         log.run(
-            "installing clang",
-            &mut Root::new(dir.to_path_buf()).script(&[], ADD, &[CLANG]),
+            &format!("installing {packages}"),
+            &mut Root::new(dir.to_path_buf()).script(&[], ADD, &[packages]),
             progress,
         )
     })?;
@@ -100,6 +117,17 @@ pub fn with_clang(setup: &Setup, root: &Root) -> Result<Root> {
 }
 
 fn debootstrap(dir: &Path, log: &Log, progress: &Progress) -> Result<()> {
+    base(dir, log, progress)?;
+    progress.say("tools");
+    log.run(
+        "installing the tools",
+        &mut Root::new(dir.to_path_buf()).script(&[], INSTALL, &[TOOLS, BACKPORTED]),
+        progress,
+    )
+}
+
+/// Makes the smallest Debian 13 tree, whose apt knows the backports.
+pub fn base(dir: &Path, log: &Log, progress: &Progress) -> Result<()> {
     let mirror = Mirror::find()?;
     install_debootstrap(log, progress)?;
     let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -147,13 +175,7 @@ fn debootstrap(dir: &Path, log: &Log, progress: &Progress) -> Result<()> {
         dir.join("etc/dpkg/dpkg.cfg.d/90unsafe-io"),
         "force-unsafe-io\n",
     )
-    .context("cannot write the root's dpkg.cfg.d")?;
-    progress.say("tools");
-    log.run(
-        "installing the tools",
-        &mut Root::new(dir.to_path_buf()).script(&[], INSTALL, &[TOOLS, BACKPORTED]),
-        progress,
-    )
+    .context("cannot write the root's dpkg.cfg.d")
 }
 
 /// The archive that debootstrap took by itself, as it wrote it down.

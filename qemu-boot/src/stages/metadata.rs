@@ -2,22 +2,20 @@
 //! The Rust metadata that Debian's headers lack, made again from Debian's own source with the
 //! tools and the .config that Debian used.
 //!
-//! Two comparisons say whether the result belongs to the shipped kernel: the .config that the
-//! build settles on is the shipped one to the byte, and every Rust symbol that the shipped
-//! kernel exports is in the objects made here. Where they differ, a module built against it
-//! would not load, or worse.
+//! `debian/dkms/rust-metadata` does the same on users' machines, and compares the result with the shipped
+//! kernel for both.
 
 use crate::cache::Key;
+use crate::command::output;
 use crate::root::Root;
 use crate::setup::Setup;
 use crate::stages::build_root::BUILD;
 use crate::stages::kernel::{self, Kernel};
 use crate::stages::module::Tree;
 use crate::stages::packages::{fetch, place, Packages};
-use anyhow::{bail, Context, Result};
-use std::collections::HashSet;
-use std::fs;
+use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Variables of make that name Debian's tools.
 pub const MAKE: &str = "CC=x86_64-linux-gnu-gcc-14 HOSTCC=x86_64-linux-gnu-gcc-14 \
@@ -98,95 +96,66 @@ pub fn make(setup: &Setup, root: &Root, packages: &Packages, kernel: &Kernel) ->
             progress,
         )?;
         progress.say("comparing with the shipped kernel");
-        compare(dir, &headers)
+        compare(setup, dir, &headers)
     })?;
     Ok(Metadata { dir })
 }
 
-fn compare(dir: &Path, headers: &Path) -> Result<()> {
-    let read = |path: PathBuf| {
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
-    };
-    let shipped = read(headers.join(".config"))?;
-    let settled = read(dir.join("build/.config"))?;
-    if let Some(difference) = first_difference(&shipped, &settled) {
-        bail!(
-            "the build root's tools are not those of the shipped kernel: .config differs at \
-             {difference}"
-        );
-    }
-    let symvers = read(headers.join("Module.symvers"))?;
-    let made = read(dir.join("rust-symbols"))?;
-    let missing = missing_symbols(&symvers, &made)?;
-    if let Some(symbol) = missing.first() {
-        bail!(
-            "the Rust metadata is not that of the shipped kernel: {} of its symbols are missing, \
-             the first is {symbol}",
-            missing.len()
-        );
-    }
-    Ok(())
-}
-
-/// The first lines that differ.
-fn first_difference(shipped: &str, settled: &str) -> Option<String> {
-    if shipped == settled {
-        return None;
-    }
-    let (mut ours, mut theirs) = (settled.lines(), shipped.lines());
-    loop {
-        match (theirs.next(), ours.next()) {
-            (None, None) => return Some("its end".to_owned()),
-            (theirs, ours) if theirs != ours => {
-                let show = |line: Option<&str>| line.unwrap_or("(nothing)").to_owned();
-                return Some(format!("`{}`, here `{}`", show(theirs), show(ours)));
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Rust symbols that the shipped kernel exports and that were not made here.
-fn missing_symbols(symvers: &str, made: &str) -> Result<Vec<String>> {
-    let made: HashSet<_> = made.lines().collect();
-    let mut count = 0;
-    let missing = symvers
-        .lines()
-        .filter_map(|line| line.split('\t').nth(1))
-        .filter(|symbol| symbol.starts_with("_R"))
-        .inspect(|_| count += 1)
-        .filter(|symbol| !made.contains(symbol))
-        .map(str::to_owned)
-        .collect();
-    if count == 0 {
-        bail!("the shipped kernel exports no Rust symbols: it was built without CONFIG_RUST");
-    }
-    Ok(missing)
+/// Compares what was made in `dir` with the shipped kernel.
+fn compare(setup: &Setup, dir: &Path, headers: &Path) -> Result<()> {
+    let mut script = Command::new("sh");
+    script.arg(setup.repo.join("debian/dkms/rust-metadata"));
+    output(
+        "the comparison",
+        script.arg("compare").arg(headers).arg(dir),
+    )
+    .map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::setup;
+    use std::fs;
+
+    const CONFIG: &str = "CONFIG_A=y\nCONFIG_B=m\n";
+    const SYMVERS: &str =
+        "0x0\t_RNvA\tvmlinux\tEXPORT_SYMBOL_GPL\t\n0x0\tkfree\tvmlinux\tEXPORT\t\n";
+
+    /// What the comparison says of a shipped kernel and what was made.
+    fn said(config: &str, symvers: &str, symbols: &str) -> String {
+        let dir = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| {
+            let file = dir.path().join(name);
+            fs::create_dir_all(file.parent().expect("a folder")).expect("writable");
+            fs::write(file, text).expect("writable");
+        };
+        write("shipped/.config", CONFIG);
+        write("shipped/Module.symvers", symvers);
+        write("made/build/.config", config);
+        write("made/rust-symbols", symbols);
+        let script = setup::repo().expect("cargo runs it");
+        let script = script.join("debian/dkms/rust-metadata");
+        let folders = ["shipped", "made"].map(|name| dir.path().join(name));
+        let compared = output(
+            "it",
+            Command::new("sh").arg(script).arg("compare").args(folders),
+        );
+        compared.map_or_else(|error| error.to_string(), |_| "equal".to_owned())
+    }
 
     #[test]
     fn configs_that_differ_are_shown() {
-        assert_eq!(first_difference("A=y\nB=m\n", "A=y\nB=m\n"), None);
-        let difference = first_difference("A=y\nB=m\n", "A=y\nB=y\n").expect("they differ");
+        assert_eq!(said(CONFIG, SYMVERS, "_RNvA\n_RNvB\n"), "equal");
+        let difference = said("CONFIG_A=y\nCONFIG_B=y\n", SYMVERS, "_RNvA\n");
         assert!(difference.contains("B=m") && difference.contains("B=y"));
-        assert!(first_difference("A=y\n", "A=y").is_some());
+        assert!(said("CONFIG_A=y\n", SYMVERS, "_RNvA\n").contains("B=m"));
     }
 
     #[test]
     fn symbols_of_the_kernel_must_all_be_made() {
-        let symvers = "0x0\t_RNvA\tvmlinux\tEXPORT_SYMBOL_GPL\t\n0x0\tkfree\tvmlinux\tEXPORT\t\n";
-        assert_eq!(
-            missing_symbols(symvers, "_RNvA\n_RNvB\n").expect("some"),
-            [""; 0]
-        );
-        assert_eq!(
-            missing_symbols(symvers, "_RNvB\n").expect("some"),
-            ["_RNvA"]
-        );
-        assert!(missing_symbols("0x0\tkfree\tvmlinux\tEXPORT\t\n", "").is_err());
+        assert!(said(CONFIG, SYMVERS, "_RNvB\n").contains("the first is _RNvA"));
+        let without = "0x0\tkfree\tvmlinux\tEXPORT\t\n";
+        assert!(said(CONFIG, without, "").contains("without CONFIG_RUST"));
     }
 }

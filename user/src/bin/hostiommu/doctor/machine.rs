@@ -41,7 +41,7 @@ pub fn checks(files: &Files) -> Vec<Check> {
     let mut checks = vec![kernel(&release)];
     checks.extend(options(files, &release));
     checks.push(module(files, &release));
-    checks.extend(lockdown(files));
+    checks.extend(signatures(files));
     checks.extend(units(files));
     checks.push(vmms());
     checks
@@ -109,30 +109,50 @@ fn module(files: &Files, release: &str) -> Check {
         let found = format!("loaded, {signed}, {users} containers and queues{compat}");
         return Check::new("module", State::Good, found);
     }
-    let installed = ["ko", "ko.xz", "ko.zst"]
-        .iter()
-        .any(|ending| files.exists(&format!("/lib/modules/{release}/updates/{MODULE}.{ending}")));
-    match installed {
-        true => Check::new("module", State::Bad, "installed, not loaded")
-            .cure(format!("as root: modprobe {MODULE}")),
-        false => Check::new("module", State::Bad, "not installed for this kernel")
-            .cure("as root, in a checkout of host-iommu: make install"),
+    let endings = ["ko", "ko.xz", "ko.zst"];
+    let in_folder = |folder: &str| {
+        let file = format!("/lib/modules/{release}/{folder}/{MODULE}");
+        let mut files_of = endings.iter().map(|ending| format!("{file}.{ending}"));
+        files_of.any(|file| files.exists(&file))
+    };
+    // `make install` and DKMS.
+    if in_folder("updates") || in_folder("updates/dkms") {
+        return Check::new("module", State::Bad, "installed, not loaded")
+            .cure(format!("as root: modprobe {MODULE}"));
     }
+    let cure = match files.exists("/var/lib/dkms/vfio-iommu-ioasid") {
+        true => format!("as root: dkms autoinstall -k {release}; it says what is missing"),
+        false => {
+            "as root: apt-get install vfio-iommu-ioasid-dkms; or make install in a checkout of \
+                  host-iommu"
+                .to_owned()
+        }
+    };
+    Check::new("module", State::Bad, "not installed for this kernel").cure(cure)
 }
 
-/// Whether the kernel takes modules that nobody signed. Nothing, if it does.
-fn lockdown(files: &Files) -> Option<Check> {
-    let modes = files.text("/sys/kernel/security/lockdown")?;
-    let mode = modes.split('[').nth(1)?.split(']').next()?;
-    if mode == "none" {
-        return None;
-    }
-    let check = Check::new(
-        "lockdown",
-        State::Note,
-        format!("the kernel is locked down: {mode}"),
-    );
-    Some(check.cure("it loads signed modules only: make install SIGN_KEY= SIGN_CERT="))
+/// Why the kernel takes signed modules only. Nothing, if it takes others.
+fn signatures(files: &Files) -> Option<Check> {
+    let modes = files.text("/sys/kernel/security/lockdown");
+    let mode = modes.as_deref().and_then(|modes| {
+        let behind = modes.split('[').nth(1)?;
+        behind.split(']').next()
+    });
+    let enforced = files.text("/sys/module/module/parameters/sig_enforce");
+    let why = match (mode, enforced.as_deref()) {
+        (Some(mode), _) if mode != "none" => format!("the kernel is locked down: {mode}"),
+        (_, Some("Y")) => "module.sig_enforce is on".to_owned(),
+        _ => return None,
+    };
+    let cure = match files.exists("/var/lib/dkms/mok.pub") {
+        true => {
+            "modules of DKMS load once the firmware knows this machine's key: \
+             mokutil --import /var/lib/dkms/mok.pub, and boot"
+        }
+        false => "make install SIGN_KEY= SIGN_CERT=, with a key that mokutil --import took",
+    };
+    let found = format!("the kernel loads signed modules only: {why}");
+    Some(Check::new("signatures", State::Note, found).cure(cure))
 }
 
 fn units(files: &Files) -> Vec<Check> {

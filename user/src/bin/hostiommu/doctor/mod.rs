@@ -239,6 +239,37 @@ mod tests {
     }
 
     #[test]
+    fn module_that_is_installed_is_found_and_a_kernel_that_wants_signatures_told() {
+        let kernel: (&str, &[u8]) = ("proc/sys/kernel/osrelease", b"7.3.4+deb13-amd64\n");
+        let enforced: (&str, &[u8]) = ("sys/module/module/parameters/sig_enforce", b"Y\n");
+        for folder in ["updates", "updates/dkms"] {
+            let file = format!("lib/modules/7.3.4+deb13-amd64/{folder}/vfio_iommu_ioasid.ko.xz");
+            let (_dir, files) = machine(&[
+                kernel,
+                enforced,
+                (&file, b""),
+                ("var/lib/dkms/mok.pub", b""),
+            ]);
+            let diagnosis = Diagnosis::of(&files, None);
+            assert_eq!(state(&diagnosis, "module").found, "installed, not loaded");
+            let signatures = state(&diagnosis, "signatures");
+            let cure = signatures.cure.as_deref().expect("a cure");
+            assert!(cure.contains("mok.pub"), "{cure}");
+        }
+        let dkms: (&str, &[u8]) = ("var/lib/dkms/vfio-iommu-ioasid/x", b"");
+        let (_dir, files) = machine(&[kernel, dkms]);
+        let diagnosis = Diagnosis::of(&files, None);
+        let cure = state(&diagnosis, "module").cure.as_deref();
+        assert!(cure
+            .expect("a cure")
+            .contains("dkms autoinstall -k 7.3.4+deb13-amd64"));
+        assert!(diagnosis
+            .0
+            .iter()
+            .all(|check| check.subject != "signatures"));
+    }
+
+    #[test]
     fn names_cannot_control_the_terminal() {
         let (_dir, files) = machine(&[]);
         let diagnosis = Diagnosis::of(&files, Some("\u{1b}[2J"));
