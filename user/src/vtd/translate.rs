@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! An emulated device behind a unit: its DMA by vm-memory's trait of IOMMUs.
 
-use super::accesses::Counts;
+use super::accesses::{Access as Underway, Cache, Caches};
 use super::bits::PAGE;
 use super::faults::Fault;
-use super::look_up::Request;
+use super::look_up::{Request, Translated};
 use super::source::SourceId;
 use super::Vtd;
 use crate::walk::Access;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, TryLockError};
+use std::sync::Arc;
 use vm_memory::iommu::{Error, Iotlb, IotlbIterator, IovaRange};
 use vm_memory::{GuestAddress, Iommu, Permissions};
 
@@ -31,48 +31,39 @@ pub struct VtdTranslation {
     unit: Arc<Vtd>,
     source: SourceId,
     pasid: Option<u32>,
-    counts: Arc<Counts>,
-    cache: RwLock<Cache>,
-}
-
-#[derive(Debug, Default)]
-struct Cache {
-    iotlb: Iotlb,
-    pages: u64,
-    /// The number of invalidations when it was last found empty.
-    epoch: u64,
+    caches: Arc<Caches>,
 }
 
 impl VtdTranslation {
     /// Of the function that the guest knows as `source`; `pasid` is the guest's number.
     pub fn new(unit: Arc<Vtd>, source: SourceId, pasid: Option<u32>) -> Self {
         Self {
-            counts: unit.shared.join(),
+            caches: unit.shared.join(),
             unit,
             source,
             pasid,
-            cache: RwLock::default(),
         }
     }
 
-    /// Caches what an access needs, or gives it if the cache is in use: whoever has a hold on it may be this very
-    /// thread, so that none may wait for it.
-    fn fill(&self, iova: u64, length: usize, access: Permissions) -> Result<Option<Iotlb>, u8> {
-        let mut own = Cache::default();
-        let mut shared = match self.cache.try_write() {
-            Ok(cache) => Some(cache),
-            Err(TryLockError::Poisoned(cache)) => Some(cache.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        };
-        let cache = shared.as_deref_mut().unwrap_or(&mut own);
-        // Read before the tables are: an invalidation meanwhile makes all of it void.
-        let epoch = self.unit.shared.epoch();
-        if cache.epoch != epoch || cache.pages > MAX_CACHED {
-            *cache = Cache {
-                epoch,
-                ..Cache::default()
-            };
+    fn begin(&self) -> Guard<'_> {
+        let (cache, began) = self.unit.shared.begin(&self.caches);
+        let unit = &*self.unit;
+        Guard {
+            own: None,
+            cache,
+            _end: End { unit, began },
         }
+    }
+
+    /// The pages of an access, by the guest's tables; what stops it is recorded.
+    fn look_up(
+        &self,
+        iova: u64,
+        length: usize,
+        access: Permissions,
+    ) -> Result<Vec<Translated>, u8> {
+        // The marks that it sets in the tables are drained too.
+        let _underway = self.begin();
         let request = Request {
             source: self.source,
             pasid: self.pasid,
@@ -83,7 +74,7 @@ impl VtdTranslation {
             },
         };
         let found = self.unit.tables().look_up(&request, iova, length);
-        let pages = found.map_err(|(address, stopped)| {
+        found.map_err(|(address, stopped)| {
             if !stopped.silent {
                 self.unit.record(&Fault {
                     source: self.source,
@@ -95,18 +86,43 @@ impl VtdTranslation {
                 });
             }
             stopped.reason
-        })?;
-        for (from, to, permissions) in pages {
-            cache.pages = cache.pages.saturating_add(1);
-            // The last byte of all has no end after it, so that no access has it.
-            let length = PAGE.min(u64::MAX - from);
-            let (from, to) = (GuestAddress(from), GuestAddress(to));
-            // It has no reason to fail.
-            let _ = cache
-                .iotlb
-                .set_mapping(from, to, length as usize, permissions);
+        })
+    }
+
+    /// Caches what was found, or gives it back if the cache is in use: whoever has a hold on it may
+    /// be this very thread, so that none may wait for it.
+    fn keep(&self, pages: Vec<Translated>, epoch: u64) -> Option<Vec<Translated>> {
+        let shared = &self.unit.shared;
+        let phase = shared.phase();
+        let mut pages = Some(pages);
+        self.caches.write(phase, |cache| {
+            if cache.epoch < epoch || cache.pages > MAX_CACHED {
+                *cache = Cache {
+                    epoch,
+                    ..Cache::default()
+                };
+            }
+            let pages = pages.take().unwrap_or_default();
+            // What was found before the last invalidation is void.
+            if cache.epoch == epoch {
+                cache.pages = cache.pages.saturating_add(pages.len() as u64);
+                set(&mut cache.iotlb, pages);
+            }
+        });
+        if shared.end(phase) {
+            self.unit.events.work_left();
         }
-        Ok(shared.is_none().then_some(own.iotlb))
+        pages
+    }
+}
+
+fn set(iotlb: &mut Iotlb, pages: Vec<Translated>) {
+    for (from, to, permissions) in pages {
+        // The last byte of all has no end after it, so that no access has it.
+        let length = PAGE.min(u64::MAX - from);
+        let (from, to) = (GuestAddress(from), GuestAddress(to));
+        // It has no reason to fail.
+        let _ = iotlb.set_mapping(from, to, length as usize, permissions);
     }
 }
 
@@ -128,80 +144,61 @@ impl Iommu for VtdTranslation {
         }
         // A guest that invalidates meanwhile has it looked for again, but not for ever.
         for _ in 0..64 {
-            let underway = Underway::begin(self);
-            {
-                let cache = self.cache.read().unwrap_or_else(PoisonError::into_inner);
-                if cache.epoch == self.unit.shared.epoch() {
-                    let guard = Guard(Held::Cache(cache), underway);
-                    if let Ok(found) = Iotlb::lookup(guard, iova, length, access) {
-                        return Ok(found);
-                    }
+            let guard = self.begin();
+            if guard.cache.epoch == self.unit.shared.epoch() {
+                if let Ok(found) = Iotlb::lookup(guard, iova, length, access) {
+                    return Ok(found);
                 }
+            } else {
+                drop(guard);
             }
-            // The last one is gone with its guard.
-            let underway = Underway::begin(self);
+            // Read before the tables are: an invalidation meanwhile makes all of it void.
             let epoch = self.unit.shared.epoch();
-            let own = self
-                .fill(iova.0, length, access)
+            let pages = self
+                .look_up(iova.0, length, access)
                 .map_err(|reason| stopped(format!("reason {reason:#x} of VT-d")))?;
-            match own {
-                Some(own) if epoch == self.unit.shared.epoch() => {
-                    return Iotlb::lookup(Guard(Held::Own(own), underway), iova, length, access)
-                        .map_err(|_| stopped("not found".to_owned()));
-                }
-                _ => {}
+            let Some(pages) = self.keep(pages, epoch) else {
+                continue;
+            };
+            let mut guard = self.begin();
+            if epoch == self.unit.shared.epoch() {
+                set(guard.own.insert(Box::default()), pages);
+                return Iotlb::lookup(guard, iova, length, access)
+                    .map_err(|_| stopped("not found".to_owned()));
             }
         }
         Err(stopped("it changes again and again".to_owned()))
     }
 }
 
-/// An access that is under way, which the guest's waits wait for.
+/// The end of an access, which the guest's waits wait for.
 #[derive(Debug)]
-struct Underway<'a> {
-    device: &'a VtdTranslation,
-    phase: usize,
+struct End<'a> {
+    unit: &'a Vtd,
+    began: usize,
 }
 
-impl<'a> Underway<'a> {
-    fn begin(device: &'a VtdTranslation) -> Self {
-        Self {
-            device,
-            phase: device.unit.shared.begin(&device.counts),
-        }
-    }
-}
-
-impl Drop for Underway<'_> {
+impl Drop for End<'_> {
     fn drop(&mut self) {
-        let unit = &self.device.unit;
-        if unit.shared.end(&self.device.counts, self.phase) {
-            unit.events.work_left();
+        if self.unit.shared.end(self.began) {
+            self.unit.events.work_left();
         }
     }
 }
 
 /// A hold on what is cached, or on what was found beside the cache, while an access is under way.
 #[derive(Debug)]
-pub struct Guard<'a>(
-    Held<'a>,
-    // Ends after the hold on the cache.
-    #[expect(dead_code, reason = "held")] Underway<'a>,
-);
-
-#[derive(Debug)]
-enum Held<'a> {
-    Cache(RwLockReadGuard<'a, Cache>),
-    Own(Iotlb),
+pub struct Guard<'a> {
+    own: Option<Box<Iotlb>>,
+    cache: Underway<'a>,
+    // Dropped after the hold on the cache.
+    _end: End<'a>,
 }
 
 impl std::ops::Deref for Guard<'_> {
     type Target = Iotlb;
 
     fn deref(&self) -> &Iotlb {
-        match &self.0 {
-            Held::Cache(cache) => &cache.iotlb,
-            Held::Own(iotlb) => iotlb,
-        }
+        self.own.as_deref().unwrap_or(&self.cache.iotlb)
     }
 }
