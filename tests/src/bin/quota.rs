@@ -7,36 +7,9 @@ use std::os::fd::AsFd;
 
 use host_iommu_bindings::uapi::VFIO_IOASID_FAULT_DEPTH_MAX;
 use host_iommu_tests::rig::{
-    child, expect_errno, expect_ok, fail, program, skip, Container, Errno, FaultQueue, Outcome,
-    Rig, Space,
+    child, expect_errno, expect_ok, fail, program, skip, Container, Errno, FaultQueue, Limit,
+    Outcome, Rig, Space,
 };
-
-/// A parameter of the module, set for a test and put back after it.
-struct Limit {
-    path: String,
-    before: String,
-}
-
-impl Limit {
-    fn set(name: &str, value: u32) -> Outcome<Self> {
-        let path = format!("/sys/module/vfio_iommu_ioasid/parameters/{name}");
-        let before = fs::read_to_string(&path)?;
-        fs::write(&path, value.to_string())?;
-        Ok(Self { path, before })
-    }
-
-    fn change(&self, value: u32) -> Outcome {
-        Ok(fs::write(&self.path, value.to_string())?)
-    }
-}
-
-impl Drop for Limit {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(&self.path, self.before.trim()) {
-            println!("# {} is not as it was: {error}", self.path);
-        }
-    }
-}
 
 fn pasids_of_a_container_follow_the_limit() -> Outcome {
     let rig = Rig::open()?;

@@ -5,8 +5,9 @@
 use crate::guest::*;
 use crate::host::{Control, Unreliable};
 use host_iommu::backend::soft::{Dma, DmaEnd, SoftDeviceOptions};
+use host_iommu::shadow::Shadow;
 use host_iommu::vtd::SourceId;
-use host_iommu::{Bdf, HostIommu, Iova, Scope};
+use host_iommu::{Bdf, HostIommu, Iova, Scope, Shadowing};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{mpsc, Arc};
 use std::time::Duration;
@@ -238,38 +239,36 @@ fn device_reset_leaves_the_guests_entries_alone() {
     guest.unit.device_reset("0000:00:01.0".parse().unwrap());
 }
 
-/// What the entry of requests without PASID may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RidState {
-    Table(usize),
-    PassThrough,
-    Absent,
-    Malformed,
-}
-
-/// Never anything but the old state, the new one, or nothing at all.
+/// Never anything but the old state, the new one, or nothing at all: for all pairs of tables of both
+/// stages, passthrough, and entries that stop requests. First-stage tables are nested by the host,
+/// second-stage ones go through a shadow.
 #[test]
 fn no_other_state_shows_while_an_entry_changes() {
-    use RidState::{Absent, Malformed, PassThrough, Table};
-
-    let mut guest = Guest::new();
+    let shadow = |soft, memory| Shadow::over(soft, memory, Shadowing::SecondStage).unwrap();
+    let mut guest = Guest::over(
+        |soft, memory| HostIommu::new(shadow(soft, memory)),
+        |config| config,
+    );
     guest.boot();
-    let tables = [table_at(&mut guest, OPEN), table_at(&mut guest, OPEN)];
-    let states = [Table(0), Table(1), PassThrough, Absent, Malformed];
-    let entry = |state| match state {
-        Table(index) => {
-            let (root, _): (u64, u64) = tables[index];
-            [1 | 1 << 6, 1, root]
-        }
-        PassThrough => [1 | 4 << 6, 1, 0],
-        Absent => [0; 3],
-        Malformed => [1 | 5 << 6, 1, 0],
+    let mut first_stage = || {
+        let (root, page) = table_at(&mut guest, OPEN);
+        ([1 | 1 << 6, 1, root], page)
     };
-    let places = [
-        (Table(0), tables[0].1),
-        (Table(1), tables[1].1),
-        (PassThrough, OPEN),
-    ];
+    let (first, other) = (first_stage(), first_stage());
+    let mut second_stage = || {
+        let root = guest.page();
+        let page = guest.map_second(root, OPEN, 3);
+        ([root | 2 << 6 | 2 << 2 | 1, 1 << 23 | 1, 0], page)
+    };
+    let (second, other_second) = (second_stage(), second_stage());
+    let pass_through = ([1 | 4 << 6, 1, 0], OPEN);
+    let places = [first, other, second, other_second, pass_through];
+    let (absent, malformed) = ([0; 3], [1 | 5 << 6, 1, 0]);
+    let states: Vec<[u64; 3]> = places
+        .iter()
+        .map(|(words, _)| *words)
+        .chain([absent, malformed])
+        .collect();
     let device = guest.device.clone();
     let stop = Arc::new(AtomicBool::new(false));
     let hammer = {
@@ -284,22 +283,25 @@ fn no_other_state_shows_while_an_entry_changes() {
             stores
         })
     };
-    for round in 0..20 {
-        for old in states {
-            for new in states {
-                guest.set_entry(0, entry(old));
+    for round in 0..10 {
+        for &old in &states {
+            for &new in &states {
+                guest.set_entry(0, old);
                 guest.pasid_changed(0);
-                for (_, place) in places {
-                    guest.put(place, 0);
+                for (_, page) in places {
+                    guest.put(page, 0);
                 }
                 // A store that began before may come yet.
                 std::thread::sleep(Duration::from_micros(50));
-                guest.set_entry(0, entry(new));
+                guest.set_entry(0, new);
                 guest.pasid_changed(0);
-                for (state, place) in places {
-                    let stored = guest.get(place) != 0;
+                for (state, page) in places {
+                    let stored = guest.get(page) != 0;
                     let allowed = state == old || state == new;
-                    assert!(!stored || allowed, "{round}: {old:?} to {new:?}: {state:?}");
+                    assert!(
+                        !stored || allowed,
+                        "{round}: {old:x?} to {new:x?}: {state:x?}"
+                    );
                 }
             }
         }
