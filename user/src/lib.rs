@@ -150,6 +150,8 @@ mod listener;
 mod metrics;
 mod nesting;
 mod ops;
+#[cfg(any(feature = "shadow", feature = "soft", feature = "vtd"))]
+mod paging;
 mod pasid;
 mod registry;
 pub mod seccomp;

@@ -3,6 +3,10 @@
 //! the second stage (3.7, 9.9).
 
 use crate::nesting::{GuestTable, TableFormat};
+use crate::paging::{
+    entry_at, has_reserved, is_leaf, levels, shift, translated, FirstStageEntry, SecondStageEntry,
+    ADDRESS,
+};
 
 /// Memory that tables are in and lead to, by guest-physical addresses.
 pub(crate) trait TableMemory {
@@ -41,18 +45,6 @@ pub(crate) struct Leaf {
     /// The page has two to the power of this many bytes.
     pub(crate) size_bits: u32,
 }
-
-const PRESENT: u64 = 1 << 0;
-const WRITE: u64 = 1 << 1;
-const USER: u64 = 1 << 2;
-const ACCESSED: u64 = 1 << 5;
-const DIRTY: u64 = 1 << 6;
-const LARGE: u64 = 1 << 7;
-const EXTENDED_ACCESSED: u64 = 1 << 10;
-/// In the second stage.
-const READ_2: u64 = 1 << 0;
-const WRITE_2: u64 = 1 << 1;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// An entry that others change so often in a row is given up, as by hardware.
 const TRIES: usize = 64;
@@ -101,19 +93,6 @@ impl LowerTables for Forgetful {
     }
 
     fn note(&mut self, _: u64, _: Lower) {}
-}
-
-/// Addresses that one entry of a level translates, as a power of two.
-pub(crate) fn shift(level: u32) -> u32 {
-    12 + 9 * (level - 1)
-}
-
-fn reserved(value: u64, level: u32, leaf: bool, address_bits: u32) -> bool {
-    let beyond = (value & ADDRESS).checked_shr(address_bits).unwrap_or(0) != 0;
-    let large_above = level >= 4 && value & LARGE != 0;
-    // Bit 12 of a large page is PAT.
-    let low = (1u64 << shift(level)) - 1;
-    beyond || large_above || (leaf && level > 1 && value & low & !0x1fff != 0)
 }
 
 /// Why a request is stopped (VT-d 4.1, 7.1.3, in scalable mode).
@@ -201,7 +180,7 @@ pub(crate) fn walk_from(
     if !canonical {
         return Err(reason::NOT_CANONICAL);
     }
-    let levels = (bits - 12) / 9;
+    let levels = levels(bits);
     let root = Lower {
         level: levels,
         at: table.root.0 & ADDRESS,
@@ -216,7 +195,7 @@ pub(crate) fn walk_from(
         mut rights,
     } = lower.lowest(address).unwrap_or(root);
     for level in (1..=from).rev() {
-        let gpa = at + 8 * ((address >> shift(level)) & 0x1ff);
+        let gpa = entry_at(at, level, address);
         let place = Place {
             gpa,
             level,
@@ -249,25 +228,20 @@ fn second(
     }
     let (mut read, mut write) = (true, true);
     let mut at = table.root.0 & ADDRESS;
-    for level in (1..=(bits - 12) / 9).rev() {
-        let gpa = at + 8 * ((address >> shift(level)) & 0x1ff);
+    for level in (1..=levels(bits)).rev() {
+        let gpa = entry_at(at, level, address);
         let entry = memory.read(gpa).ok_or(reason::SECOND_NOT_READABLE)?;
-        read &= entry & READ_2 != 0;
-        write &= entry & WRITE_2 != 0;
+        let flags = SecondStageEntry::from_bits_retain(entry);
+        read &= flags.contains(SecondStageEntry::R);
+        write &= flags.contains(SecondStageEntry::W);
         if (access.read && !read) || (access.write && !write) || !(read || write) {
             return Err(reason::STAGE2);
         }
-        let leaf = level == 1 || (level <= 3 && entry & LARGE != 0);
-        let mask = (1 << shift(level)) - 1;
-        let beyond = (entry & ADDRESS)
-            .checked_shr(memory.address_bits())
-            .unwrap_or(0);
-        let large_above = level >= 4 && entry & LARGE != 0;
-        if beyond != 0 || large_above || (leaf && entry & mask & !0xfff != 0) {
+        if has_reserved(table.format, entry, level, memory.address_bits()) {
             return Err(reason::SECOND_RESERVED);
         }
-        if leaf {
-            let address = (entry & ADDRESS & !mask) | (address & mask);
+        if is_leaf(entry, level) {
+            let address = translated(entry, level, address);
             memory.reach(address, access)?;
             return Ok(Leaf {
                 address,
@@ -303,31 +277,28 @@ fn step(
     rights: Rights,
     access: Access,
 ) -> Result<Step, u32> {
-    let accessed = if table.extended_accessed {
-        ACCESSED | EXTENDED_ACCESSED
-    } else {
-        ACCESSED
-    };
+    let mut accessed = FirstStageEntry::A;
+    accessed.set(FirstStageEntry::EA, table.extended_accessed);
     for _ in 0..TRIES {
         let entry = memory.read(gpa).ok_or(memory.unreadable(root))?;
-        let leaf = level == 1 || (level <= 3 && entry & LARGE != 0);
-        if entry & PRESENT == 0 {
+        let flags = FirstStageEntry::from_bits_retain(entry);
+        if !flags.contains(FirstStageEntry::P) {
             return Err(reason::NOT_PRESENT);
         }
-        if reserved(entry, level, leaf, memory.address_bits()) {
+        if has_reserved(table.format, entry, level, memory.address_bits()) {
             return Err(reason::RESERVED);
         }
-        let set = |bits: u64| match entry & bits == bits {
+        let set = |more: FirstStageEntry| match flags.contains(more) {
             true => Ok(true),
             false => memory
-                .replace(gpa, entry, entry | bits)
+                .replace(gpa, entry, (flags | more).bits())
                 .ok_or(memory.unwritable()),
         };
         let now = Rights {
-            user: rights.user && entry & USER != 0,
-            write: rights.write && entry & WRITE != 0,
+            user: rights.user && flags.contains(FirstStageEntry::U_S),
+            write: rights.write && flags.contains(FirstStageEntry::R_W),
         };
-        if !leaf {
+        if !is_leaf(entry, level) {
             if set(accessed)? {
                 return Ok(Step::Table(entry & ADDRESS, now));
             }
@@ -340,16 +311,12 @@ fn step(
         if access.write && !writable {
             return Err(reason::NOT_WRITABLE);
         }
-        let mask = (1 << shift(level)) - 1;
-        let target = (entry & ADDRESS & !mask) | (address & mask);
+        let target = translated(entry, level, address);
         memory.reach(target, access)?;
-        let bits = if access.write {
-            accessed | DIRTY
-        } else {
-            accessed
-        };
-        if set(bits)? {
-            let dirty = (entry | bits) & DIRTY != 0;
+        let mut marks = accessed;
+        marks.set(FirstStageEntry::D, access.write);
+        if set(marks)? {
+            let dirty = (flags | marks).contains(FirstStageEntry::D);
             return Ok(Step::Leaf(Leaf {
                 address: target,
                 read: true,

@@ -682,6 +682,28 @@ fn cost_is_that_of_the_tables_in_the_range() {
     let cost = shadow.cost();
     assert_eq!((cost.entries, cost.mapped, cost.unmapped), (600, 601, 1));
     assert_eq!(cost.tables, 9);
+    assert_eq!((cost.bound, cost.invalidated), (1, 1));
+    assert_eq!((cost.refused, cost.incomplete), (0, 0));
     shadow.unbind(Scope::All).expect("an unbinding");
     assert_eq!(shadow.cost().entries, 0);
+    // A root that is no page.
+    let refused = Binding {
+        translation: GuestTable {
+            root: Gpa(table.root() + 8),
+            ..bound
+        }
+        .into(),
+        ..binding
+    };
+    shadow.bind(&refused).expect_err("no page");
+    assert_eq!((shadow.cost().bound, shadow.cost().refused), (1, 1));
+    // Each of its entries leads to itself: there is no end of entries.
+    let endless = memory.alloc_page();
+    for index in 0..512 {
+        memory.write_u64(endless + 8 * index, endless | 3);
+    }
+    table.set_entry(0, 4, endless | 3);
+    shadow.bind(&binding).expect_err("it has no end");
+    let cost = shadow.cost();
+    assert_eq!((cost.bound, cost.refused, cost.incomplete), (1, 2, 1));
 }

@@ -10,6 +10,7 @@ use crate::error::{Error, Operation, Result};
 use crate::nesting::{GuestTable, TableFormat};
 use crate::space::{AddressSpaceEntry, AddressSpaceId};
 use crate::sys::Errno;
+use crate::trace::tell;
 use crate::types::{Bdf, Iova, IovaRange, Pasid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -32,7 +33,6 @@ pub(super) struct State {
     /// Bindings that are the backend's alone.
     pub(super) others: BTreeSet<(Bdf, Pasid)>,
     pub(super) cost: Cost,
-    pub(super) invalidations: u64,
 }
 
 /// What a shadow is.
@@ -123,6 +123,25 @@ where
 
     /// Makes the copy of a table as the table is in a range.
     pub(super) fn sync(
+        &self,
+        stage2: &Stage2,
+        cost: &mut Cost,
+        copied: &mut Copied,
+        range: IovaRange,
+    ) -> std::result::Result<(), io::Error> {
+        let synced = self.try_sync(stage2, cost, copied, range);
+        if let Err(_error) = &synced {
+            add(&mut cost.incomplete, 1);
+            let _root = copied.table.root;
+            tell!(
+                debug,
+                "shadow of the table at {_root}: {range} is not as the table: {_error}"
+            );
+        }
+        synced
+    }
+
+    fn try_sync(
         &self,
         stage2: &Stage2,
         cost: &mut Cost,
@@ -328,6 +347,24 @@ where
 
     /// Binds a copy of a table.
     pub(super) fn bind_table(
+        &self,
+        state: &mut State,
+        binding: &Binding<'_>,
+        table: &GuestTable,
+    ) -> Result<()> {
+        let bound = self.try_bind_table(state, binding, table);
+        let counter = match &bound {
+            Ok(()) => &mut state.cost.bound,
+            Err(_error) => {
+                tell!(debug, "shadow of the table at {}: {_error}", table.root);
+                &mut state.cost.refused
+            }
+        };
+        add(counter, 1);
+        bound
+    }
+
+    fn try_bind_table(
         &self,
         state: &mut State,
         binding: &Binding<'_>,

@@ -54,7 +54,7 @@ use crate::pasid::PasidRequest;
 use crate::space::{AddressSpaceEntry, AddressSpaceId};
 use crate::sys::Errno;
 use crate::types::{AddressWidth, Bdf, IovaRange, Pasid};
-use copies::{is_in, Inner, State};
+use copies::{add, is_in, Inner, State};
 use requests::Requests;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -78,6 +78,18 @@ pub struct Cost {
     pub mapped: u64,
     /// Entries taken out.
     pub unmapped: u64,
+    /// Tables that were bound.
+    pub bound: u64,
+    /// Tables that were refused; the error has the reason.
+    pub refused: u64,
+    /// Ranges of tables that guests invalidated.
+    pub invalidated: u64,
+    /// Times that a copy could not be made as its table is, so that requests are stopped which the
+    /// table allows: by [`MAX_ENTRIES`] or [`MAX_TABLES`], by addresses that the host does not
+    /// translate, or by an error of the host.
+    pub incomplete: u64,
+    /// Page request groups that were answered here, as the table had all that was asked for.
+    pub filled: u64,
 }
 
 /// A context that shadows, over one that has address spaces.
@@ -306,7 +318,6 @@ where
             copies,
             others,
             cost,
-            invalidations,
         } = &mut *state;
         let mut ours = false;
         for (_, copied) in copies.iter_mut().filter(|(&key, _)| is_in(scope, key)) {
@@ -320,7 +331,7 @@ where
                         count: entries.len(),
                         source,
                     })?;
-                *invalidations = invalidations.saturating_add(1);
+                add(&mut cost.invalidated, 1);
             }
         }
         if ours && !others.iter().any(|&key| is_in(scope, key)) {
@@ -343,7 +354,7 @@ where
         let mut stats = self.0.context.stats()?;
         stats.invalidations = stats
             .invalidations
-            .saturating_add(self.0.lock().invalidations);
+            .saturating_add(self.0.lock().cost.invalidated);
         Ok(stats)
     }
 

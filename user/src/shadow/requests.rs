@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The fault queue of a shadow whose holes are filled by page requests.
 
-use super::copies::{Copied, Inner, State};
+use super::copies::{add, Copied, Inner, State};
 use crate::context::HostIommuContext;
 use crate::fault::{FaultChannel, FaultRecord, ResponseRecord};
 use crate::types::{Bdf, Iova, IovaRange, MapAccess, Pasid};
@@ -203,7 +203,10 @@ where
         let pages: Vec<Page> = records.iter().map(page).collect();
         let (found, cookie) = shadow.fill(key, &pages)?;
         match found {
-            Found::All => Some(SUCCESS),
+            Found::All => {
+                add(&mut shadow.lock().cost.filled, 1);
+                Some(SUCCESS)
+            }
             Found::Refused => Some(INVALID),
             Found::Missing => {
                 // The binding of the address space had none.

@@ -4,6 +4,10 @@
 
 use super::stage2::Stage2;
 use crate::nesting::{GuestTable, TableFormat};
+use crate::paging::{
+    has_reserved, is_leaf, levels, offset_mask, shift, translated, FirstStageEntry,
+    SecondStageEntry, ADDRESS, ADDRESS_BITS, ENTRY_SIZE,
+};
 use crate::sys::Errno;
 use crate::types::MapAccess;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,22 +23,6 @@ pub const MAX_TABLES: usize = 1 << 14;
 const TRIES: usize = 64;
 
 pub(super) const PAGE: u64 = 4096;
-const LARGE: u64 = 1 << 7;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-
-mod first {
-    pub(super) const PRESENT: u64 = 1 << 0;
-    pub(super) const WRITE: u64 = 1 << 1;
-    pub(super) const USER: u64 = 1 << 2;
-    pub(super) const ACCESSED: u64 = 1 << 5;
-    pub(super) const DIRTY: u64 = 1 << 6;
-    pub(super) const EXTENDED_ACCESSED: u64 = 1 << 10;
-}
-
-mod second {
-    pub(super) const READ: u64 = 1 << 0;
-    pub(super) const WRITE: u64 = 1 << 1;
-}
 
 /// Addresses that a table maps to consecutive ones, with what stage 2 and both allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,15 +73,10 @@ pub(super) struct Walk<'a, M> {
     pub(super) found: Vec<(u64, Entry)>,
 }
 
-/// Bits 11:0 are the page's, each level has nine more.
-const fn shift(level: u32) -> u32 {
-    12 + 9 * (level - 1)
-}
-
 impl<M: GuestMemoryBackend> Walk<'_, M> {
     /// Walks `start..=last` of the addresses that the table's entries have.
     pub(super) fn run(&mut self, start: u64, last: u64) -> Result<(), Stop> {
-        let levels = (self.table.width.bits() - 12) / 9;
+        let levels = levels(self.table.width.bits());
         let rights = Rights {
             read: true,
             write: true,
@@ -114,20 +97,19 @@ impl<M: GuestMemoryBackend> Walk<'_, M> {
         if self.tables > MAX_TABLES {
             return Err(Stop::TooLarge);
         }
-        let size = 1u64 << shift(level);
         let (from, to) = (
             (start - base) >> shift(level),
             (last - base) >> shift(level),
         );
         for index in from..=to {
-            let at = base + index * size;
-            let range = (start.max(at), last.min(at + (size - 1)));
-            let Some((value, leaf, now)) = self.entry(table + 8 * index, level, rights) else {
+            let at = base + (index << shift(level));
+            let range = (start.max(at), last.min(at | offset_mask(level)));
+            let Some((value, leaf, now)) = self.entry(table + ENTRY_SIZE * index, level, rights)
+            else {
                 continue;
             };
             if leaf {
-                let target = value & ADDRESS & !(size - 1);
-                self.leaf(range, target + (range.0 - at), now)?;
+                self.leaf(range, translated(value, level, range.0), now)?;
             } else {
                 self.descend(value & ADDRESS, level - 1, at, now, range)?;
             }
@@ -146,24 +128,32 @@ impl<M: GuestMemoryBackend> Walk<'_, M> {
         let place = slice.get_atomic_ref::<AtomicU64>(0).ok()?;
         for _ in 0..TRIES {
             let value = u64::from_le(place.load(Ordering::Acquire));
-            let leaf = level == 1 || (level <= 3 && value & LARGE != 0);
+            let leaf = is_leaf(value, level);
             let now = match self.table.format {
-                TableFormat::FirstStage => Rights {
-                    read: rights.read
-                        && value & (first::PRESENT | first::USER) == first::PRESENT | first::USER,
-                    write: rights.write && value & first::WRITE != 0,
-                },
-                TableFormat::SecondStage => Rights {
-                    read: rights.read && value & second::READ != 0,
-                    write: rights.write && value & second::WRITE != 0,
-                },
+                TableFormat::FirstStage => {
+                    let flags = FirstStageEntry::from_bits_retain(value);
+                    let user = FirstStageEntry::P.union(FirstStageEntry::U_S);
+                    Rights {
+                        read: rights.read && flags.contains(user),
+                        write: rights.write && flags.contains(FirstStageEntry::R_W),
+                    }
+                }
+                TableFormat::SecondStage => {
+                    let flags = SecondStageEntry::from_bits_retain(value);
+                    Rights {
+                        read: rights.read && flags.contains(SecondStageEntry::R),
+                        write: rights.write && flags.contains(SecondStageEntry::W),
+                    }
+                }
             };
             // First-stage entries that a user may not read, nobody here may write.
             let nothing = match self.table.format {
                 TableFormat::FirstStage => !now.read,
                 TableFormat::SecondStage => !now.read && !now.write,
             };
-            if nothing || self.reserved(value, level, leaf) {
+            // Stage 2 says which addresses there are.
+            let reserved = has_reserved(self.table.format, value, level, ADDRESS_BITS);
+            if nothing || reserved {
                 return None;
             }
             let bits = self.used(leaf && now.write);
@@ -177,22 +167,11 @@ impl<M: GuestMemoryBackend> Walk<'_, M> {
             let set = place.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire);
             if set.is_ok() {
                 // A migration is to see it.
-                slice.bitmap().mark_dirty(0, 8);
+                slice.bitmap().mark_dirty(0, ENTRY_SIZE as usize);
                 return Some((value, leaf, now));
             }
         }
         None
-    }
-
-    fn reserved(&self, value: u64, level: u32, leaf: bool) -> bool {
-        let large_above = level >= 4 && value & LARGE != 0;
-        let low = (1u64 << shift(level)) - 1;
-        // Bit 12 of a large page is PAT in the first stage.
-        let ignored = match self.table.format {
-            TableFormat::FirstStage => 0x1fff,
-            TableFormat::SecondStage => 0xfff,
-        };
-        large_above || (leaf && level > 1 && value & low & !ignored != 0)
     }
 
     /// The bits that are set in an entry: its use is not seen, so all that may be written is dirty.
@@ -200,14 +179,10 @@ impl<M: GuestMemoryBackend> Walk<'_, M> {
         if self.table.format == TableFormat::SecondStage {
             return 0;
         }
-        let mut bits = first::ACCESSED;
-        if self.table.extended_accessed {
-            bits |= first::EXTENDED_ACCESSED;
-        }
-        if writable_leaf {
-            bits |= first::DIRTY;
-        }
-        bits
+        let mut flags = FirstStageEntry::A;
+        flags.set(FirstStageEntry::EA, self.table.extended_accessed);
+        flags.set(FirstStageEntry::D, writable_leaf);
+        flags.bits()
     }
 
     /// Notes the parts of a leaf that stage 2 has and the host can translate.

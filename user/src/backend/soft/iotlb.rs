@@ -6,8 +6,9 @@
 //! Only what is present is remembered, and stage 2 is looked up each time: what the host changes
 //! there needs no invalidation here.
 
+use crate::paging::shift;
 use crate::types::{Bdf, IovaRange, Pasid};
-use crate::walk::{shift, Access, Leaf, Lower, LowerTables};
+use crate::walk::{Access, Leaf, Lower, LowerTables};
 use std::collections::BTreeMap;
 
 /// Most leaves, and most tables, that are remembered.
