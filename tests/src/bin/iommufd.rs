@@ -9,8 +9,9 @@ use host_iommu::seccomp::{
 };
 use host_iommu::{
     Bdf, FaultEvent, FaultQueueOptions, FaultRead, Gpa, GuestTable, HostIommu, HostIommuContext,
-    Iova, MapAccess, PasidRequest, SharedMemory,
+    Iova, IovaRange, MapAccess, Mapping, PasidRequest, SharedMemory,
 };
+use host_iommu_sys as sys;
 use host_iommu_tests::conformance::iommufd::IommufdMachine;
 use host_iommu_tests::conformance::kmod::client;
 use host_iommu_tests::conformance::{
@@ -24,8 +25,11 @@ use host_iommu_tests::vfio::endpoints;
 use host_iommu_tests::{named, suite, vsva};
 use nix::errno::Errno;
 use std::fs::{self, OpenOptions};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 const MEMORY: u64 = 4 << 20;
 const DONE: End = End::Done(0);
@@ -270,6 +274,73 @@ fn life_from_attach_to_detach_needs_the_lists_alone() -> Outcome {
     })
 }
 
+/// How long the last device goes and comes back while others map.
+const HAMMERED: Duration = Duration::from_secs(10);
+/// The first object of an iommufd: the context's stage 2.
+const IOAS: u32 = 1;
+const PLACES: u64 = 4096;
+
+fn last_device_leaves_no_mapping_that_comes_meanwhile() -> Outcome {
+    let device = name(0)?;
+    let context = Iommufd::open_device(device)?;
+    // Of the same iommufd, to see what the kernel has mapped whatever the crate says.
+    let fd = context.as_fd().try_clone_to_owned()?;
+    let memory = SharedMemory::new(c"guest", PAGE as usize)?;
+    let host = HostIommu::new(context);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| -> Outcome {
+        for thread in 0..2 {
+            let (host, memory, stop) = (&host, &memory, &stop);
+            scope.spawn(move || {
+                for page in (thread..)
+                    .step_by(2)
+                    .take_while(|_| !stop.load(Ordering::Relaxed))
+                {
+                    let mapping = Mapping {
+                        memory,
+                        offset: 0,
+                        range: IovaRange::sized(Iova((page % PLACES) * PAGE), PAGE)
+                            .expect("a page"),
+                        access: MapAccess::ReadWrite,
+                    };
+                    // The backend alone, as it holds no lock of `HostIommu`'s. Without a device,
+                    // and where something is mapped, it fails.
+                    if host.context().map(&mapping).is_err() {
+                        thread::yield_now();
+                    }
+                }
+            });
+        }
+        let rounds = || -> Outcome {
+            let start = Instant::now();
+            let (mut number, mut round) = (0, 0);
+            while start.elapsed() < HAMMERED {
+                while host.stats()?.mapped_pages < 3 {
+                    thread::yield_now();
+                }
+                drop(host.context().detach(number)?);
+                // Without a device nothing may be mapped: nobody pins what it leads to.
+                thread::sleep(Duration::from_millis(1));
+                let left = sys::iommufd::ioas_unmap(fd.as_fd(), IOAS, 0, PLACES * PAGE);
+                match left {
+                    Ok(0) | Err(sys::Errno::ENOENT) => {}
+                    other => {
+                        return fail(format!("round {round}: the kernel has mapped {other:?}"))
+                    }
+                }
+                expect(host.stats()?.mapped_pages, 0, "pages mapped")?;
+                number = host.context().attach(file(device)?)?;
+                round += 1;
+            }
+            println!("# {round} rounds");
+            Ok(())
+        };
+        let outcome = rounds();
+        stop.store(true, Ordering::Relaxed);
+        outcome
+    })
+}
+
 fn dma_faults_are_not_had() -> Outcome {
     let vm = Vm::new(&IommufdMachine as &dyn Machine)?;
     let options = FaultQueueOptions::nonblocking().with_dma_faults();
@@ -288,6 +359,7 @@ suite![
     queues_leave_nothing_behind,
     suite_runs_in_a_jail,
     life_from_attach_to_detach_needs_the_lists_alone,
+    last_device_leaves_no_mapping_that_comes_meanwhile,
     dma_faults_are_not_had,
     vsva_runs_on_iommufd,
 ];
