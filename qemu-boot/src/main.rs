@@ -3,6 +3,7 @@
 //! kernel with its Rust metadata, a QEMU whose emulated VT-d nests, the module, and the
 //! programs in a booted machine. The make targets of the top folder call it.
 
+mod api;
 mod bench;
 mod book;
 mod boot;
@@ -106,6 +107,12 @@ enum Task {
     Book,
     /// Build the Debian packages
     Deb,
+    /// Compare the interface of the crate host-iommu, as rustdoc has it, with user/api.txt
+    Api {
+        /// Write user/api.txt anew
+        #[arg(long)]
+        write: bool,
+    },
     /// Run clippy over the module
     Clippy,
     /// Check the library by the oldest Rust that it promises
@@ -154,7 +161,7 @@ impl Task {
             Self::Book => Plan::root().and(&["mdbook"]),
             Self::Deb => Plan::root().and(&["build-root-packaging", "vendor"]),
             Self::Setup | Self::Demo | Self::Shell => stock,
-            Self::Modules { .. } | Self::CleanCache => Plan::default(),
+            Self::Modules { .. } | Self::Api { .. } | Self::CleanCache => Plan::default(),
         }
     }
 }
@@ -166,6 +173,7 @@ fn run(arguments: Arguments) -> Result<()> {
             println!("{}", module.display());
             return Ok(());
         }
+        Task::Api { write } => return api::check(&setup::repo()?, *write),
         Task::CleanCache => return cache::Cache::remove(),
         task => Setup::open(task.plan())?,
     };
@@ -213,7 +221,8 @@ fn run(arguments: Arguments) -> Result<()> {
             println!("{} for {}", module.display(), kernel.release());
             Ok(())
         }
-        Task::CleanCache => Ok(()),
+        // They were done without a set-up.
+        Task::Api { .. } | Task::CleanCache => Ok(()),
     }
 }
 
