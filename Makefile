@@ -11,7 +11,7 @@ define boot
 @$(CARGO) run --quiet --release --locked -p qemu-boot -- $(1)
 endef
 
-.PHONY: help demo guest test test-all test-debug bench fuzz setup shell modules install uninstall update clean-cache clippy msrv book package capi install-capi uninstall-capi fuzz-crate deb
+.PHONY: help demo guest test test-all test-debug bench fuzz setup shell modules install uninstall update clean-cache clippy msrv book api package capi install-capi uninstall-capi fuzz-crate deb
 
 help:
 	@echo "make demo               set up what is missing and run the demo (cold 7 to 15 minutes, warm 15 seconds)"
@@ -35,6 +35,7 @@ help:
 	@echo "make install-capi       install it, its header and its pkg-config file (PREFIX=/usr/local DESTDIR=)"
 	@echo "make uninstall-capi     remove them again"
 	@echo "make book               make the book of docs/ in target/book, and look at its links"
+	@echo "make api                compare the crate's interface with user/api.txt (WRITE=1: write it anew)"
 	@echo "make package            make the packages for crates.io, and run an example from them"
 	@echo "make deb                build the Debian packages, in target/deb"
 	@echo "make msrv               check the library by the oldest Rust that it promises"
@@ -130,13 +131,19 @@ book:
 deb:
 	$(call boot,deb)
 
-# What is published must build by itself: the other package of the workspace stands beside it.
+# The pages are those that .ci/run has made.
+api:
+	@sh qemu-boot/check-host "$(CARGO)" $(MSRV)
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --workspace --no-deps --locked --all-features
+	@$(CARGO) run --quiet --release --locked -p qemu-boot -- api $(if $(WRITE),--write)
+
+# What is published must build by itself: the other packages of the workspace stand beside it.
 PACKAGES := $(abspath $(or $(CARGO_TARGET_DIR),target))/package
 PACKAGED := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 package:
 	@sh qemu-boot/check-host "$(CARGO)" $(MSRV)
-	$(CARGO) package --quiet --locked --no-verify -p host-iommu-bindings -p host-iommu
-	@cd "$(PACKAGES)" && for name in host-iommu-bindings host-iommu; do \
+	$(CARGO) package --quiet --locked --no-verify -p host-iommu-bindings -p host-iommu-sys -p host-iommu
+	@cd "$(PACKAGES)" && for name in host-iommu-bindings host-iommu-sys host-iommu; do \
 		rm -rf $$name-$(PACKAGED) && tar xf $$name-$(PACKAGED).crate && \
 		for text in LICENSE-APACHE LICENSE-MIT README.md; do \
 			[ -s $$name-$(PACKAGED)/$$text ] || { echo "error: $$name has no $$text"; exit 1; }; \
@@ -145,6 +152,7 @@ package:
 	cd "$(PACKAGES)/host-iommu-$(PACKAGED)" && \
 		CARGO_TARGET_DIR="$(abspath $(or $(CARGO_TARGET_DIR),target))" $(CARGO) run --quiet \
 		--config 'patch.crates-io.host-iommu-bindings.path="../host-iommu-bindings-$(PACKAGED)"' \
+		--config 'patch.crates-io.host-iommu-sys.path="../host-iommu-sys-$(PACKAGED)"' \
 		--example vtd --features soft,vtd
 
 # The C API: its version is that of the crate, and the number in the soname that of the header.

@@ -47,7 +47,14 @@ pub fn check(setup: &Setup) -> Result<()> {
         let status = cargo()
             .current_dir(&setup.repo)
             .args(["check", "--quiet", "--locked", features])
-            .args(["-p", "host-iommu", "-p", "host-iommu-bindings"])
+            .args([
+                "-p",
+                "host-iommu",
+                "-p",
+                "host-iommu-sys",
+                "-p",
+                "host-iommu-bindings",
+            ])
             .arg("--target-dir")
             .arg(setup.repo.join("target/msrv"))
             .env("RUSTC", &rustc)

@@ -6,12 +6,12 @@ use crate::ktap::{fail, Outcome};
 use crate::memory::GuestMemory;
 use crate::rig::{Dma, GUEST_BASE, GUEST_SIZE};
 use crate::vfio::{endpoints, Bdf, Container, Device, Group};
-use host_iommu::sys::iommufd::{self, READABLE, WRITEABLE};
-use host_iommu::sys::memory::{DmaMemory, SharedMemory};
-use host_iommu::sys::Result;
 use host_iommu_bindings::uapi::{
     vfio_ioasid_device, VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE,
 };
+use host_iommu_sys::iommufd::{self, READABLE, WRITEABLE};
+use host_iommu_sys::memory::{DmaMemory, SharedMemory};
+use host_iommu_sys::Result;
 use std::fs;
 
 /// What DMA may do to what iommufd maps.

@@ -5,12 +5,12 @@
 use crate::ktap::{fail, skip, Outcome};
 use crate::rig::{Dma, Memory};
 use crate::vfio::{endpoints, Bdf, Device};
-use host_iommu::sys::iommufd::{self, ALLOC_NEST_PARENT, ALLOC_PASID};
-use host_iommu::sys::plain::Plain;
-use host_iommu::sys::Result;
 use host_iommu_bindings::uapi::{
     iommu_hwpt_page_response, iommu_hwpt_pgfault, iommu_hwpt_vtd_s1, iommu_hwpt_vtd_s1_invalidate,
 };
+use host_iommu_sys::iommufd::{self, ALLOC_NEST_PARENT, ALLOC_PASID};
+use host_iommu_sys::plain::Plain;
+use host_iommu_sys::Result;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

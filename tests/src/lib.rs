@@ -48,4 +48,4 @@ pub mod testdev;
 pub mod vfio;
 pub mod vsva;
 
-pub use host_iommu::sys::Errno;
+pub use host_iommu_sys::Errno;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Guest memory: bytes by guest-physical address (GPA), given out page by page.
 
-use host_iommu::sys::memory::SharedMemory;
-use host_iommu::sys::Result;
+use host_iommu_sys::memory::SharedMemory;
+use host_iommu_sys::Result;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of a small page.

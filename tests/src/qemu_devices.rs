@@ -5,7 +5,7 @@
 
 use crate::ktap::{fail, Outcome};
 use crate::vfio::Device;
-use host_iommu::sys::memory::Mmio;
+use host_iommu_sys::memory::Mmio;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 

@@ -3,7 +3,7 @@
 //! `qemu-boot/qemu/files/include/hw/misc/pasid-dma-testdev.h`, whose numbers a test compares with
 //! these.
 
-use host_iommu::sys::memory::Mmio;
+use host_iommu_sys::memory::Mmio;
 use std::fmt;
 use std::time::{Duration, Instant};
 

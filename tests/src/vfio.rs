@@ -3,12 +3,12 @@
 //! whatever order, and each call as it is, with its errno.
 
 use crate::testdev::{DEVICE_ID, VENDOR_ID};
-use host_iommu::sys::memory::{DmaMemory, Mmio, SharedMemory};
-use host_iommu::sys::{self, ioasid, vfio, Errno, Result};
 use host_iommu_bindings::uapi::{
     iommu_hwpt_vtd_s1, vfio_ioasid_device, vfio_ioasid_device_info, vfio_ioasid_stats,
     VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE,
 };
+use host_iommu_sys::memory::{DmaMemory, Mmio, SharedMemory};
+use host_iommu_sys::{self as sys, ioasid, vfio, Errno, Result};
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

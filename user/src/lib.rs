@@ -163,9 +163,13 @@ mod types;
 #[cfg(any(feature = "soft", feature = "vtd"))]
 mod walk;
 
-#[doc(hidden)]
-#[allow(unsafe_code, reason = "the system calls")]
-pub mod sys;
+#[allow(unsafe_code, reason = "what it says")]
+mod sys;
+
+#[doc(inline)]
+pub use host_iommu_sys::duplicate;
+#[doc(inline)]
+pub use host_iommu_sys::memory::{DmaMemory, SharedMemory};
 
 pub use capabilities::{
     Capabilities, DeviceInfo, MissingBecause, NestingCapability, Shadowing, Stats, Support,
@@ -186,8 +190,6 @@ pub use ops::{Delivered, PciIommuOps, Plugged};
 pub use pasid::{PasidAllocation, PasidRequest};
 pub use registry::BoundTable;
 pub use space::{AddressSpace, AddressSpaceEntry, AddressSpaceId};
-pub use sys::duplicate;
 #[cfg(feature = "kvm")]
 pub use sys::kvm;
-pub use sys::memory::{DmaMemory, SharedMemory};
 pub use types::{AddressWidth, Bdf, Gpa, Iova, IovaRange, MapAccess, ParseBdfError, Pasid};

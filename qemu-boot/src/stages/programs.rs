@@ -123,7 +123,13 @@ fn known_tests(setup: &Setup) -> Result<Vec<String>> {
 /// Whether one of these tests runs another program, as its source says by one of the words.
 fn any_mentions(setup: &Setup, tests: &[String], words: &[&str]) -> Result<bool> {
     for test in tests {
-        let source = setup.repo.join(format!("tests/src/bin/{test}.rs"));
+        let sources = setup.repo.join("tests/src/bin");
+        // A program of several files has a folder.
+        let folder = sources.join(test);
+        let source = match folder.is_dir() {
+            true => folder.join("main.rs"),
+            false => sources.join(format!("{test}.rs")),
+        };
         let text = fs::read_to_string(&source)
             .with_context(|| format!("cannot read {}", source.display()))?;
         if words.iter().any(|word| text.contains(word)) {

@@ -4,10 +4,10 @@
 
 use crate::process::with_a_forked_child;
 use crate::share::{Shared, PAGE};
-use host_iommu::sys::private::{Advice, PrivateMemory};
 use host_iommu_tests::ktap::{fail, Outcome, Stop};
 use host_iommu_tests::memory::fnv1a;
 use host_iommu_tests::testdev::{status, Counter, Order};
+use host_iommu_tests_sys::private::{Advice, PrivateMemory};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::process::Command;

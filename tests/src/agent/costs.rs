@@ -3,9 +3,9 @@
 
 use crate::share::{Shared, PAGE};
 use crate::{endpoint, give_to_driver, remove};
-use host_iommu::sys::private::PrivateMemory;
 use host_iommu_tests::ktap::{fail, Outcome};
 use host_iommu_tests::testdev::{status, Order};
+use host_iommu_tests_sys::private::PrivateMemory;
 use std::fs;
 
 const DONE: &str = "done";

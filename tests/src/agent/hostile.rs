@@ -4,11 +4,11 @@
 //! look at, its device's configuration space and orders to its device, at random, as fast as it can.
 
 use crate::share::PAGE;
-use host_iommu::sys::memory::Mmio;
-use host_iommu::sys::private::PrivateMemory;
+use host_iommu_sys::memory::Mmio;
 use host_iommu_tests::dice::Dice;
 use host_iommu_tests::ktap::{fail, Outcome};
 use host_iommu_tests::testdev::{raw, Order, Testdev};
+use host_iommu_tests_sys::private::PrivateMemory;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;

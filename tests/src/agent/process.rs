@@ -3,9 +3,9 @@
 
 use crate::log;
 use crate::share::{self, Shared, PAGE};
-use host_iommu::sys::forked::wait_before_exec;
 use host_iommu_tests::ktap::{fail, skip, Outcome, Stop};
 use host_iommu_tests::testdev::{status, Order};
+use host_iommu_tests_sys::forked::wait_before_exec;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;

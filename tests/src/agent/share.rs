@@ -2,10 +2,10 @@
 //! The device on the memory of this process.
 
 use crate::log;
-use host_iommu::sys::memory::Mmio;
-use host_iommu::sys::private::{Advice, PrivateMemory};
+use host_iommu_sys::memory::Mmio;
 use host_iommu_tests::ktap::{fail, skip, Outcome, Stop};
 use host_iommu_tests::testdev::{status, Counter, Done, Order, Slot, Testdev};
+use host_iommu_tests_sys::private::{Advice, PrivateMemory};
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
 use std::io::Read;

@@ -3,8 +3,8 @@
 
 use crate::bindings::bind;
 use crate::report::Report;
-use host_iommu::sys::ioasid;
 use host_iommu_bindings::uapi::{iommu_hwpt_vtd_s1_invalidate, VFIO_IOASID_SCOPE_BINDING};
+use host_iommu_sys::ioasid;
 use host_iommu_tests::hosts::{Contained, Way};
 use host_iommu_tests::iommufd::Iommufd;
 use host_iommu_tests::ktap::{fail, Outcome};

@@ -5,11 +5,11 @@
 use crate::bindings::bind;
 use crate::invalidations::invalidate;
 use crate::report::Report;
-use host_iommu::sys::plain::{bytes_of_slice, bytes_of_slice_mut};
 use host_iommu_bindings::uapi::{
     iommu_hwpt_page_response, iommu_hwpt_pgfault, iommu_hwpt_vtd_s1_invalidate, vfio_ioasid_fault,
     vfio_ioasid_fault_response, VFIO_IOASID_RESPONSE_SUCCESS,
 };
+use host_iommu_sys::plain::{bytes_of_slice, bytes_of_slice_mut};
 use host_iommu_tests::hosts::{Contained, Way};
 use host_iommu_tests::iommufd::Iommufd;
 use host_iommu_tests::ktap::{fail, Outcome};

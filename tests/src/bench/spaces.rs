@@ -3,9 +3,9 @@
 
 use crate::mappings::touch;
 use crate::report::Report;
-use host_iommu::sys::ioasid::{self, Bind, BindWhat};
-use host_iommu::sys::iommufd;
 use host_iommu_bindings::uapi::{vfio_ioasid_as_entry, VFIO_IOASID_AS_READ, VFIO_IOASID_AS_WRITE};
+use host_iommu_sys::ioasid::{self, Bind, BindWhat};
+use host_iommu_sys::iommufd;
 use host_iommu_tests::hosts::{Contained, Way, RW};
 use host_iommu_tests::iommufd::Iommufd;
 use host_iommu_tests::ktap::{fail, Outcome};

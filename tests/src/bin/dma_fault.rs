@@ -160,7 +160,7 @@ fn fault_that_cannot_be_copied_is_read_later() -> Outcome {
     let bench = FaultBench::open()?;
     stopped_write(&bench.rig, GVA, Some(bench.space.pasid))?;
     bench.queue.wait_readable()?;
-    let read = host_iommu::sys::raw::read_at_address(
+    let read = host_iommu_tests_sys::raw::read_at_address(
         std::os::fd::AsFd::as_fd(&bench.queue),
         INACCESSIBLE,
         RECORD,

@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use host_iommu::sys::memory::Mmio;
+use host_iommu_sys::memory::Mmio;
 use host_iommu_tests::kmsg;
 use host_iommu_tests::ktap::{fail, skip, Outcome};
 use host_iommu_tests::memory::{fnv1a, GuestMemory, PAGE};

@@ -11,12 +11,12 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use host_iommu::sys::userfault::Waiting;
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
     child, endpoint, fail, needs_userfaultfd, program, range, receive_fd, send_fd, size_u32, skip,
     Attempt, Called, Memory, Outcome, Rig, Space, Unbinding, PAGE,
 };
+use host_iommu_tests_sys::userfault::Waiting;
 use nix::mount::{mount, MsFlags};
 
 const GVA: u64 = 0x1234_5678_9000;

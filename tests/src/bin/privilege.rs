@@ -354,7 +354,7 @@ fn calls_write_what_is_documented_and_nothing_else() -> Outcome {
     check(VFIO_IOASID_BIND, &bytes_of(&bind), 52..56, "BIND");
     check(VFIO_IOASID_BIND, &bytes_of(&bind), 52..56, "BIND, busy");
     let entries = [range(GVA, 1), range(GVA, 0)];
-    let entries = host_iommu::sys::plain::bytes_of_slice(&entries);
+    let entries = host_iommu_sys::plain::bytes_of_slice(&entries);
     let scope = VFIO_IOASID_SCOPE_BINDING;
     let call = invalidate_args(scope, rig.id(), space.pasid, entries, 2);
     check(
@@ -431,7 +431,7 @@ fn reports_have_no_byte_that_nobody_wrote() -> Outcome {
     let size = size_u32::<vfio_ioasid_device_info>();
     for entry_len in [size, size + 8, 2 * size] {
         let mut entries = vec![vfio_ioasid_device_info::default(); 8];
-        let memory = host_iommu::sys::plain::bytes_of_slice_mut(&mut entries);
+        let memory = host_iommu_sys::plain::bytes_of_slice_mut(&mut entries);
         memory.fill(POISON);
         let mut call = vfio_ioasid_devices {
             argsz: size_u32::<vfio_ioasid_devices>(),
@@ -442,7 +442,7 @@ fn reports_have_no_byte_that_nobody_wrote() -> Outcome {
         };
         container.devices_raw(&mut call)?;
         assert_eq!(call.count, 1);
-        let bytes = host_iommu::sys::plain::bytes_of_slice(&entries);
+        let bytes = host_iommu_sys::plain::bytes_of_slice(&entries);
         let (known, rest) = bytes.split_at(size as usize);
         expect_no_leak(known, "DEVICES");
         let (tail, behind) = rest.split_at((entry_len - size) as usize);

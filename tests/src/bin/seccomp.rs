@@ -4,8 +4,8 @@
 
 use host_iommu::backend::kmod::Kmod;
 use host_iommu::seccomp::{ATTACH_IOCTLS, DEVICE_IOCTLS, DEVICE_SYSCALLS, IOCTLS, SYSCALLS};
-use host_iommu::sys::vfio::{ATTACH, GROUP_CONTAINER_SET};
 use host_iommu::{Bdf, HostIommu};
+use host_iommu_sys::vfio::{ATTACH, GROUP_CONTAINER_SET};
 use host_iommu_tests::conformance::kmod::KmodMachine;
 use host_iommu_tests::conformance::Machine;
 use host_iommu_tests::jail::{alone, filter, jailed, live, need_filters, Fds, Named};

@@ -14,7 +14,6 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use host_iommu::sys::userfault::Waiting;
 use host_iommu_bindings::ioctl::*;
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::cases;
@@ -23,6 +22,7 @@ use host_iommu_tests::rig::{
     needs_userfaultfd, program, receive_fd, send_fd, size_u32, skip, Attempt, Called, Outcome, Rig,
     Space, Stop, Unbinding, GUEST_BASE, PAGE,
 };
+use host_iommu_tests_sys::userfault::Waiting;
 use nix::mount::{mount, MsFlags};
 
 /// For what should take milliseconds.

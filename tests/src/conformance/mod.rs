@@ -18,11 +18,11 @@ pub mod viommu;
 use crate::ktap::{fail, Outcome, Stop};
 use crate::memory::{GuestMemory, PAGE};
 use crate::stage1::{entry, Table};
-use host_iommu::sys::Errno;
 use host_iommu::{
     Bdf, Error, FaultEvent, FaultGroup, FaultQueue, FaultQueueOptions, FaultRead, Gpa, GuestTable,
     HostIommu, Iova, IovaRange, MapAccess, Pasid, PasidAllocation, PasidRequest, Stage1Binding,
 };
+use host_iommu_sys::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use std::fmt::Debug;
 use std::os::fd::AsFd;

@@ -6,11 +6,10 @@ mod queue;
 
 use super::call::{Call, Choices, Kind};
 use super::world::{lock, World, GVA, QUEUES, SPARE};
-use host_iommu::sys::memory::Guarded;
-use host_iommu::sys::plain::bytes_of_slice;
-use host_iommu::sys::{raw, Errno};
 use host_iommu_bindings::ioctl::*;
 use host_iommu_bindings::uapi::*;
+use host_iommu_sys::plain::bytes_of_slice;
+use host_iommu_sys::Errno;
 use host_iommu_tests::memory::PAGE;
 use host_iommu_tests::rig::{
     as_entry, bind_at, bytes_of, invalidate_args, poll, range, response, size_u32, CallError,
@@ -18,6 +17,8 @@ use host_iommu_tests::rig::{
 };
 use host_iommu_tests::stage1::entry;
 use host_iommu_tests::testdev::{raw as request, reg};
+use host_iommu_tests_sys::guarded::Guarded;
+use host_iommu_tests_sys::raw;
 use std::fs;
 use std::ops::Range;
 use std::os::fd::AsFd;
@@ -445,7 +446,7 @@ impl With<'_> {
     fn devices(&self, choices: &mut Choices<'_>) -> Done {
         let mut entries = vec![vfio_ioasid_device_info::default(); 16];
         let size = size_u32::<vfio_ioasid_device_info>();
-        let buffer = host_iommu::sys::plain::bytes_of_slice_mut(&mut entries);
+        let buffer = host_iommu_sys::plain::bytes_of_slice_mut(&mut entries);
         let address = buffer.as_mut_ptr().expose_provenance() as u64;
         let call = vfio_ioasid_devices {
             argsz: size_u32::<vfio_ioasid_devices>(),

@@ -3,7 +3,7 @@
 //! machine has gone.
 
 use super::call::{ring, Call};
-use host_iommu::sys::memory::Mmio;
+use host_iommu_sys::memory::Mmio;
 use host_iommu_tests::ktap::Outcome;
 use std::fs::{self, File};
 use std::os::fd::AsFd;

@@ -2,7 +2,6 @@
 //! The container's calls for address spaces.
 
 use super::{size_u32, Called, Container};
-use host_iommu::sys::Errno;
 use host_iommu_bindings::ioctl::{
     VFIO_IOASID_AS_CREATE, VFIO_IOASID_AS_DESTROY, VFIO_IOASID_AS_MAP, VFIO_IOASID_AS_UNMAP,
 };
@@ -10,6 +9,7 @@ use host_iommu_bindings::uapi::{
     vfio_ioasid_as_change, vfio_ioasid_as_entry, vfio_ioasid_bind, vfio_ioasid_device,
     VFIO_IOASID_BIND_AS,
 };
+use host_iommu_sys::Errno;
 
 /// How a change of entries ended: its result, how many were done, the index of the first bad one.
 pub type Changed = (Result<(), Errno>, u32, u32);

@@ -3,7 +3,7 @@
 
 use super::{Called, Done};
 use crate::ktap::{fail, Outcome};
-use host_iommu::sys::Errno;
+use host_iommu_sys::Errno;
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 

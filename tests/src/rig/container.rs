@@ -6,10 +6,11 @@ use super::size_u32;
 use crate::ktap::{skip, Outcome};
 use crate::memory::GuestMemory;
 use crate::vfio::{self, Bdf, Device};
-use host_iommu::sys::plain::{bytes_of_slice, bytes_of_slice_mut, Plain};
-use host_iommu::sys::{raw, Errno};
 use host_iommu_bindings::ioctl::*;
 use host_iommu_bindings::uapi::*;
+use host_iommu_sys::plain::{bytes_of_slice, bytes_of_slice_mut, Plain};
+use host_iommu_sys::Errno;
+use host_iommu_tests_sys::raw;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -293,7 +294,7 @@ impl Container {
 
     /// `VFIO_IOMMU_UNMAP_DMA` as it is: the bytes unmapped.
     pub fn unmap_raw(&self, argsz: u32, flags: u32, iova: u64, size: u64) -> Called<u64> {
-        let mut unmap = host_iommu::sys::vfio::DmaUnmap {
+        let mut unmap = host_iommu_sys::vfio::DmaUnmap {
             argsz,
             flags,
             iova,
@@ -305,7 +306,7 @@ impl Container {
 
     /// Unmaps a range: the bytes unmapped.
     pub fn unmap(&self, iova: u64, size: u64) -> Called<u64> {
-        let argsz = size_u32::<host_iommu::sys::vfio::DmaUnmap>();
+        let argsz = size_u32::<host_iommu_sys::vfio::DmaUnmap>();
         self.unmap_raw(argsz, 0, iova, size)
     }
 
@@ -380,7 +381,7 @@ impl Container {
     /// `VFIO_IOASID_FAULT_QUEUE` whose reads do not block, with a deadline in milliseconds.
     pub fn fault_queue_with_deadline(&self, deadline_ms: u32) -> Called<FaultQueue> {
         let flags = VFIO_IOASID_FAULT_QUEUE_NONBLOCK;
-        let queue = host_iommu::sys::ioasid::fault_queue(self.as_fd(), flags, 0, deadline_ms);
+        let queue = host_iommu_sys::ioasid::fault_queue(self.as_fd(), flags, 0, deadline_ms);
         named("FAULT_QUEUE", queue).map(FaultQueue::from_fd)
     }
 
@@ -455,7 +456,7 @@ pub fn bind_at(device: vfio_ioasid_device, pasid: u32, data: &[u8]) -> vfio_ioas
         flags: 0,
         device,
         pasid,
-        data_type: host_iommu::sys::ioasid::DATA_VTD_S1,
+        data_type: host_iommu_sys::ioasid::DATA_VTD_S1,
         data_len: data.len() as u32,
         data_uptr: data.as_ptr().expose_provenance() as u64,
         guest_pasid: pasid,
@@ -503,7 +504,7 @@ pub fn invalidate_args(
         flags: scope,
         device,
         pasid,
-        data_type: host_iommu::sys::ioasid::INVALIDATE_DATA_VTD_S1,
+        data_type: host_iommu_sys::ioasid::INVALIDATE_DATA_VTD_S1,
         entry_len: size_u32::<iommu_hwpt_vtd_s1_invalidate>(),
         entry_num: count,
         bad_index: u32::MAX,

@@ -5,7 +5,7 @@ use super::{GUEST_BASE, GUEST_SIZE};
 use crate::ktap::Outcome;
 use crate::memory::{GuestMemory, PAGE};
 use crate::stage1::{entry, LEVELS};
-use host_iommu::sys::Result;
+use host_iommu_sys::Result;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;

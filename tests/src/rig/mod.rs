@@ -59,14 +59,14 @@ pub use crate::memory::{fnv1a, PAGE};
 pub const PAGE_LEN: u32 = PAGE as u32;
 pub use crate::program;
 pub use crate::stage1::entry;
-pub use host_iommu::sys::Errno;
+pub use host_iommu_sys::Errno;
 
 use crate::vfio::Device;
-use host_iommu::sys::plain::Plain;
 use host_iommu_bindings::uapi::{
     vfio_ioasid_cap_nesting, vfio_ioasid_device, VFIO_IOASID_IOMMU, VFIO_IOASID_NESTING_PASID,
     VFIO_IOASID_NESTING_PRQ,
 };
+use host_iommu_sys::plain::Plain;
 
 /// First GPA of a rig's memory: above 4 GiB, clear of the interrupt range.
 pub const GUEST_BASE: u64 = 0x1_0000_0000;

@@ -2,8 +2,8 @@
 //! What must happen soon, whoever else waits for something.
 
 use crate::ktap::{fail, patience, skip, Outcome, Stop};
-use host_iommu::sys::userfault::Waiting;
-use host_iommu::sys::Errno;
+use host_iommu_sys::Errno;
+use host_iommu_tests_sys::userfault::Waiting;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;

@@ -4,7 +4,7 @@
 use super::check::wait_until;
 use super::container::{named, Called};
 use crate::ktap::{fail, Outcome, Stop};
-use host_iommu::sys::Errno;
+use host_iommu_sys::Errno;
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags};
 use nix::sys::resource::{setrlimit, Resource};
 use rustix::net::{

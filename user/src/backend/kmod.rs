@@ -148,6 +148,22 @@ impl Kmod {
     /// [`duplicate`](crate::duplicate) gives the file of a value that has no [`AsFd`], as those of
     /// vfio-ioctls have none.
     ///
+    /// ```no_run
+    /// # use host_iommu::backend::kmod::Kmod;
+    /// # fn shared(container: std::os::fd::BorrowedFd<'_>) -> host_iommu::Result<Kmod> {
+    /// Kmod::share(container)
+    /// # }
+    /// ```
+    ///
+    /// A bare number may be any file's, and is not taken:
+    ///
+    /// ```compile_fail,E0277
+    /// # use host_iommu::backend::kmod::Kmod;
+    /// # fn shared(container: std::os::fd::RawFd) -> host_iommu::Result<Kmod> {
+    /// Kmod::share(container)
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`Kmod::from_container`].

@@ -10,26 +10,18 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct WaitingGroup {
-    cookie: u64,
-    device: Bdf,
-    pasid: Option<Pasid>,
-    guest_pasid: u32,
-    index: u32,
-    user_cookie: u64,
-    requests: Vec<PageRequest>,
+    pub(super) cookie: u64,
+    pub(super) device: Bdf,
+    pub(super) pasid: Option<Pasid>,
+    pub(super) guest_pasid: u32,
+    pub(super) index: u32,
+    pub(super) user_cookie: u64,
+    pub(super) requests: Vec<PageRequest>,
 }
 
 impl From<&FaultGroup> for WaitingGroup {
     fn from(group: &FaultGroup) -> Self {
-        Self {
-            cookie: group.cookie,
-            device: group.device,
-            pasid: group.pasid,
-            guest_pasid: group.guest_pasid,
-            index: group.index,
-            user_cookie: group.user_cookie,
-            requests: group.requests.clone(),
-        }
+        group.said.clone()
     }
 }
 
@@ -40,13 +32,7 @@ impl FaultQueue {
         FaultGroup {
             channel: Arc::downgrade(&self.channel),
             queue: self.id,
-            cookie: group.cookie,
-            device: group.device,
-            pasid: group.pasid,
-            guest_pasid: group.guest_pasid,
-            index: group.index,
-            user_cookie: group.user_cookie,
-            requests: group.requests,
+            said: group,
             answered: false,
             token: self.outstanding.token(),
         }

@@ -128,13 +128,7 @@ pub struct FaultQueueId(u64);
 pub struct FaultGroup {
     channel: Weak<dyn FaultChannel>,
     queue: FaultQueueId,
-    cookie: u64,
-    device: Bdf,
-    pasid: Option<Pasid>,
-    guest_pasid: u32,
-    index: u32,
-    user_cookie: u64,
-    requests: Vec<PageRequest>,
+    said: WaitingGroup,
     answered: bool,
     // Counts the group as outstanding until it is dropped.
     token: Token,
@@ -149,37 +143,37 @@ impl FaultGroup {
     /// The group's name: unique for the life of its queue, as in
     /// [`FaultEvent::Cancelled`]. Other queues may use the same one.
     pub fn cookie(&self) -> u64 {
-        self.cookie
+        self.said.cookie
     }
 
     /// The device that asks.
     pub fn device(&self) -> Bdf {
-        self.device
+        self.said.device
     }
 
     /// The host's PASID; `None` if the device asks without one.
     pub fn pasid(&self) -> Option<Pasid> {
-        self.pasid
+        self.said.pasid
     }
 
     /// The guest's PASID, as the binding named it.
     pub fn guest_pasid(&self) -> u32 {
-        self.guest_pasid
+        self.said.guest_pasid
     }
 
     /// The page request group index of the device.
     pub fn index(&self) -> u32 {
-        self.index
+        self.said.index
     }
 
     /// The cookie of the binding.
     pub fn user_cookie(&self) -> u64 {
-        self.user_cookie
+        self.said.user_cookie
     }
 
     /// The pages, at least one.
     pub fn requests(&self) -> &[PageRequest] {
-        &self.requests
+        &self.said.requests
     }
 
     /// Answers. An answer to a group that was cancelled meanwhile is taken and has no effect.
@@ -195,7 +189,7 @@ impl FaultGroup {
     fn answer(&mut self, response: Response) -> Result<()> {
         let channel = self.channel.upgrade().ok_or(Error::QueueClosed)?;
         let record = abi::vfio_ioasid_fault_response {
-            cookie: self.cookie,
+            cookie: self.said.cookie,
             code: match response {
                 Response::Success => abi::VFIO_IOASID_RESPONSE_SUCCESS,
                 Response::Invalid => abi::VFIO_IOASID_RESPONSE_INVALID,
@@ -203,7 +197,7 @@ impl FaultGroup {
             ..Default::default()
         };
         let failed = |error: io::Error| {
-            let cookie = self.cookie;
+            let cookie = self.said.cookie;
             Error::failed(Operation::Respond { cookie }, error)
         };
         loop {
@@ -217,7 +211,13 @@ impl FaultGroup {
         self.answered = true;
         let took = self.token.answered();
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        tell!(trace, cookie = self.cookie, ?response, micros, "answered");
+        tell!(
+            trace,
+            cookie = self.said.cookie,
+            ?response,
+            micros,
+            "answered"
+        );
         #[cfg(not(feature = "tracing"))]
         let _ = micros;
         Ok(())
@@ -423,10 +423,10 @@ impl FaultQueue {
                         Some(group) => group,
                         None => self.group(record)?,
                     };
-                    if group.cookie != record.cookie {
+                    if group.said.cookie != record.cookie {
                         return Err(malformed("a group has no last record".to_owned()));
                     }
-                    group.requests.push(PageRequest {
+                    group.said.requests.push(PageRequest {
                         address: Iova(record.addr),
                         access: access(record.perm),
                     });
@@ -465,9 +465,7 @@ impl FaultQueue {
     }
 
     fn group(&self, record: &abi::vfio_ioasid_fault) -> Result<FaultGroup> {
-        Ok(FaultGroup {
-            channel: Arc::downgrade(&self.channel),
-            queue: self.id,
+        Ok(self.adopt(WaitingGroup {
             cookie: record.cookie,
             device: record.device.into(),
             pasid: pasid(record)?,
@@ -475,9 +473,7 @@ impl FaultQueue {
             index: record.group,
             user_cookie: record.user_cookie,
             requests: Vec::new(),
-            answered: false,
-            token: self.outstanding.token(),
-        })
+        }))
     }
 }
 
@@ -488,9 +484,9 @@ fn tell_of(event: &FaultEvent) {
     #[cfg(feature = "tracing")]
     match event {
         FaultEvent::PageRequests(group) => {
-            let pasid = group.pasid.map(Pasid::get);
-            let (device, pages) = (group.device, group.requests.len());
-            let (index, cookie) = (group.index, group.cookie);
+            let pasid = group.said.pasid.map(Pasid::get);
+            let (device, pages) = (group.said.device, group.said.requests.len());
+            let (index, cookie) = (group.said.index, group.said.cookie);
             tell!(trace, %device, pasid, group = index, cookie, pages, "page requests");
         }
         FaultEvent::Dma(fault) => {

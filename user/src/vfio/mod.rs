@@ -43,8 +43,9 @@ mod config;
 mod interrupt;
 mod region;
 
-pub use crate::sys::memory::Mmio;
 pub use config::{MsixCapability, PageRequestCapability};
+#[doc(inline)]
+pub use host_iommu_sys::memory::Mmio;
 pub use interrupt::{Interrupt, InterruptInfo};
 pub use region::{Area, Bar, Region, CONFIG_REGION, ROM_REGION};
 

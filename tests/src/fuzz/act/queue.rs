@@ -19,7 +19,7 @@ impl With<'_> {
             ]);
         let depth = choices.pick(&[8, 64, 1, 3, 8, 64, 8, 64, 0, 16_385]);
         let deadline = choices.pick(&[0, 0, 1, 20, u32::MAX]);
-        let made = host_iommu::sys::ioasid::fault_queue(container.as_fd(), flags, depth, deadline)?;
+        let made = host_iommu_sys::ioasid::fault_queue(container.as_fd(), flags, depth, deadline)?;
         let queue = Arc::new(FaultQueue::from_fd(made));
         *lock(&self.scene.world.queues[at]) = Some(queue);
         Ok(())

@@ -41,7 +41,7 @@ impl Context {
 
 /// Another fd of a file of the caller's, who keeps his.
 pub(super) fn duplicate(fd: c_int) -> Result<OwnedFd> {
-    let copy = crate::sys::duplicate(&fd);
+    let copy = host_iommu_sys::duplicate(&fd);
     Ok(copy.map_err(|error| crate::sys::Errno::from_raw(error.raw_os_error().unwrap_or(0)))?)
 }
 

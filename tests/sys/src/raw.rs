@@ -3,11 +3,12 @@
 //!
 //! These functions are safe as the rest of a test program allows it: the argument itself cannot
 //! make the kernel touch other memory, but addresses that the test puts into it are the test's
-//! own affair. A product has no use for them, and the feature `raw` keeps them out.
+//! own affair.
 
-use super::memory::Guarded;
-use super::{Errno, Plain, Result};
+use crate::guarded::Guarded;
 use host_iommu_bindings::uapi::VFIO_TYPE;
+use host_iommu_sys::plain::Plain;
+use host_iommu_sys::{Errno, Result};
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, BorrowedFd};
 

@@ -2,9 +2,9 @@
 //! Memory whose accesses wait until somebody resolves them (userfaultfd(2)): for tests of who
 //! waits for a user's memory.
 
-use super::memory::Mapping;
-use super::{take_fd, Errno, Result};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use host_iommu_sys::memory::Mapping;
+use host_iommu_sys::{Errno, Result};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 /// `UFFD_API` of linux/userfaultfd.h.
@@ -71,7 +71,7 @@ impl Waiting {
         let value = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
         let number = Errno::result(value)?;
         // SAFETY: the call has just made the fd, which fits.
-        let fd = unsafe { take_fd(number as i32) };
+        let fd = unsafe { OwnedFd::from_raw_fd(number as i32) };
         let features = if mode == MODE_WP { FEATURE_WP } else { 0 };
         let made = Self {
             fd,

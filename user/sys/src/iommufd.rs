@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The calls of linux/iommufd.h, and those of linux/vfio.h that bind a device to an iommufd.
 
-use super::memory::{DmaMemory, SharedMemory};
-use super::{call, take_fd, Call, Result};
+use crate::memory::{DmaMemory, SharedMemory};
+use crate::{call, take_fd, Call, Result};
 use host_iommu_bindings::ioctl;
 use host_iommu_bindings::uapi::{
     iommu_destroy, iommu_fault_alloc, iommu_hw_info,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The calls of linux/vfio.h: container, group and device.
 
-use super::{call, call_number, calls, take_fd, Errno, Plain, Result};
+use crate::{call, call_number, calls, take_fd, Errno, Plain, Result};
 use host_iommu_bindings::ioctl;
 use host_iommu_bindings::uapi::{
     vfio_iommu_type1_dma_map, vfio_iommu_type1_info, VFIO_BASE, VFIO_TYPE,
@@ -9,7 +9,7 @@ use host_iommu_bindings::uapi::{
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-pub(super) const fn request(nr: u32) -> u32 {
+pub(crate) const fn request(nr: u32) -> u32 {
     (VFIO_TYPE as u32) << 8 | (VFIO_BASE + nr)
 }
 
@@ -104,7 +104,7 @@ pub struct RegionInfo {
 /// `struct vfio_irq_set` with one eventfd after it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct IrqSet {
+pub(crate) struct IrqSet {
     argsz: u32,
     flags: u32,
     index: u32,
@@ -130,7 +130,7 @@ pub struct DmaUnmap {
 /// `struct vfio_iommu_type1_dirty_bitmap` with its `_get` part.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct DirtyBitmap {
+pub(crate) struct DirtyBitmap {
     argsz: u32,
     flags: u32,
     iova: u64,

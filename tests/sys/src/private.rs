@@ -2,8 +2,8 @@
 //! A process's own memory, and the calls that change what is mapped there: for devices that share the
 //! process's addresses.
 
-use super::memory::Mapping;
-use super::{Errno, Result};
+use host_iommu_sys::memory::Mapping;
+use host_iommu_sys::{Errno, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What the kernel is told about pages (madvise).
@@ -77,7 +77,7 @@ impl PrivateMemory {
         let write = if writable { libc::PROT_WRITE } else { 0 };
         let prot = libc::PROT_READ | write;
         // SAFETY: the range is the mapping's own, and stays readable. Who writes it is killed.
-        let value = unsafe { libc::mprotect(self.0.start().cast(), self.0.len(), prot) };
+        let value = unsafe { libc::mprotect(self.0.start().cast(), self.0.size(), prot) };
         Errno::result(value).map(drop)
     }
 
@@ -104,13 +104,20 @@ impl PrivateMemory {
     ///
     /// Those of mmap and mremap; the memory is gone then.
     pub fn moved(self) -> Result<Self> {
-        let to = Self::reserve(self.0.len(), libc::PROT_NONE)?;
+        let to = Self::reserve(self.0.size(), libc::PROT_NONE)?;
         let (old, new) = (self.0.start(), to.start());
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
         // SAFETY: both ranges are mappings of ours, of the same size. The old one has no references
         // into it, for `self` is consumed.
-        let moved =
-            unsafe { libc::mremap(old.cast(), self.0.len(), to.len(), flags, new.cast::<u8>()) };
+        let moved = unsafe {
+            libc::mremap(
+                old.cast(),
+                self.0.size(),
+                to.size(),
+                flags,
+                new.cast::<u8>(),
+            )
+        };
         if moved == libc::MAP_FAILED {
             return Err(Errno::last());
         }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The calls of linux/vfio_ioasid.h.
 
-use super::{call, calls, take_fd, Errno, Result};
+use crate::{call, calls, take_fd, Errno, Result};
 use host_iommu_bindings::ioctl;
 use host_iommu_bindings::uapi::{
     iommu_hwpt_vtd_s1, iommu_hwpt_vtd_s1_invalidate, vfio_ioasid_as_change, vfio_ioasid_as_create,

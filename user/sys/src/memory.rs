@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Memory that somebody else writes too: a guest's, and a device's registers.
 
-use super::{take_fd, Errno, Result};
+use crate::{take_fd, Errno, Result};
 use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -37,7 +37,7 @@ pub unsafe trait DmaMemory {
 }
 
 /// The first of `size` bytes at `offset` of `memory`; EINVAL for what is not all in it.
-pub(super) fn part(memory: &(impl DmaMemory + ?Sized), offset: u64, size: u64) -> Result<*mut u8> {
+pub(crate) fn part(memory: &(impl DmaMemory + ?Sized), offset: u64, size: u64) -> Result<*mut u8> {
     let end = offset.checked_add(size).ok_or(Errno::EINVAL)?;
     if usize::try_from(end).map_err(|_| Errno::EINVAL)? > memory.len() {
         return Err(Errno::EINVAL);
@@ -62,16 +62,18 @@ pub fn map_dma_part(
     let vaddr = part(memory, offset, size)?;
     // SAFETY: the range is part of `memory`, and `DmaMemory` is the promise that `map_dma` asks
     // for.
-    unsafe { super::vfio::map_dma(container, flags, vaddr, iova, size) }
+    unsafe { crate::vfio::map_dma(container, flags, vaddr, iova, size) }
 }
 
-/// A range of addresses of the process, unmapped in the end.
+/// A range of addresses of the process, unmapped when the value is dropped.
+///
+/// The value gives out raw pointers alone. Whoever uses one says why that is right.
 ///
 /// # Invariants
 ///
 /// `start` is the first of `len` bytes that this value alone has mapped.
 #[derive(Debug)]
-pub(super) struct Mapping {
+pub struct Mapping {
     start: NonNull<u8>,
     len: usize,
 }
@@ -82,12 +84,22 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    pub(super) fn new(
+    /// Maps `len` bytes where the kernel has room: of a file from an offset on, or of no file.
+    /// `prot` and `flags` are those of mmap(2).
+    ///
+    /// # Errors
+    ///
+    /// Those of mmap. EINVAL for `MAP_FIXED`, which would replace what others have mapped, and for
+    /// `MAP_GROWSDOWN`, whose range is not the one that is unmapped.
+    pub fn new(
         len: usize,
         prot: i32,
         flags: i32,
         file: Option<(BorrowedFd<'_>, u64)>,
     ) -> Result<Self> {
+        if flags & (libc::MAP_FIXED | libc::MAP_GROWSDOWN) != 0 {
+            return Err(Errno::EINVAL);
+        }
         let (fd, offset) = file.map_or((-1, 0), |(fd, offset)| (fd.as_raw_fd(), offset));
         let offset = libc::off_t::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
         // SAFETY: without MAP_FIXED the kernel picks addresses that nobody has.
@@ -101,18 +113,17 @@ impl Mapping {
     }
 
     /// The first byte.
-    #[cfg(feature = "raw")]
-    pub(super) fn start(&self) -> *mut u8 {
+    pub fn start(&self) -> *mut u8 {
         self.start.as_ptr()
     }
 
-    #[cfg(feature = "raw")]
-    pub(super) fn len(&self) -> usize {
+    /// The number of bytes.
+    pub fn size(&self) -> usize {
         self.len
     }
 
     /// The address of `size` bytes at `offset`, if they are in the mapping.
-    pub(super) fn at(&self, offset: u64, size: usize) -> Option<*mut u8> {
+    pub fn at(&self, offset: u64, size: usize) -> Option<*mut u8> {
         let offset = usize::try_from(offset).ok()?;
         let end = offset.checked_add(size)?;
         (end <= self.len).then(|| self.start.as_ptr().wrapping_add(offset))
@@ -123,13 +134,13 @@ impl Mapping {
         pointer.is_aligned().then_some(pointer)
     }
 
-    /// As [`Mapping::aligned`].
+    /// The address of a `T` at `offset`, aligned as a `T` is.
     ///
     /// # Panics
     ///
-    /// If there is no such place: like an index of a slice, it is the caller's to know.
+    /// Beyond the end or off the alignment, like an index of a slice.
     #[track_caller]
-    pub(super) fn place<T>(&self, offset: u64) -> *mut T {
+    pub fn place<T>(&self, offset: u64) -> *mut T {
         match self.aligned(offset) {
             Some(pointer) => pointer,
             None => panic!(
@@ -392,83 +403,116 @@ impl Mmio {
     }
 }
 
-/// Bytes that end where a page ends, before a page that nobody may access.
-#[cfg(feature = "raw")]
-#[derive(Debug)]
-pub struct Guarded {
-    mapping: Mapping,
-    /// Bytes before the guard.
-    room: usize,
-    len: usize,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{catch_unwind, AssertUnwindSafe};
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
 
-#[cfg(feature = "raw")]
-impl Guarded {
     const PAGE: usize = 4096;
 
-    /// A copy of `bytes`.
-    ///
-    /// # Errors
-    ///
-    /// Those of mmap and mprotect.
-    pub fn new(bytes: &[u8]) -> Result<Self> {
-        let room = bytes
-            .len()
-            .checked_next_multiple_of(Self::PAGE)
-            .ok_or(Errno::ENOMEM)?;
-        let total = room.checked_add(Self::PAGE).ok_or(Errno::ENOMEM)?;
-        let mapping = Mapping::new(
-            total,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            None,
-        )?;
-        let guard = mapping.start.as_ptr().wrapping_add(room).cast();
-        // SAFETY: the last page of our own mapping, into which there is no reference.
-        let value = unsafe { libc::mprotect(guard, Self::PAGE, libc::PROT_NONE) };
-        Errno::result(value)?;
-        let len = 0;
-        let mut guarded = Self { mapping, room, len };
-        guarded.replace(bytes);
-        Ok(guarded)
+    fn memory(len: usize) -> SharedMemory {
+        SharedMemory::new(c"guest", len).expect("a memfd")
     }
 
-    /// Puts other bytes in the place of those that are here; false if there is no room.
-    pub fn replace(&mut self, bytes: &[u8]) -> bool {
-        if bytes.len() > self.room {
-            return false;
+    fn panics<T>(act: impl FnOnce() -> T) -> bool {
+        catch_unwind(AssertUnwindSafe(act)).is_err()
+    }
+
+    #[test]
+    fn mapping_replaces_nothing() {
+        for flag in [libc::MAP_FIXED, libc::MAP_GROWSDOWN] {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flag;
+            let mapping = Mapping::new(PAGE, libc::PROT_READ, flags, None);
+            assert_eq!(mapping.expect_err("it replaces"), Errno::EINVAL);
         }
-        self.len = bytes.len();
-        let start = self.mapping.start.as_ptr();
-        let to = start.wrapping_add(self.room - self.len);
-        for (index, byte) in bytes.iter().enumerate() {
-            // SAFETY: the bytes before the guard are mapped writable, and `bytes` fits there.
-            unsafe { to.wrapping_add(index).write_volatile(*byte) };
+    }
+
+    #[test]
+    fn shared_memory_ends_where_it_says() {
+        let memory = memory(PAGE);
+        memory.write(PAGE as u64 - 2, &[1, 2]);
+        memory.fill(0, 2, 7);
+        let mut bytes = [0; 2];
+        memory.read(PAGE as u64 - 2, &mut bytes);
+        assert_eq!(bytes, [1, 2]);
+        assert_eq!(memory.load(0), 0x0707);
+        memory.read(PAGE as u64, &mut []);
+        for offset in [PAGE as u64 - 1, PAGE as u64, u64::MAX - 1, u64::MAX] {
+            assert!(panics(|| memory.read(offset, &mut [0; 2])), "{offset:#x}");
+            assert!(panics(|| memory.write(offset, &[0; 2])), "{offset:#x}");
+            assert!(panics(|| memory.fill(offset, 2, 0)), "{offset:#x}");
+            assert!(panics(|| memory.load(offset)), "{offset:#x}");
+            assert!(panics(|| memory.store(offset, 0)), "{offset:#x}");
         }
-        true
+        assert!(panics(|| memory.load(4)), "off its alignment");
     }
 
-    fn start(&self) -> u64 {
-        (self.room - self.len) as u64
-    }
-
-    /// The address of the first byte.
-    pub fn address(&self) -> u64 {
-        (self.mapping.start.as_ptr().expose_provenance() as u64).wrapping_add(self.start())
-    }
-
-    /// The address of the guard: no access from here on.
-    pub fn end(&self) -> u64 {
-        self.address().wrapping_add(self.len as u64)
-    }
-
-    /// Copies the first bytes out, as many as `to` has room for.
-    pub fn copy_to(&self, to: &mut [u8]) {
-        for (index, byte) in (0u64..).zip(to.iter_mut().take(self.len)) {
-            let from = self.mapping.place::<u8>(self.start().wrapping_add(index));
-            // SAFETY: `place` checked that the byte is in the mapping, and it is before the
-            // guard since `index` is below `len`.
-            *byte = unsafe { from.read_volatile() };
+    #[test]
+    fn part_is_all_in_the_memory() {
+        let memory = memory(2 * PAGE);
+        let size = memory.len() as u64;
+        assert_eq!(part(&memory, 0, size), Ok(memory.as_ptr()));
+        assert!(part(&memory, size, 0).is_ok());
+        for (offset, size) in [(1, size), (size, 1), (u64::MAX, 1), (1, u64::MAX)] {
+            assert_eq!(part(&memory, offset, size), Err(Errno::EINVAL));
         }
+    }
+
+    /// Two threads at once at the same bytes: no race for a tool that looks for them, and what is
+    /// written before a store is seen after the load that sees the store.
+    #[test]
+    fn shared_memory_is_shared_by_threads() {
+        const ROUNDS: u64 = 200;
+        const TEXT: u64 = 64;
+        let memory = memory(PAGE);
+        let (memory, done) = (&memory, &AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                for round in 1..=ROUNDS {
+                    memory.fill(TEXT, 8, round as u8);
+                    memory.store(0, round);
+                    // Goes on when the other has seen it: the next round is not seen in this one's place.
+                    while memory.load(8) != round && !done.load(Ordering::Relaxed) {
+                        thread::yield_now();
+                    }
+                }
+            });
+            // Nobody waits for it: its bytes race with those of the others, each byte one by one.
+            scope.spawn(move || {
+                let mut bytes = [0; 16];
+                while !done.load(Ordering::Relaxed) {
+                    memory.read(TEXT, &mut bytes);
+                    memory.write(TEXT + 8, &bytes[..8]);
+                    assert_eq!(memory.compare_exchange(16, 0, 0), Ok(()));
+                    thread::yield_now();
+                }
+            });
+            for round in 1..=ROUNDS {
+                while memory.load(0) != round {
+                    thread::yield_now();
+                }
+                let mut bytes = [0; 8];
+                memory.read(TEXT, &mut bytes);
+                assert_eq!(bytes, [round as u8; 8]);
+                memory.store(8, round);
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn registers_are_read_in_the_width_asked_for() {
+        let memory = memory(PAGE);
+        let registers = Mmio::new(memory.file().as_fd(), 0, PAGE).expect("a mapping");
+        assert_eq!((registers.size(), memory.len()), (PAGE, PAGE));
+        registers.write_u64(8, 0x1122_3344_5566_7788);
+        assert_eq!(registers.read_u32(12), 0x1122_3344);
+        registers.write_u8(15, 0xff);
+        registers.write_u32(8, 1);
+        assert_eq!(memory.load(8), 0xff22_3344_0000_0001);
+        assert_eq!(registers.read_u8(15), 0xff);
+        assert!(panics(|| registers.read_u32(2)) && panics(|| registers.read_u64(PAGE as u64 - 4)));
     }
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The calls of linux/vfio.h on a device: what it has, its interrupts, its reset.
 
-use super::plain::Plain;
-use super::{call_number, vfio::request, Errno, Result};
+use crate::plain::Plain;
+use crate::{call_number, vfio::request, Errno, Result};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 const GET_INFO: u32 = request(7);

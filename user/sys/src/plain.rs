@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Structures of the ABI as bytes.
 
-use super::{ioasid, vfio};
+use crate::{ioasid, vfio};
 use host_iommu_bindings::uapi;
 use std::mem::MaybeUninit;
 
@@ -116,4 +116,30 @@ plain! {
     vfio::DeviceInfo: [u32, u32, u32, u32, u32, u32],
     vfio::RegionInfo: [u32, u32, u32, u32, u64, u64],
     vfio::IrqSet: [u32, u32, u32, u32, u32, i32],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn structures_are_their_bytes() {
+        let range = uapi::vfio_iova_range {
+            start: 0x1000,
+            end: 0x1fff,
+        };
+        let bytes = range.as_bytes();
+        assert_eq!(bytes.len(), 16);
+        let again = uapi::vfio_iova_range::from_bytes(bytes).expect("all bytes");
+        assert_eq!((again.start, again.end), (range.start, range.end));
+        assert!(uapi::vfio_iova_range::from_bytes(&bytes[..15]).is_none());
+        // From an address that is off its alignment too.
+        let mut shifted = vec![0; 1];
+        shifted.extend_from_slice(bytes);
+        let again = uapi::vfio_iova_range::from_bytes(&shifted[1..]).expect("all bytes");
+        assert_eq!(again.end, range.end);
+        let mut words = [0u64; 2];
+        bytes_of_slice_mut(&mut words).copy_from_slice(bytes);
+        assert_eq!(bytes_of_slice(&words), bytes);
+    }
 }

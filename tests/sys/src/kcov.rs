@@ -2,8 +2,8 @@
 //! Which points of instrumented kernel code a thread's calls reached: Linux's KCOV (Linux
 //! Documentation/dev-tools/kcov.rst), for tests that go by it.
 
-use super::memory::Mapping;
-use super::{Errno, Result};
+use host_iommu_sys::memory::Mapping;
+use host_iommu_sys::{Errno, Result};
 use std::fs::File;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd};
