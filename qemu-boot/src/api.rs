@@ -93,7 +93,10 @@ fn page_lines(page: &str, item: &str, kind: &str) -> Vec<String> {
         // It leads to where the item is public.
         return Vec::new();
     };
-    let mut lines = vec![format!("{item}: {}", text(declaration))];
+    // Whether what is private has names is nobody's business.
+    let declaration =
+        text(declaration).replace("(/* private fields */);", " { /* private fields */ }");
+    let mut lines = vec![format!("{item}: {declaration}")];
     let (own, rest) = split(page, "<h2 id=\"trait-implementations\"");
     // What every type has is no part of the interface.
     let (traits, _) = split(rest, "<h2 id=\"synthetic-implementations\"");
