@@ -105,6 +105,8 @@ pub fn run(world: &mut World) -> Outcome<String> {
     if vmm::is_qemu() {
         return skip("the exits to QEMU are not counted");
     }
+    // Until cache tags came (6.11), Linux submitted the device TLB's descriptor by itself.
+    let apart = world.agent()?.ask("unit")?.starts_with("Linux 6.1.");
     let mut missed = Vec::new();
     let mut text = String::from("exits, entries flushed and answers on the host, each:");
     for (index, row) in ROWS.iter().enumerate() {
@@ -127,7 +129,8 @@ pub fn run(world: &mut World) -> Outcome<String> {
             each(with.invalidations, without.invalidations),
             each(with.responses, without.responses),
         ));
-        if row.most.is_some_and(|most| exits > most) {
+        let submissions = if apart { 2.0 } else { 1.0 };
+        if row.most.is_some_and(|most| exits > most * submissions) {
             missed.push(row.name);
         }
     }
