@@ -18,7 +18,7 @@ help:
 	@echo "make guest              boot a guest on the VMM in user/vmm, and go through its steps (ONLY=\"1 4\"; KERNEL=6.12: another kernel in it;"
 	@echo "                        VMM=qemu: on QEMU; SECONDS=300: so long with a hostile guest beside it)"
 	@echo "make test               set up what is missing and run every test on the stock kernel"
-	@echo "make test-all           the same, on a kernel with our patches too, and Linux's own vfio and iommufd selftests"
+	@echo "make test-all           the same, on a kernel with our patches too, with other kernels in the guest, and Linux's own selftests"
 	@echo "make test-debug         the guest's tests on a kernel that watches its locks and memory"
 	@echo "make bench              measure the module beside iommufd and vfio_iommu_type1"
 	@echo "make fuzz               fuzz the module's calls on the debug kernel (SECONDS=3600 for an hour)"
@@ -52,7 +52,7 @@ test:
 
 test-all:
 	$(call boot,test --kernel stock --kernel patched \
-		--part cargo --part hardware --part guest --part outside --part install)
+		--part cargo --part hardware --part guest --part l2 --part outside --part install)
 
 test-debug:
 	$(call boot,test --kernel debug $(if $(STORM),--storm $(STORM)) $(ONLY))

@@ -19,6 +19,10 @@ const LIMIT: Duration = Duration::from_secs(1800);
 /// The name of the logs.
 const NAME: &str = "l2";
 
+/// The series of Debian's kernels that are tried in a guest: first the machine's own, then what its
+/// releases and their backports have beside.
+pub(super) const SERIES: [Option<&str>; 4] = [None, Some("7.2"), Some("6.12"), Some("6.1")];
+
 /// The VMM that a guest's guest runs on.
 #[derive(Clone, Copy, clap::ValueEnum)]
 pub enum Vmm {
@@ -46,6 +50,16 @@ pub struct Guest<'a> {
     pub series: Option<&'a str>,
     /// How long a hostile guest beside it goes on, if somebody says.
     pub seconds: Option<u32>,
+}
+
+impl Guest<'_> {
+    /// The name of its logs.
+    fn name(&self) -> String {
+        match self.series {
+            Some(series) => format!("{NAME}-{series}"),
+            None => NAME.to_owned(),
+        }
+    }
 }
 
 /// What a guest's guest needs, but for its programs.
@@ -111,7 +125,7 @@ impl Ready {
                 said.line(text);
                 line(text);
             })?;
-            keep_console(setup, machine, NAME)?;
+            keep_console(setup, machine, &guest.name())?;
             Ok(ended)
         })?;
         if ended.timed_out {
@@ -137,23 +151,29 @@ impl Ready {
     }
 
     /// The same as a part of the tests.
-    pub(super) fn l2_totals(&self, setup: &Setup, steps: &[String]) -> Result<Totals> {
+    pub(super) fn l2_totals(
+        &self,
+        setup: &Setup,
+        series: Option<&'static str>,
+        steps: &[String],
+    ) -> Result<Totals> {
         let what = "booting a guest on the VMM in the machine";
-        let progress = Progress::start(NAME, what);
-        let log = setup.cache.log(NAME);
-        let mut text = fs::File::create(&log).context("cannot write the steps' log")?;
         let guest = Guest {
             vmm: Vmm::Own,
-            series: None,
+            series,
             seconds: None,
         };
+        let name = guest.name();
+        let progress = Progress::start(&name, what);
+        let log = setup.cache.log(&name);
+        let mut text = fs::File::create(&log).context("cannot write the steps' log")?;
         let report = self.l2(setup, &guest, steps, |line| {
             progress.peek(line);
             // A log that cannot be written must not end the run.
             drop(writeln!(text, "{line}"));
         })?;
         progress.done();
-        show(NAME, &report, &log, &console_file(setup, NAME));
+        show(&name, &report, &log, &console_file(setup, &name));
         Ok(report.totals)
     }
 }
