@@ -16,7 +16,7 @@ endef
 help:
 	@echo "make demo               set up what is missing and run the demo (cold 7 to 15 minutes, warm 15 seconds)"
 	@echo "make guest              boot a guest on the VMM in user/vmm, and go through its steps (ONLY=\"1 4\"; KERNEL=6.12: another kernel in it;"
-	@echo "                        VMM=qemu: on QEMU; SECONDS=300: so long with a hostile guest beside it)"
+	@echo "                        VMM=qemu: on QEMU, VMM=shadow: on it without the module; SECONDS=300: so long with a hostile guest beside it)"
 	@echo "make test               set up what is missing and run every test on the stock kernel"
 	@echo "make test-all           the same, on a kernel with our patches too, with other kernels in the guest, and Linux's own selftests"
 	@echo "make test-debug         the guest's tests on a kernel that watches its locks and memory"

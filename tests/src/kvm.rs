@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! KVM in the machine: its modules, which nothing else there needs.
 
+use crate::ktap::Outcome;
 use nix::errno::Errno;
 use nix::kmod::{finit_module, ModuleInitFlags};
 use std::fs::{self, File};
@@ -27,4 +28,18 @@ pub fn load() -> io::Result<bool> {
         }
     }
     fs::exists("/dev/kvm")
+}
+
+/// How often CPUs of all VMs came out to their VMMs for a port or for memory that is none.
+///
+/// # Errors
+///
+/// If debugfs does not tell.
+pub fn exits() -> Outcome<u64> {
+    let mut sum = 0;
+    for kind in ["mmio_exits", "io_exits"] {
+        let text = fs::read_to_string(format!("/sys/kernel/debug/kvm/{kind}"))?;
+        sum += text.trim().parse::<u64>()?;
+    }
+    Ok(sum)
 }

@@ -30,6 +30,9 @@ pub enum Vmm {
     Own,
     /// QEMU with the series in qemu-boot/qemu/vmm.
     Qemu,
+    /// The same without the module: its unit in caching mode over vfio_iommu_type1, for the steps of
+    /// such a guest.
+    Shadow,
 }
 
 impl Vmm {
@@ -38,6 +41,7 @@ impl Vmm {
         match self {
             Self::Own => "own",
             Self::Qemu => "qemu",
+            Self::Shadow => "shadow",
         }
     }
 }
@@ -98,7 +102,7 @@ impl Ready {
         let programs = built.of_guest();
         let over = match guest.vmm {
             Vmm::Own => None,
-            Vmm::Qemu => {
+            Vmm::Qemu | Vmm::Shadow => {
                 let packages = packages::resolve(setup, &self.root)?;
                 Some(vmm_qemu::make(setup, &self.root, &packages, run.path())?)
             }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! QEMU as the VMM, built on the crate's C library: its command line, and its machine protocol (QMP).
 
-use crate::vmm::{CONTROL, DISK, LINE, MEMORY};
+use crate::vmm::{self, CONTROL, DISK, LINE, MEMORY};
 use host_iommu_tests::ktap::{fail, Outcome};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -11,6 +11,8 @@ use std::time::Duration;
 /// What its unit shows a guest; it names what is missing when started without one of these.
 const UNIT: &str = "intel-iommu,host-iommu=on,x-scalable-mode=on,x-flts=on,x-pasid-mode=on,\
     device-iotlb=on,caching-mode=on";
+/// The unit that everybody's guests have.
+const SHADOW_UNIT: &str = "intel-iommu,caching-mode=on,device-iotlb=on,intremap=off";
 /// The disk is behind the unit, which a transitional device cannot be.
 const DISK_DEVICE: &str = "virtio-blk-pci,drive=disk,iommu_platform=on,disable-legacy=on";
 /// What it says on standard error, a line each time.
@@ -24,13 +26,17 @@ const GROUP: &str = "host_iommu_page_request ";
 
 /// The command, with these devices passed through.
 pub fn command(devices: &[String], cpus: u32, console: &str) -> Command {
+    let unit = match vmm::is_shadow() {
+        true => SHADOW_UNIT,
+        false => UNIT,
+    };
     let mut command = Command::new("/usr/bin/qemu-system-x86_64");
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none"])
         .args(["-M", "q35,smm=off", "-accel", "kvm", "-cpu", "host"])
         .args(["-smp", &cpus.to_string(), "-m", MEMORY])
         .args(["-kernel", "/guest/vmlinuz", "-initrd", "/guest/initrd"])
-        .args(["-append", LINE, "-device", UNIT])
+        .args(["-append", LINE, "-device", unit])
         .args(["-serial", &format!("file:{console}"), "-serial", "stdio"])
         .args(["-qmp", &format!("unix:{CONTROL},server=on,wait=off")]);
     let drive = format!("if=none,id=disk,format=raw,file={DISK}");
@@ -48,7 +54,8 @@ pub fn command(devices: &[String], cpus: u32, console: &str) -> Command {
 }
 
 fn properties(device: &str, number: usize) -> String {
-    format!("id=device{number},bus=port{number},host={device},host-iommu=on")
+    let host_iommu = if vmm::is_shadow() { "off" } else { "on" };
+    format!("id=device{number},bus=port{number},host={device},host-iommu={host_iommu}")
 }
 
 /// Page request groups that reached it.

@@ -4,7 +4,7 @@
 use crate::agent::Agent;
 use crate::{counts, qemu};
 use host_iommu_tests::ktap::{fail, Outcome};
-use host_iommu_tests::vfio;
+use host_iommu_tests::{kvm, vfio};
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -107,7 +107,10 @@ impl Vmm {
 
     /// How often the guest's CPUs came out to it.
     pub fn exits(&self) -> Outcome<u64> {
-        Self::status("exits")
+        match self.is_qemu {
+            true => kvm::exits(),
+            false => Self::status("exits"),
+        }
     }
 
     /// Unplugs a device.
@@ -250,7 +253,13 @@ impl Vmm {
 
 /// Whether the VMM is QEMU.
 pub fn is_qemu() -> bool {
-    std::env::var_os("VMM").is_some_and(|name| name == "qemu")
+    is_shadow() || std::env::var_os("VMM").is_some_and(|name| name == "qemu")
+}
+
+/// Whether it is QEMU without the module: its unit has the guest's kernel tell of each mapping, which
+/// goes to vfio_iommu_type1.
+pub fn is_shadow() -> bool {
+    std::env::var_os("VMM").is_some_and(|name| name == "shadow")
 }
 
 /// `vmm` for an ordinary user.
