@@ -150,7 +150,7 @@ impl Task {
                 };
                 match vmm {
                     suite::Vmm::Own => plan.and(&["vmm"]),
-                    suite::Vmm::Qemu => plan.and(&["vmm", "capi", "vmm-qemu"]),
+                    suite::Vmm::Qemu | suite::Vmm::Shadow => plan.and(&["vmm", "capi", "vmm-qemu"]),
                 }
             }
             Self::Bench { .. } => Plan::machine(Which::Patched),
