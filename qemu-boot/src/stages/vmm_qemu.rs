@@ -80,6 +80,7 @@ fn prefix(setup: &Setup, library: &Path, dir: &Path) -> Result<()> {
     let text = fs::read_to_string(&from)
         .with_context(|| format!("cannot read {}", from.display()))?
         .replace("@PREFIX@", &format!("{BUILD}/prefix"))
+        .replace("@LIBDIR@", &format!("{BUILD}/prefix/lib"))
         .replace("@VERSION@", env!("CARGO_PKG_VERSION"));
     fs::write(lib.join("pkgconfig/host_iommu.pc"), text).context("cannot write host_iommu.pc")
 }
