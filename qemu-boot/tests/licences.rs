@@ -62,6 +62,7 @@ fn packages() -> Vec<Value> {
     let output = Command::new(cargo)
         .current_dir(top())
         .args(["metadata", "--format-version", "1", "--locked"])
+        .args(["--filter-platform", "x86_64-unknown-linux-gnu"])
         .output()
         .expect("cargo can be run");
     let said = String::from_utf8_lossy(&output.stderr);

@@ -71,6 +71,9 @@ ExecStart=/bin/sh /root/new-user
 WantedBy=multi-user.target
 END
 systemctl enable new-user.service
+# Its unit has a limit of its own, of 90 seconds.
+mkdir -p /etc/systemd/system/systemd-modules-load.service.d
+printf '[Service]\nTimeoutSec=900\n' > /etc/systemd/system/systemd-modules-load.service.d/slow.conf
 "#;
 
 /// A disk of the tree, its initramfs, and firmware that has DKMS's key among those it trusts.
