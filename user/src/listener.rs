@@ -242,6 +242,19 @@ mod tests {
     }
 
     #[test]
+    fn memory_that_soft_cannot_map_is_told_to_need_a_file() {
+        let (host, _device, mut listener) = listened();
+        let anonymous = [(GuestAddress(0), 0x4000)];
+        let memory = GuestMemoryMmap::<()>::from_ranges(&anonymous).expect("guest memory");
+        let error = listener.update(&memory).expect_err("anonymous memory");
+        assert_eq!(error.errno(), Some(libc::EOPNOTSUPP));
+        let text = error.to_string();
+        assert!(text.contains("0x0..=0x3fff"), "{text}");
+        assert!(text.contains("no shared mapping of a file"), "{text}");
+        assert_eq!(host.stats().expect("counters").mapped_pages, 0);
+    }
+
+    #[test]
     fn memory_that_came_to_the_same_address_is_another() {
         let (_host, device, mut listener) = listened();
         let old = region(0, 0x10000, RW);
