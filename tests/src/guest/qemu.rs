@@ -12,7 +12,7 @@ use std::time::Duration;
 const UNIT: &str = "intel-iommu,host-iommu=on,x-scalable-mode=on,x-flts=on,x-pasid-mode=on,\
     device-iotlb=on,caching-mode=on";
 /// The unit that everybody's guests have.
-const SHADOW_UNIT: &str = "intel-iommu,caching-mode=on,device-iotlb=on,intremap=off";
+const SHADOW_UNIT: &str = "intel-iommu,caching-mode=on,device-iotlb=on,intremap=off,aw-bits=39";
 /// The disk is behind the unit, which a transitional device cannot be.
 const DISK_DEVICE: &str = "virtio-blk-pci,drive=disk,iommu_platform=on,disable-legacy=on";
 /// What it says on standard error, a line each time.

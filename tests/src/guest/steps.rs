@@ -18,11 +18,7 @@ pub const STEPS: [(u32, &str, Step); 13] = [
         "boot an unmodified kernel behind the crate's VT-d unit",
         boot,
     ),
-    (
-        2,
-        "DMA API without PASID, by the guest's first-stage table",
-        rid,
-    ),
+    (2, "DMA API without PASID", rid),
     (3, "a virtio disk behind the same unit", disk),
     (
         4,
@@ -164,7 +160,9 @@ fn rid(world: &mut World) -> Outcome<String> {
         return Ok(seen);
     }
     match rid_state(&world.device)?.as_str() {
-        "bound" => Ok(format!("{seen}; the table is bound on the host")),
+        "bound" => Ok(format!(
+            "{seen}; the guest's first-stage table is bound on the host"
+        )),
         other => fail(format!("{seen}, but the host has {other} at the RID")),
     }
 }
