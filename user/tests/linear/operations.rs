@@ -35,8 +35,8 @@ const MAPS: usize = 32_000;
 const FREE: usize = usize::MAX;
 /// DMA of each device that asks for pages.
 const EACH: usize = soft::MAX_DMAS;
-/// Page requests that wait in the kernel at a time, for the devices that there may be.
-const GROUPS: usize = soft::MAX_DEVICES * EACH;
+/// As many page requests as a queue has room for.
+const GROUPS: usize = 16_384;
 
 pub const OPERATIONS: [Operation; 22] = [
     op("map, one by one", MAPS, map_each),
