@@ -65,7 +65,7 @@ impl ReadyCpus {
     /// Lets them run.
     pub fn run(self) -> Cpus {
         for gate in &self.gates {
-            // A thread that is not there has said why.
+            // Its thread waits for this, or for the gate to go.
             let _ = gate.send(());
         }
         self.cpus

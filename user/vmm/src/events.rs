@@ -233,7 +233,11 @@ impl Main<'_> {
             // Dropping anything would undo what the other process has now.
             std::process::exit(0);
         }
-        self.machine.resume(cpus)?;
+        if let Err(error) = self.machine.resume(cpus) {
+            // Nobody has the guest: this process ends, and its user hears why.
+            self.ender.end(End::Failed(format!("{error:#}")));
+            return Err(error.context("the guest is lost"));
+        }
         given.context("the guest goes on here")
     }
 
