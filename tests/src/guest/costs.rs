@@ -19,61 +19,65 @@ struct Row {
     most: Option<f64>,
 }
 
+const fn row(
+    name: &'static str,
+    without: &'static str,
+    with: &'static str,
+    times: u64,
+    most: Option<f64>,
+) -> Row {
+    Row {
+        name,
+        without,
+        with,
+        times,
+        most,
+    }
+}
+
 /// None, and one. The command's bytes on the serial port exit too, now more often and now less: up to 16
 /// times, which is a quarter of an exit each in the shortest row.
 const NONE: Option<f64> = Some(0.5);
 const ONE: Option<f64> = Some(1.5);
 
 const ROWS: [Row; 7] = [
-    Row {
-        name: "DMA map of a page, lazy",
-        without: "hold 0000",
-        with: "hold 0512",
-        times: 512,
-        most: NONE,
-    },
-    Row {
-        name: "its unmap",
-        without: "hold 0512",
-        with: "hold 0000",
-        times: 512,
-        most: NONE,
-    },
-    Row {
-        name: "DMA map of a page, strict",
-        without: "hold 0000",
-        with: "hold 0512",
-        times: 512,
-        most: NONE,
-    },
-    Row {
-        name: "its unmap",
-        without: "hold 0512",
-        with: "hold 0000",
-        times: 512,
-        most: ONE,
-    },
-    Row {
-        name: "munmap of a page, shared",
-        without: "forget 001 000",
-        with: "forget 001 064",
-        times: 64,
-        most: ONE,
-    },
-    Row {
-        name: "munmap of 512 pages, shared",
-        without: "forget 512 000",
-        with: "forget 512 064",
-        times: 64,
-        most: ONE,
-    },
-    Row {
-        name: "page request of the device",
-        without: "ask 000",
-        with: "ask 128",
-        times: 128,
-        most: None,
-    },
+    row(
+        "DMA map of a page, lazy",
+        "hold 0000",
+        "hold 0512",
+        512,
+        NONE,
+    ),
+    row("its unmap", "hold 0512", "hold 0000", 512, NONE),
+    row(
+        "DMA map of a page, strict",
+        "hold 0000",
+        "hold 0512",
+        512,
+        NONE,
+    ),
+    row("its unmap", "hold 0512", "hold 0000", 512, ONE),
+    row(
+        "munmap of a page, shared",
+        "forget 001 000",
+        "forget 001 064",
+        64,
+        ONE,
+    ),
+    row(
+        "munmap of 512 pages, shared",
+        "forget 512 000",
+        "forget 512 064",
+        64,
+        ONE,
+    ),
+    row(
+        "page request of the device",
+        "ask 000",
+        "ask 128",
+        128,
+        None,
+    ),
 ];
 /// The first row in which every unmap reaches the unit, and the first that shares a process's memory.
 const STRICT: usize = 2;

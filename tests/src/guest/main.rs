@@ -21,18 +21,17 @@ use report::Report;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let mut wanted: Vec<u32> = std::env::args()
+    let wanted: Vec<u32> = std::env::args()
         .skip(1)
         .filter_map(|text| text.parse().ok())
         .collect();
-    if vmm::is_shadow() {
-        wanted = steps::OF_SHADOW.to_vec();
-    }
+    let is_there = |step: &u32| !vmm::is_shadow() || steps::OF_SHADOW.contains(step);
+    let is_wanted = |step: &u32| is_there(step) && (wanted.is_empty() || wanted.contains(step));
     let mut report = Report::default();
     let mut world = steps::World::default();
     for (number, title, step) in steps::STEPS {
         // What follows needs a guest that has booted.
-        if number == 1 || wanted.is_empty() || wanted.contains(&number) {
+        if number == 1 || is_wanted(&number) {
             report.step(number, title, || step(&mut world));
         }
         // What follows would fail for what is wrong now.

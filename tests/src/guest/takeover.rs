@@ -65,8 +65,8 @@ pub fn run(world: &mut World) -> Outcome<String> {
     let after = counts()?;
     let groups = world.vmm()?.groups()? - groups;
     let text = format!(
-        "{refused} takeovers failed; then the guest stood still for {}.{:03} ms; {seen}; the module gave {} page requests and took {} \
-         answers, the VMMs had {groups}",
+        "{refused} takeovers failed; then the guest stood still for {}.{:03} ms; {seen}; the module \
+         gave {} page requests and took {} answers, the VMMs had {groups}",
         paused / 1000,
         paused % 1000,
         after.requests - before.requests,
