@@ -276,7 +276,7 @@ impl Container {
 
     #[inline(never)]
     fn get_info(&self, arg: Pointer) -> Result {
-        let (mut info, domain, dirty_support) = {
+        let (mut info, stage2) = {
             let ioas = self.ioas.lock();
             let info = call::Info {
                 page_sizes: ioas.page_sizes(),
@@ -284,11 +284,10 @@ impl Container {
                 mappings_left: ioas.mappings_left(),
                 nesting: None,
             };
-            (info, ioas.domain().cloned(), ioas.dirty_support())
+            (info, ioas.stage2_report())
         };
         if self.rules == Rules::Ioasid {
-            let report = self.nesting.lock().report(domain.as_deref(), dirty_support);
-            info.nesting = Some(report);
+            info.nesting = Some(self.nesting.lock().report(&stage2));
         }
         call::write_info(arg, &info)
     }

@@ -306,7 +306,8 @@ impl Container {
         self.prepare_tables(bound.space(), work)?;
         loop {
             let tables = bound.space().tables.lock_killable()?;
-            if let Some(table) = tables.table(device.stage2.domain(), page_requests).cloned() {
+            let table = tables.table(device.stage2.domain(), &device.device, page_requests);
+            if let Some(table) = table.cloned() {
                 drop(tables);
                 return Ok(BoundTable {
                     space: bound,
@@ -337,16 +338,17 @@ impl Container {
         };
         let mut tables = space.tables.lock_killable()?;
         if tables
-            .table(device.stage2.domain(), page_requests)
+            .table(device.stage2.domain(), &device.device, page_requests)
             .is_some()
         {
             return Ok(());
         }
-        tables.add_table(device.stage2.domain().clone(), page_requests, domain, work)
+        let stage_2 = device.stage2.domain().clone();
+        tables.add_table(stage_2, &device.device, page_requests, domain, work)
     }
 
-    /// Makes sure that an address space has a table without page requests for each stage-2 domain,
-    /// and none for one that is gone. Sleeps.
+    /// Makes sure that an address space has a table without page requests for each device, and none
+    /// for a stage-2 domain that is gone. Sleeps.
     ///
     /// # Errors
     ///
@@ -357,7 +359,8 @@ impl Container {
                 let mut tables = space.tables.lock_killable()?;
                 tables.drop_retired();
                 self.nesting.lock().device_where(|device| {
-                    !device.is_gone() && tables.table(device.stage2.domain(), false).is_none()
+                    let table = tables.table(device.stage2.domain(), &device.device, false);
+                    !device.is_gone() && table.is_none()
                 })
             };
             let Some(device) = device else {

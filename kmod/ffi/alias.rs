@@ -3,6 +3,7 @@
 //!
 //! C header: [`include/linux/iommu.h`](srctree/include/linux/iommu.h)
 
+use super::device::{Device, VtdRegisters};
 use super::memory::PinnedPart;
 use super::paging::{Access, PagingDomain};
 use super::work::Work;
@@ -57,10 +58,12 @@ impl Alias {
     }
 }
 
-/// The page table of an address space for the devices of one stage-2 domain: where it is bound with
-/// a fault queue, or where without.
+/// The page table of an address space for the devices of one stage-2 domain whose units can do the
+/// same: where it is bound with a fault queue, or where without. (One stage 2 may serve a unit that
+/// can do more than it needs. A table that was made for that unit need not serve the others.)
 struct Table {
     stage_2: Arc<PagingDomain>,
+    unit: Option<VtdRegisters>,
     page_requests: bool,
     domain: Arc<PagingDomain>,
 }
@@ -102,20 +105,22 @@ impl Tables {
         })
     }
 
-    /// The table for the devices of a stage-2 domain, with or without page requests.
+    /// The table for a device on a stage-2 domain, with or without page requests.
     pub(crate) fn table(
         &self,
         stage_2: &Arc<PagingDomain>,
+        device: &Device,
         page_requests: bool,
     ) -> Option<&Arc<PagingDomain>> {
+        let unit = device.vtd_registers();
         self.tables
             .iter()
-            .filter(|table| table.page_requests == page_requests)
+            .filter(|table| table.page_requests == page_requests && table.unit == unit)
             .find(|table| Arc::ptr_eq(&table.stage_2, stage_2))
             .map(|table| &table.domain)
     }
 
-    /// Adds a table, which gets all entries. Sleeps.
+    /// Adds the table for `device`, which gets all entries. Sleeps.
     ///
     /// # Errors
     ///
@@ -123,6 +128,7 @@ impl Tables {
     pub(crate) fn add_table(
         &mut self,
         stage_2: Arc<PagingDomain>,
+        device: &Device,
         page_requests: bool,
         domain: PagingDomain,
         work: &mut Work,
@@ -138,6 +144,7 @@ impl Tables {
         }
         let table = Table {
             stage_2,
+            unit: device.vtd_registers(),
             page_requests,
             domain: Arc::new(domain, GFP_KERNEL_ACCOUNT)?,
         };

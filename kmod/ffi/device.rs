@@ -27,7 +27,7 @@ pub(crate) struct Bdf {
 }
 
 /// What a VT-d unit can do.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct VtdRegisters {
     /// The capability register (VT-d 4.1, 11.4.2).
     pub(crate) cap: u64,

@@ -47,6 +47,16 @@ impl Rules {
     }
 }
 
+/// What stage 2 can do, for every device of the container.
+pub(crate) struct Stage2Report {
+    /// Nothing can be mapped read-only.
+    pub(crate) nests: bool,
+    /// DMA is coherent whatever a device asks for.
+    pub(crate) coherent: bool,
+    /// There are dirty bits; or why not, a `VFIO_IOASID_REASON_*`.
+    pub(crate) dirty: Result<(), u32>,
+}
+
 /// A group, and the domain that it is attached to.
 pub(crate) struct AttachedGroup {
     pub(crate) group: Group,
@@ -151,11 +161,6 @@ impl Ioas {
         })
     }
 
-    /// The first stage-2 domain, once a group is attached.
-    pub(crate) fn domain(&self) -> Option<&Arc<PagingDomain>> {
-        self.domains.first()
-    }
-
     /// The addresses that can be mapped.
     pub(crate) fn windows(&self) -> &Windows {
         &self.windows
@@ -174,6 +179,20 @@ impl Ioas {
     /// Whether DMA of every device is coherent whatever it asks for.
     pub(crate) fn is_coherent(&self) -> bool {
         !self.domains.is_empty() && self.domains.iter().all(|domain| domain.is_coherent())
+    }
+
+    /// Whether one of the domains is a nest parent, which holds nothing that is read-only.
+    fn nests(&self) -> bool {
+        self.domains.iter().any(|domain| domain.is_nest_parent())
+    }
+
+    /// What all the domains together can do.
+    pub(crate) fn stage2_report(&self) -> Stage2Report {
+        Stage2Report {
+            nests: self.nests(),
+            coherent: self.is_coherent(),
+            dirty: self.dirty_support(),
+        }
     }
 
     /// How many more mappings can be made.
@@ -316,7 +335,7 @@ impl Ioas {
         if !self.windows.contains(&map.range) {
             return Err(EINVAL);
         }
-        if !map.access.write && self.domains.iter().any(|domain| domain.is_nest_parent()) {
+        if !map.access.write && self.nests() {
             return Err(eopnotsupp());
         }
         if !self.can_track(&map.range) {

@@ -5,28 +5,24 @@ use super::capability;
 use super::Nesting;
 use crate::ffi::abi;
 use crate::ffi::limits::Limit;
-use crate::ffi::paging::PagingDomain;
+use crate::ioas::Stage2Report;
 use kernel::prelude::*;
 
 impl Nesting {
-    /// The report of the container, on its stage-2 domain.
-    pub(crate) fn report(
-        &self,
-        parent: Option<&PagingDomain>,
-        dirty: Result<(), u32>,
-    ) -> abi::vfio_ioasid_cap_nesting {
+    /// The report of the container: what `stage2` can do, and its devices.
+    pub(crate) fn report(&self, stage2: &Stage2Report) -> abi::vfio_ioasid_cap_nesting {
         let mut report = capability::no_device();
         for attached in self.devices.iter().filter(|device| !device.is_gone()) {
             let capability = attached.capability();
             capability::add_to_report(&mut report, &attached.device, &capability);
         }
-        if parent.is_some_and(PagingDomain::is_nest_parent) {
+        if stage2.nests {
             report.flags |= abi::VFIO_IOASID_NESTING_NO_READONLY;
         }
-        if parent.is_some_and(PagingDomain::is_coherent) {
+        if stage2.coherent {
             report.flags |= abi::VFIO_IOASID_NESTING_COHERENT;
         }
-        match dirty {
+        match stage2.dirty {
             Ok(()) => report.flags |= abi::VFIO_IOASID_NESTING_DIRTY,
             // CAST: the reasons are small numbers of the header.
             Err(reason) => report.dirty_reason = reason as u16,

@@ -37,8 +37,8 @@ pub struct Hardware {
     /// Whether Debian's own QEMU is the machine, unpatched, with a VT-d that only knows second
     /// stage, and devices of its own; what follows about VT-d is then of no account.
     pub debian_qemu: bool,
-    /// Whether a second VT-d unit has an endpoint of its own, behind a root bus of its own.
-    pub two_units: bool,
+    /// VT-d units beside the machine's own.
+    pub further: &'static [FurtherUnit],
     /// Whether the emulated VT-d offers nesting.
     pub nesting: bool,
     /// Whether its stage 1 may have five levels.
@@ -59,6 +59,89 @@ pub struct Hardware {
     pub disk: bool,
     /// What starts the kernel.
     pub firmware: Firmware,
+}
+
+/// A VT-d unit beside the machine's own, for a root bus of its own with one endpoint.
+#[derive(Clone, Copy)]
+pub struct FurtherUnit {
+    /// The id of the bus.
+    bus: &'static str,
+    /// Bits of CAP that the machine's own unit shows and this one does not.
+    lacks_cap: u64,
+    /// The same of ECAP.
+    lacks_ecap: u64,
+}
+
+/// What the emulated unit shows in CAP and ECAP where it nests and controls snoops; the program
+/// `units` compares.
+const SHOWN: (u64, u64) = (0x11d2_008c_222f_0606, 0x1_ed9c_a4f0_0fcf);
+
+/// Bits of CAP and ECAP (VT-d 11.4.2, 11.4.3): those of MGAW that make 48 bits of 39; snoop control,
+/// nesting, page requests, second-stage accessed and dirty bits, coherent walks of tables. (Linux
+/// takes no unit in scalable mode whose second stage has three levels alone.)
+const CAP_MGAW_48: u64 = 0x09 << 16;
+const ECAP_SC: u64 = 1 << 7;
+const ECAP_NEST: u64 = 1 << 26;
+const ECAP_PRS: u64 = 1 << 29;
+const ECAP_SSADS: u64 = 1 << 45;
+const ECAP_SMPWC: u64 = 1 << 48;
+
+/// One more unit, like the machine's own.
+pub const ONE_MORE: &[FurtherUnit] = &[FurtherUnit {
+    bus: "far",
+    lacks_cap: 0,
+    lacks_ecap: 0,
+}];
+
+/// Three more, of which each lacks something; the machine's own can enforce coherence then.
+pub const THREE_THAT_DIFFER: &[FurtherUnit] = &[
+    FurtherUnit {
+        bus: "narrow",
+        lacks_cap: CAP_MGAW_48,
+        lacks_ecap: ECAP_PRS,
+    },
+    FurtherUnit {
+        bus: "incoherent",
+        lacks_cap: 0,
+        lacks_ecap: ECAP_SMPWC,
+    },
+    FurtherUnit {
+        bus: "flat",
+        lacks_cap: 0,
+        lacks_ecap: ECAP_SC | ECAP_NEST | ECAP_SSADS,
+    },
+];
+
+impl FurtherUnit {
+    /// Whether it lacks something.
+    fn differs(&self) -> bool {
+        self.lacks_cap | self.lacks_ecap != 0
+    }
+
+    /// QEMU's arguments for the unit, number `index` of the further ones: its bus, itself by the
+    /// options of the machine's own, and an endpoint in a slot.
+    fn arguments(&self, index: usize, iommu: &str) -> Vec<String> {
+        let Self {
+            bus,
+            lacks_cap,
+            lacks_ecap,
+        } = self;
+        let mut unit = format!("{iommu},primary-bus={bus}");
+        if self.differs() {
+            let (cap, ecap) = (SHOWN.0 & !lacks_cap, SHOWN.1 & !lacks_ecap);
+            unit += &format!(",show-cap={cap:#x},show-ecap={ecap:#x}");
+        }
+        let (bus_nr, number) = (0x40 + 0x20 * index, index + 1);
+        [
+            format!("pxb-pcie,id={bus},bus=pcie.0,bus_nr={bus_nr}"),
+            unit,
+            format!("pcie-root-port,id=port{index},bus={bus},chassis={number},slot={number}"),
+            format!("pasid-dma-testdev,id=endpoint{number},bus=port{index}"),
+        ]
+        .into_iter()
+        .flat_map(|device| ["-device".to_owned(), device])
+        .collect()
+    }
 }
 
 /// What starts the kernel.
@@ -96,14 +179,8 @@ const ENDPOINTS: [&str; 18] = [
     "intel-dsa,id=dsa1,addr=0x9",
 ];
 
-/// Those of a machine with two units: one of the first, and one of the second.
+/// That of the machine's own unit where there are more.
 const NEAR_ENDPOINT: &[&str] = &["-device", "pasid-dma-testdev,id=endpoint0,addr=0x4"];
-const FAR_ENDPOINT: [&str; 4] = [
-    "-device",
-    "pcie-root-port,id=port0,bus=far,chassis=1,slot=1",
-    "-device",
-    "pasid-dma-testdev,id=endpoint1,bus=port0",
-];
 
 /// What Debian's own QEMU has instead: a unit as it is by default, and two devices that make
 /// requests of any 64-bit address. A unit comes before the devices that it is for.
@@ -137,7 +214,7 @@ impl Hardware {
     /// What everything runs on that does not ask for something else.
     pub const USUAL: Self = Self {
         debian_qemu: false,
-        two_units: false,
+        further: &[],
         nesting: true,
         five_levels: true,
         five_level_cpu: false,
@@ -166,7 +243,7 @@ impl Machine<'_> {
         let image = format!("{KERNEL}/{}", image.to_string_lossy());
         let Hardware {
             debian_qemu,
-            two_units,
+            further,
             nesting,
             five_levels,
             five_level_cpu,
@@ -193,6 +270,9 @@ impl Machine<'_> {
             on(nesting),
             on(five_levels)
         );
+        if further.iter().any(FurtherUnit::differs) {
+            iommu += ",snoop-control=on";
+        }
         if recorded {
             let (cap, ecap) = replay::shown()?;
             iommu += &format!(",record={RUN}/{RECORDING},show-cap={cap:#x},show-ecap={ecap:#x}");
@@ -235,7 +315,10 @@ impl Machine<'_> {
             arguments.extend(DEBIAN_DEVICES);
         } else {
             arguments.extend(["-device", &iommu]);
-            arguments.extend(if two_units { NEAR_ENDPOINT } else { &ENDPOINTS });
+            arguments.extend(match further {
+                [] => &ENDPOINTS,
+                _ => NEAR_ENDPOINT,
+            });
         }
         let backend =
             format!("memory-backend-file,id=ring,share=on,mem-path={RUN}/{RING},size={ring}");
@@ -254,13 +337,13 @@ impl Machine<'_> {
             arguments.extend(["-icount", "shift=0,sleep=off"]);
         }
         arguments.extend(consoles);
-        let far_iommu = format!("{iommu},primary-bus=far");
-        if two_units {
-            // Behind everything: what names no bus would go to the last one that has room.
-            arguments.extend(["-device", "pxb-pcie,id=far,bus=pcie.0,bus_nr=0x40"]);
-            arguments.extend(["-device", &far_iommu]);
-            arguments.extend(FAR_ENDPOINT);
-        }
+        // Behind everything: what names no bus would go to the last one that has room.
+        let further: Vec<String> = further
+            .iter()
+            .enumerate()
+            .flat_map(|(index, unit)| unit.arguments(index, &iommu))
+            .collect();
+        arguments.extend(further.iter().map(String::as_str));
         let binds = [(self.qemu, "/build"), (kernel, KERNEL), (self.run, RUN)];
         Ok(self.root.command(&binds, arguments))
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! On which kernel and in which machine a program of the guest's runs.
 
-use crate::boot::Hardware;
+use crate::boot::{Hardware, ONE_MORE, THREE_THAT_DIFFER};
 
 /// Programs that check a machine without nesting: they have nothing to do on the other.
 const WITHOUT_NESTING: [&str; 1] = ["no_nesting"];
@@ -25,10 +25,12 @@ const FIVE_LEVEL_CPU: [&str; 2] = ["five_levels", "hw_bringup"];
 /// (`memory_lock`, `iommu_group::mutex`); pciehp takes its `reset_lock` on both sides of
 /// `pci_rescan_remove_lock`.
 const WITHOUT_LOCKDEP: [&str; 2] = ["hotplug", "hw_bringup"];
-/// Programs for a machine with two units.
+/// Programs for a machine with two units that are alike.
 const TWO_UNITS: [&str; 1] = ["two_units"];
 /// Those that run there too: each device is of another unit then.
 const TWO_UNITS_TOO: [&str; 3] = ["containers", "isolation", "reserved"];
+/// Programs for a machine with units that differ.
+const UNITS: [&str; 1] = ["units"];
 /// Programs that need what only the debug kernel has.
 const DEBUG_ONLY: [&str; 3] = ["fail_nth", "kunit", "lock_stat"];
 /// Programs that need our patches in the kernel.
@@ -134,10 +136,12 @@ pub enum Place {
     WithoutLockdep,
     /// One with two VT-d units, whose second endpoint is the second unit's.
     TwoUnits,
+    /// One with four VT-d units that differ, each with an endpoint.
+    Units,
 }
 
 impl Place {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Usual,
         Self::WithoutNesting,
         Self::DebianQemu,
@@ -146,6 +150,7 @@ impl Place {
         Self::FiveLevelCpu,
         Self::WithoutLockdep,
         Self::TwoUnits,
+        Self::Units,
     ];
 
     /// The name of a run in it.
@@ -159,6 +164,7 @@ impl Place {
             Self::FiveLevelCpu => "guest-five-level-cpu",
             Self::WithoutLockdep => "guest-without-lockdep",
             Self::TwoUnits => "guest-two-units",
+            Self::Units => "guest-units",
         }
     }
 
@@ -172,6 +178,8 @@ impl Place {
             Self::FourLevels
         } else if TWO_UNITS.contains(&program) {
             Self::TwoUnits
+        } else if UNITS.contains(&program) {
+            Self::Units
         } else if kernel == Which::Debug && WITHOUT_LOCKDEP.contains(&program) {
             Self::WithoutLockdep
         } else {
@@ -196,7 +204,11 @@ impl Place {
     pub fn hardware(self) -> Hardware {
         Hardware {
             debian_qemu: self == Self::DebianQemu,
-            two_units: self == Self::TwoUnits,
+            further: match self {
+                Self::TwoUnits => ONE_MORE,
+                Self::Units => THREE_THAT_DIFFER,
+                _ => &[],
+            },
             nesting: self != Self::WithoutNesting,
             five_levels: self != Self::FourLevels,
             five_level_cpu: self == Self::FiveLevelCpu,

@@ -4,80 +4,27 @@
 //!
 //! Plugging is done by QEMU's monitor, which the machine has on a virtio port.
 
-use std::fs;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
 
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
-    bind_at, endpoint, endpoint_count, expect_ok, expect_status, fail, program, skip, status,
-    Endpoint, FaultQueue, Monitor, Order, Outcome, Rig, Slot, Space,
+    bind_at, endpoint, endpoint_count, expect_ok, expect_status, program, skip, status, wait_until,
+    Endpoint, FaultQueue, Monitor, Order, Outcome, Plugged, Rig, Slot, Space,
 };
-use host_iommu_tests::vfio::Bdf;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 const GVA: u64 = 0x2718_2818_2000;
-/// Linux waits 5 s after the slot's button before it takes the device.
-const PLUG_LIMIT: Duration = Duration::from_secs(30);
-/// The endpoint's id on QEMU's command line.
-const DEVICE: &str = r#""id":"endpoint4""#;
-
-/// Asks the guest to let go of the slot.
-fn unplug(monitor: &mut Monitor) -> Outcome {
-    monitor.execute(&format!(
-        r#"{{"execute":"device_del","arguments":{{{DEVICE}}}}}"#
-    ))
-}
-
-/// Waits until the slot has no power and QEMU has freed the device: later than Linux's end of
-/// it. A hang ends with the program's own time limit.
-fn wait_until_deleted(monitor: &mut Monitor) -> Outcome {
-    loop {
-        let line = monitor.line()?;
-        if line.contains(r#""DEVICE_DELETED""#) && line.contains(r#""endpoint4""#) {
-            return Ok(());
-        }
-    }
-}
-
-fn plug(monitor: &mut Monitor) -> Outcome {
-    monitor.execute(&format!(
-        r#"{{"execute":"device_add","arguments":{{"driver":"pasid-dma-testdev","bus":"port0",{DEVICE}}}}}"#
-    ))
-}
-
-fn wait_until(what: &str, mut reached: impl FnMut() -> bool) -> Outcome {
-    let end = Instant::now() + PLUG_LIMIT;
-    while !reached() {
-        if Instant::now() > end {
-            return fail(format!("{what}: not within {} s", PLUG_LIMIT.as_secs()));
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
-}
 
 /// The endpoint that is not on the root bus.
-fn behind_port() -> Outcome<(Endpoint, Bdf)> {
+fn behind_port() -> Outcome<(Endpoint, Plugged)> {
     for index in 0..endpoint_count() {
         let endpoint = endpoint(index)?;
-        if let Some(bdf) = Bdf::parse(&endpoint.to_string()).filter(|bdf| bdf.bus != 0) {
-            return Ok((endpoint, bdf));
+        let plugged = Plugged::new(&endpoint, "endpoint4", "port0");
+        if let Some(plugged) = plugged.filter(|plugged| plugged.bdf.bus != 0) {
+            return Ok((endpoint, plugged));
         }
     }
     skip("no endpoint behind a root port, alone in its group")
-}
-
-/// Gives a device that came to vfio-pci. Its name is there before it can be probed.
-fn give_to_vfio(bdf: Bdf) -> Outcome {
-    let has_driver = || {
-        fs::read_link(bdf.sysfs().join("driver")).is_ok_and(|driver| driver.ends_with("vfio-pci"))
-    };
-    wait_until("vfio-pci takes the device", || {
-        let named = fs::write(bdf.sysfs().join("driver_override"), "vfio-pci");
-        let probed = fs::write("/sys/bus/pci/drivers_probe", bdf.to_string());
-        named.is_ok() && probed.is_ok() && has_driver()
-    })
 }
 
 /// Both devices bound; the one behind the port has asked for a page and waits.
@@ -133,17 +80,17 @@ fn endpoint_behind_a_root_port_is_bound_and_faults() -> Outcome {
 }
 
 fn unplugged_while_faulting_leaves_the_other_device_and_comes_back() -> Outcome {
-    let (endpoint, bdf) = behind_port()?;
+    let (endpoint, plugged) = behind_port()?;
     let mut monitor = Monitor::open()?;
     let mut fire = under_fire(&endpoint)?;
     let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK)?;
     fire.rig.set_second_request_event(event.as_fd())?;
 
-    unplug(&mut monitor)?;
+    plugged.unplug(&mut monitor)?;
     wait_until("the device is asked for", || event.read().is_ok())?;
-    assert!(bdf.sysfs().exists(), "the slot waits for the close");
+    assert!(plugged.bdf.sysfs().exists(), "the slot waits for the close");
     fire.rig.close_second();
-    wait_until("the device leaves", || !bdf.sysfs().exists())?;
+    plugged.wait_until_gone()?;
 
     assert_eq!(fire.rig.container.stats()?.bindings, 1, "the other's");
     let page = fire.first.new_page(&fire.rig, GVA)?;
@@ -156,9 +103,8 @@ fn unplugged_while_faulting_leaves_the_other_device_and_comes_back() -> Outcome 
     );
     drop(fire);
 
-    wait_until_deleted(&mut monitor)?;
-    plug(&mut monitor)?;
-    give_to_vfio(bdf)?;
+    plugged.wait_until_deleted(&mut monitor)?;
+    plugged.plug(&mut monitor)?;
     expect_works(&endpoint)
 }
 

@@ -19,6 +19,7 @@ mod limit;
 mod memory;
 mod monitor;
 mod patience;
+mod plug;
 mod probe;
 mod process;
 mod space;
@@ -42,6 +43,7 @@ pub use limit::Limit;
 pub use memory::{Canary, Memory, Snapshot};
 pub use monitor::Monitor;
 pub use patience::{all, needs_userfaultfd, Attempt};
+pub use plug::{wait_until, Plugged};
 pub use probe::{FewInvalidations, ReservedRegion};
 pub use process::{
     as_type1, child, drop_ipc_lock, held_bytes, load_module, locked_bytes, module_is_loaded,
@@ -172,6 +174,15 @@ impl Rig {
     /// [`Rig::open`] with the endpoint open.
     pub fn open_device() -> Outcome<Self> {
         Self::open()?.with_device()
+    }
+
+    /// [`Rig::open_device`] with the endpoint of that number and, in the same container, another.
+    pub fn of_two(first: usize, second: usize) -> Outcome<Self> {
+        let rig = Self::attach(first)?;
+        rig.map_memory()?;
+        let mut rig = rig.with_device()?;
+        rig.add_second(&endpoint(second)?)?;
+        Ok(rig)
     }
 
     /// [`Rig::open_second`] with the endpoint open.
