@@ -28,7 +28,29 @@ const WITHOUT_LOCKDEP: [&str; 2] = ["hotplug", "hw_bringup"];
 /// Programs for a machine with two units that are alike.
 const TWO_UNITS: [&str; 1] = ["two_units"];
 /// Those that run there too: each device is of another unit then.
-const TWO_UNITS_TOO: [&str; 3] = ["containers", "isolation", "reserved"];
+const TWO_UNITS_TOO: [&str; 21] = [
+    "address_space",
+    "bind",
+    "blocked",
+    "containers",
+    "debugfs",
+    "devices",
+    "differential",
+    "dirty_bits",
+    "enemy",
+    "fault",
+    "fault_close",
+    "invalidate",
+    "isolation",
+    "library",
+    "mmio",
+    "pasid",
+    "privilege",
+    "quota",
+    "reserved",
+    "rogue",
+    "stress",
+];
 /// Programs for a machine with units that differ.
 const UNITS: [&str; 1] = ["units"];
 /// Programs that need what only the debug kernel has.

@@ -372,7 +372,11 @@ fn stage_2_is_blocked_after_a_drain_of_its_unit() -> Outcome {
     unbind.ends_within(LIMIT)???;
     println!("# blocked in {took:?}");
     // Its own drain takes as long.
-    assert!(took > DRAIN + DRAIN / 2, "both drained at a time");
+    let one_unit = endpoint(0)?.unit()?.file_name() == endpoint(1)?.unit()?.file_name();
+    assert!(
+        took > DRAIN + DRAIN / 2 || !one_unit,
+        "both drained at a time"
+    );
     Ok(())
 }
 

@@ -6,7 +6,6 @@ use host_iommu_tests::rig::{
     bdf, bind_at, endpoint, entry, expect_status, fail, program, range, status, Attempt, Delay,
     Delays, Dma, Order, Outcome, Rig, Space, Stop, PAGE,
 };
-use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,13 +15,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// A container with an endpoint of each unit.
 fn both() -> Outcome<Rig> {
-    let unit = |index| -> Outcome<_> {
-        Ok(fs::read_link(format!(
-            "/sys/bus/pci/devices/{}/iommu",
-            endpoint(index)?
-        ))?)
-    };
-    if unit(0)? == unit(1)? {
+    if endpoint(0)?.unit()?.file_name() == endpoint(1)?.unit()?.file_name() {
         return fail("the endpoints are of one unit");
     }
     match Rig::nesting_with_both_endpoints()? {

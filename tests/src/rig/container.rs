@@ -14,6 +14,7 @@ use host_iommu_tests_sys::raw;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 /// A call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +84,11 @@ impl Endpoint {
     /// The number of its IOMMU group.
     pub fn group(&self) -> Called<u32> {
         named("iommu_group", self.0.group())
+    }
+
+    /// Its IOMMU unit, as sysfs has it.
+    pub fn unit(&self) -> io::Result<PathBuf> {
+        fs::read_link(self.0.sysfs().join("iommu"))
     }
 
     /// CAP and ECAP of its IOMMU unit, as sysfs has them.
