@@ -21,7 +21,7 @@ help:
 	@echo "make test-all           the same, on a kernel with our patches too, with other kernels in the guest, and Linux's own selftests"
 	@echo "make test-debug         the guest's tests on a kernel that watches its locks and memory"
 	@echo "make bench              measure the module beside iommufd and vfio_iommu_type1"
-	@echo "make fuzz               fuzz the module's calls on the debug kernel (SECONDS=3600 for an hour)"
+	@echo "make fuzz               fuzz the module's calls on the debug kernel (SECONDS=3600 for an hour; UNITS=1: on units that differ)"
 	@echo "make fuzz-crate         fuzz the crate's unit and decoder (SECONDS=60 for each, TARGET=registers)"
 	@echo "make setup              set up only"
 	@echo "make shell              a prompt in the booted machine"
@@ -67,7 +67,7 @@ else
 fuzz:
 	$(call boot,fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(if $(REPLAY),--replay "$(abspath $(REPLAY))") \
 		$(if $(KERNEL),--kernel $(KERNEL)) $(if $(SEED),--seed $(SEED)) $(if $(CPUS),--cpus $(CPUS)) \
-		$(if $(PLANTED),--planted))
+		$(if $(UNITS),--units) $(if $(PLANTED),--planted))
 endif
 
 # libFuzzer's instrumentation by flags that stable Rust has. libfuzzer-sys needs a C++ compiler.

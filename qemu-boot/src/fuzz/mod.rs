@@ -11,7 +11,7 @@
 mod call;
 mod smaller;
 
-use crate::boot::{Hardware, RING};
+use crate::boot::{Hardware, RING, THREE_THAT_DIFFER};
 use crate::judge::console;
 use crate::places::Which;
 use crate::progress::Progress;
@@ -53,6 +53,9 @@ pub struct Wanted {
     /// CPUs of the machine: with one it does more, with several at once more meets
     #[arg(long, default_value_t = 2)]
     cpus: u32,
+    /// In the machine whose four VT-d units differ
+    #[arg(long)]
+    units: bool,
     /// Do again what a file of calls says
     #[arg(long)]
     replay: Option<PathBuf>,
@@ -110,6 +113,10 @@ impl Fuzz<'_> {
         let hardware = Hardware {
             cpus: self.wanted.cpus,
             ring: call::ring::SIZE,
+            further: match self.wanted.units {
+                true => THREE_THAT_DIFFER,
+                false => &[],
+            },
             ..Hardware::USUAL
         };
         let patience = self.wanted.kernel.patience();

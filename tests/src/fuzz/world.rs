@@ -282,7 +282,7 @@ impl World {
         let world = Self {
             sides: [
                 Side::open(first, alone.next())?,
-                Side::open(second, shared.first().copied())?,
+                Side::open(second, shared.first().copied().or_else(|| alone.next()))?,
             ],
             spare: Memory::new(SPARE)?,
             bitmap: Memory::new(PAGE)?,
