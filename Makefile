@@ -4,6 +4,8 @@
 
 CARGO ?= cargo
 MSRV := 1.85
+# Debian's kernels beside the one that everything runs on, whose module is tested too.
+OTHER_SERIES := 7.2
 
 # $(call boot,ARGUMENTS): run the set-up program, after a look at the machine.
 define boot
@@ -18,7 +20,7 @@ help:
 	@echo "make guest              boot a guest on the VMM in user/vmm, and go through its steps (ONLY=\"1 4\"; KERNEL=6.12: another kernel in it;"
 	@echo "                        VMM=qemu: on QEMU, VMM=shadow: on it without the module; SECONDS=300: so long with a hostile guest beside it)"
 	@echo "make test               set up what is missing and run every test on the stock kernel"
-	@echo "make test-all           the same, on a kernel with our patches too, with other kernels in the guest, and Linux's own selftests"
+	@echo "make test-all           the same, on a kernel with our patches and on Debian's 7.2 too, with other kernels in the guest, and Linux's own selftests"
 	@echo "make test-debug         the guest's tests on a kernel that watches its locks and memory"
 	@echo "make bench              measure the module beside iommufd and vfio_iommu_type1"
 	@echo "make fuzz               fuzz the module's calls on the debug kernel (SECONDS=3600 for an hour; UNITS=1: on units that differ)"
@@ -28,7 +30,7 @@ help:
 	@echo "make modules            build the module for Debian's kernel (KDIR=DIR: against your own kernel build)"
 	@echo "make install            install the module for the running kernel, and load it at boot (MODULE=FILE, SIGN_KEY=, SIGN_CERT=)"
 	@echo "make uninstall          remove it again"
-	@echo "make update             take the archive's newest kernel and QEMU from now on"
+	@echo "make update             take the archive's newest kernel and QEMU from now on, and try the module on newer series"
 	@echo "make clean-cache        remove everything that was set up"
 	@echo "make clippy             lint the crates and the module"
 	@echo "make capi               build the C library, shared and static"
@@ -53,6 +55,8 @@ test:
 test-all:
 	$(call boot,test --kernel stock --kernel patched \
 		--part cargo --part hardware --part guest --part l2 --part outside --part install)
+	@for series in $(OTHER_SERIES); do \
+		HOST_IOMMU_KERNEL_SERIES=$$series $(MAKE) --no-print-directory test PART=guest || exit 1; done
 
 test-debug:
 	$(call boot,test --kernel debug $(if $(STORM),--storm $(STORM)) $(ONLY))

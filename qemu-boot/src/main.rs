@@ -119,7 +119,8 @@ enum Task {
     Msrv,
     /// Remove the cache: the next run sets up everything again
     CleanCache,
-    /// Take the archive's newest packages from now on, and say what that changes
+    /// Take the archive's newest packages from now on, and say what that changes and whether the
+    /// module builds for newer series of kernels
     Update,
 }
 
@@ -155,8 +156,8 @@ impl Task {
             }
             Self::Bench { .. } => Plan::machine(Which::Patched),
             Self::Fuzz(wanted) => Plan::machine(wanted.kernel()),
-            Self::Clippy | Self::Update => Plan::base(),
-            Self::Modules { kdir: None } => Plan::base().and(&["module"]),
+            Self::Clippy => Plan::base(),
+            Self::Modules { kdir: None } | Self::Update => Plan::base().and(&["module"]),
             Self::Msrv => Plan::root(),
             Self::Book => Plan::root().and(&["mdbook"]),
             Self::Deb => Plan::root().and(&["build-root-packaging", "vendor"]),
@@ -212,7 +213,8 @@ fn run(arguments: Arguments) -> Result<()> {
         Task::Deb => deb::make(&setup),
         Task::Update => {
             let root = stages::build_root::make(&setup)?;
-            stages::packages::update(&setup, &root)
+            stages::packages::update(&setup, &root)?;
+            suite::try_newer(&setup)
         }
         Task::Modules { .. } => {
             let (root, packages, kernel, metadata) = suite::kernel_side(&setup)?;

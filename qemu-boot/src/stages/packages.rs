@@ -138,11 +138,15 @@ pub fn guest_kernel(setup: &Setup, root: &Root, series: &str) -> Result<GuestPac
 
 /// Gives the packages of the series' lock file; resolves and records them if there is none.
 pub fn resolve(setup: &Setup, root: &Root) -> Result<Packages> {
-    let series = wanted_series();
+    resolve_series(setup, root, &wanted_series())
+}
+
+/// [`resolve`] for a series of the caller's.
+pub fn resolve_series(setup: &Setup, root: &Root, series: &str) -> Result<Packages> {
     let archive = Archive::new(root);
-    recorded(setup, &archive, &series, || {
+    recorded(setup, &archive, series, || {
         let progress = Progress::start("packages", "the newest kernel of the series, and QEMU");
-        let packages = query(&archive, &series)?;
+        let packages = query(&archive, series)?;
         progress.say(&format!("Linux {}", packages.release));
         progress.done();
         Ok(packages)
@@ -176,6 +180,26 @@ pub fn update(setup: &Setup, root: &Root) -> Result<()> {
     Ok(())
 }
 
+/// The series of kernels that the archive has and that are newer than the one in use, in their
+/// order.
+pub fn newer_series(root: &Root) -> Result<Vec<String>> {
+    let names = Archive::new(root).names("linux-headers-")?;
+    Ok(newer_than(&names, &wanted_series()))
+}
+
+fn newer_than(names: &str, series: &str) -> Vec<String> {
+    let number = |series: &str| -> Vec<u32> {
+        let parts = series.split('.').map_while(|part| part.parse().ok());
+        parts.collect()
+    };
+    let newer: BTreeSet<_> = releases(names)
+        .map(|release| (number(release.series), release.series))
+        .filter(|(found, _)| *found > number(series))
+        .collect();
+    let newer = newer.into_iter().map(|(_, series)| series.to_owned());
+    newer.collect()
+}
+
 fn wanted_series() -> String {
     std::env::var("HOST_IOMMU_KERNEL_SERIES")
         .ok()
@@ -206,26 +230,41 @@ fn query(archive: &Archive<'_>, series: &str) -> Result<Packages> {
     })
 }
 
-/// The newest release of a series among the packages' names, as `7.3.4+deb13-amd64` or, in older
-/// releases of Debian, `6.1.0-44-amd64`.
-fn newest_release(names: &str, series: &str) -> Result<String> {
-    let releases = || {
-        names.lines().filter_map(|name| {
-            let release = name.strip_prefix("linux-headers-")?;
-            let (version, build) = release.strip_suffix("-amd64")?.split_once(['+', '-'])?;
-            let (major_minor, patch) = version.rsplit_once('.')?;
-            let number = (patch.parse::<u32>().ok()?, build.parse::<u32>().ok());
-            // Other flavours have their name there.
-            (!build.contains('-')).then_some((major_minor, number, release))
+/// A kernel's release in the archive.
+struct Release<'a> {
+    /// As `7.3`.
+    series: &'a str,
+    /// The number within the series, and the build's where it has one.
+    number: (u32, Option<u32>),
+    /// As `7.3.4+deb13-amd64` or, in older releases of Debian, `6.1.0-44-amd64`.
+    name: &'a str,
+}
+
+/// The releases among the packages' names.
+fn releases(names: &str) -> impl Iterator<Item = Release<'_>> {
+    names.lines().filter_map(|name| {
+        let name = name.strip_prefix("linux-headers-")?;
+        let (version, build) = name.strip_suffix("-amd64")?.split_once(['+', '-'])?;
+        let (series, patch) = version.rsplit_once('.')?;
+        let number = (patch.parse().ok()?, build.parse().ok());
+        // Other flavours have their name there.
+        (!build.contains('-')).then_some(Release {
+            series,
+            number,
+            name,
         })
-    };
-    let newest = releases()
-        .filter(|(major_minor, _, _)| *major_minor == series)
-        .max_by_key(|(_, number, _)| *number);
+    })
+}
+
+/// The newest release of a series among the packages' names.
+fn newest_release(names: &str, series: &str) -> Result<String> {
+    let newest = releases(names)
+        .filter(|release| release.series == series)
+        .max_by_key(|release| release.number);
     match newest {
-        Some((_, _, release)) => Ok(release.to_owned()),
+        Some(release) => Ok(release.name.to_owned()),
         None => {
-            let offered: BTreeSet<_> = releases().map(|(major_minor, _, _)| major_minor).collect();
+            let offered: BTreeSet<_> = releases(names).map(|release| release.series).collect();
             let offered: Vec<_> = offered.into_iter().collect();
             bail!(
                 "Debian 13 and its backports have no Linux {series}; on offer: {}. \
@@ -442,6 +481,16 @@ mod tests {
         let error = newest_release(NAMES, "7.1").expect_err("there is none");
         let text = error.to_string();
         assert!(text.contains("7.2, 7.3") && text.contains("HOST_IOMMU_KERNEL_SERIES"));
+    }
+
+    #[test]
+    fn newer_series_are_compared_by_number() {
+        let names = "linux-headers-7.10.1+deb13-amd64\nlinux-headers-7.9.3+deb13-amd64\n\
+            linux-headers-7.9.4+deb13-amd64\nlinux-headers-8.0.1+deb13-rt-amd64\n";
+        assert_eq!(newer_than(names, "7.8"), ["7.9", "7.10"]);
+        assert_eq!(newer_than(names, "7.9"), ["7.10"]);
+        assert!(newer_than(names, "7.10").is_empty());
+        assert!(newer_than(NAMES, "7.3").is_empty());
     }
 
     #[test]
