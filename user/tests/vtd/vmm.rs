@@ -3,12 +3,12 @@
 
 use crate::guest::*;
 use crate::host::{Control, Unreliable};
-use host_iommu::backend::soft::{Dma, DmaEnd, SoftDeviceOptions};
+use host_iommu::backend::soft::{Dma, DmaEnd, Soft, SoftDeviceOptions};
 use host_iommu::shadow::Shadow;
 use host_iommu::vtd::{
     Invalidated, InvalidationListener, Msi, SourceId, Vtd, VtdConfig, VtdTranslation,
 };
-use host_iommu::{Bdf, Delivered, HostIommu, Iova, Pasid, Shadowing};
+use host_iommu::{Bdf, Delivered, HostIommu, Iova, Pasid, RegionListener, Shadowing};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, IommuMemory, Permissions};
@@ -251,6 +251,32 @@ fn devices_share_a_pasids_number() {
     assert_eq!(guest.host.stats().unwrap().pasids, 0, "freed with the last");
 }
 
+/// Boots a unit on tables of its own, in which `source` has the same PASID as the guest's first
+/// unit has, and 2 at the same address.
+fn boot_another(guest: &mut Guest, unit: &Vtd, source: u16) {
+    let [context, directory, table, root, root_table] = [0; 5].map(|_: u64| guest.page());
+    let page = guest.map(root, GVA);
+    guest.put(page, 2);
+    guest.put(root_table, context | 1);
+    guest.put(context + u64::from(source) * 32, directory | 0xd);
+    guest.put(directory, table | 1);
+    guest.put(table + 5 * 64 + 8, 2);
+    guest.put(table + 5 * 64 + 16, root);
+    guest.put(table + 5 * 64, 1 | 1 << 6);
+    unit.write(0x20, &(root_table | 1 << 10).to_le_bytes());
+    unit.write(0x18, &(1u32 << 30).to_le_bytes());
+    unit.write(0x18, &(1u32 << 31).to_le_bytes());
+    while unit.run() {}
+}
+
+/// Whether a unit has a fault in its first record.
+fn has_fault(guest: &Guest, unit: &Vtd) -> bool {
+    let mut high = [0; 8];
+    let first = (guest.read8(8) >> 24 & 0x3ff) * 16;
+    unit.read(first + 8, &mut high);
+    u64::from_le_bytes(high) >> 63 == 1
+}
+
 #[test]
 fn units_of_one_context_have_the_same_numbers() {
     let mut guest = Guest::new();
@@ -262,35 +288,64 @@ fn units_of_one_context_have_the_same_numbers() {
     let root = guest.bind(5);
     let page = guest.map(root, GVA);
     guest.put(page, 1);
-    // The second unit has tables of its own, and the same PASID in them.
-    let mut tables = [0; 3].map(|_: u64| guest.page());
-    let (context, directory, table) = (tables[0], tables[1], tables[2]);
-    tables.reverse();
-    let other_root = guest.page();
-    let page = guest.map(other_root, GVA);
-    guest.put(page, 2);
-    let root_table = guest.page();
-    guest.put(root_table, context | 1);
-    guest.put(context + u64::from(SOURCE) * 32, directory | 0xd);
-    guest.put(directory, table | 1);
-    guest.put(table + 5 * 64 + 8, 2);
-    guest.put(table + 5 * 64 + 16, other_root);
-    guest.put(table + 5 * 64, 1 | 1 << 6);
-    unit.write(0x20, &(root_table | 1 << 10).to_le_bytes());
-    unit.write(0x18, &(1u32 << 30).to_le_bytes());
-    unit.write(0x18, &(1u32 << 31).to_le_bytes());
-    while unit.run() {}
+    boot_another(&mut guest, &unit, SOURCE);
     assert_eq!(guest.load(Some(5), GVA, false), done(1));
     assert_eq!(other.load(5, GVA), done(2));
     // A fault of the second unit's device comes to the first one's queue, and to its own registers.
     let dma = Dma::read(Iova(GVA + 0x1000), 8).no_ats();
     other.device.run(dma, Duration::ZERO).unwrap();
     guest.deliver();
-    let mut high = [0; 8];
-    let first = (guest.read8(8) >> 24 & 0x3ff) * 16;
-    unit.read(first + 8, &mut high);
-    assert_eq!(u64::from_le_bytes(high) >> 63, 1);
+    assert!(has_fault(&guest, &unit));
     assert_eq!(guest.faults(), [0; 0]);
+}
+
+#[test]
+fn units_of_two_contexts_have_nothing_to_do_with_each_other() {
+    let mut guest = Guest::new();
+    let soft = Soft::new();
+    let bus = soft.bus();
+    // The name of the first one's device, too.
+    let bdf = guest.device.address();
+    let device = bus.add(bdf, &SoftDeviceOptions::default()).unwrap();
+    let host = HostIommu::new(soft);
+    RegionListener::new(host.clone())
+        .update(&*guest.memory)
+        .unwrap();
+    let config = guest.unit.config().clone();
+    let told = Arc::new(Told::default());
+    let unit = Vtd::new(config, guest.memory.clone(), told).unwrap();
+    unit.set_source_id(bdf, SourceId(SOURCE));
+    let other = Second {
+        device,
+        _plugged: host.plug(bdf, unit.clone()).unwrap(),
+    };
+    guest.boot();
+    let root = guest.bind(5);
+    let page = guest.map(root, GVA);
+    guest.put(page, 1);
+    boot_another(&mut guest, &unit, SOURCE);
+    assert_eq!(guest.load(Some(5), GVA, false), done(1));
+    assert_eq!(other.load(5, GVA), done(2));
+    let pasids = |host: &HostIommu| host.stats().unwrap().pasids;
+    assert_eq!((pasids(&guest.host), pasids(&host)), (1, 1));
+    // What becomes of one is nothing to the other: a fault, an entry that goes, a reset.
+    let dma = Dma::read(Iova(GVA + 0x1000), 8).no_ats();
+    other.device.run(dma, Duration::ZERO).unwrap();
+    let queue = unit.fault_queue(bdf).unwrap();
+    while !matches!(queue.deliver(&*unit).unwrap(), Delivered::Nothing) {}
+    guest.deliver();
+    assert!(has_fault(&guest, &unit));
+    assert_eq!(guest.faults(), [0; 0]);
+    guest.set_entry(5, [0; 3]);
+    guest.pasid_changed(5);
+    assert_eq!((pasids(&guest.host), pasids(&host)), (0, 1));
+    assert_eq!(other.load(5, GVA), done(2));
+    unit.reset();
+    assert_eq!(pasids(&host), 0);
+    let root = guest.bind(5);
+    let page = guest.map(root, GVA);
+    guest.put(page, 3);
+    assert_eq!(guest.load(Some(5), GVA, false), done(3));
 }
 
 #[test]
