@@ -497,8 +497,6 @@ fn rules_of(iommu_type: usize) -> Option<Rules> {
 static FAULT_FILES: FileOperations<FaultQueue> = FileOperations::new();
 
 impl FaultFile for FaultQueue {
-    type OwnerModule = crate::IoasidModule;
-
     fn operations() -> &'static FileOperations<Self> {
         &FAULT_FILES
     }

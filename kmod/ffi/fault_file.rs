@@ -12,18 +12,13 @@ use kernel::bindings;
 use kernel::error::from_err_ptr;
 use kernel::ffi::{c_char, c_int};
 use kernel::fs::file::{flags, File, FileDescriptorReservation, LocalFile};
-use kernel::module::this_module;
 use kernel::prelude::*;
 use kernel::sync::aref::ARef;
 use kernel::sync::poll::PollTable;
 use kernel::sync::{Arc, ArcBorrow};
-use kernel::ModuleMetadata;
 
 /// What is behind a fault fd. Each of these may sleep.
 pub(crate) trait FaultFile: Send + Sync + Sized + 'static {
-    /// The module that stays for as long as a file is open.
-    type OwnerModule: ModuleMetadata;
-
     /// How a file of a `Self` is known: a static.
     fn operations() -> &'static FileOperations<Self>;
 
@@ -66,7 +61,8 @@ impl<T: FaultFile> FileOperations<T> {
         // INVARIANT: All are of `T`.
         Self(
             bindings::file_operations {
-                owner: this_module::<T::OwnerModule>().as_ptr(),
+                // As `this_module` of Linux 7.3 has it, which 7.2 lacks.
+                owner: &raw mut bindings::__this_module,
                 llseek: Some(bindings::noop_llseek),
                 read: Some(read::<T>),
                 write: Some(write::<T>),

@@ -6,7 +6,6 @@ use super::Nesting;
 use crate::ffi::abi;
 use crate::ffi::limits::Limit;
 use crate::ioas::Stage2Report;
-use kernel::prelude::*;
 
 impl Nesting {
     /// The report of the container: what `stage2` can do, and its devices.
