@@ -8,7 +8,7 @@ use host_iommu::vtd::{Msi, SourceId, Vtd, VtdConfig, VtdEvent, VtdEvents};
 use host_iommu::{Bdf, HostIommu, Iova, MapAccess, Plugged, Scope, Shadowing};
 use host_iommu_tests::ktap::{fail, skip, Outcome};
 use host_iommu_tests::memory::GuestMemory;
-use host_iommu_tests::rig::Limit;
+use host_iommu_tests::rig::{Delay, Delays, Limit};
 use host_iommu_tests::shadow::view;
 use host_iommu_tests::stage1::{entry, Table};
 use host_iommu_tests::suite;
@@ -54,6 +54,7 @@ const MALFORMED: Words = [1 | 5 << 6, 1, 0];
 
 struct Vmm {
     endpoint: Testdev,
+    file: Device,
     memory: GuestMemory,
     device: Bdf,
     host: HostIommu,
@@ -95,6 +96,7 @@ impl Vmm {
         let pages = [0; 5].map(|_| memory.alloc_page());
         let vmm = Self {
             endpoint: Testdev::new(file.map_bar(BAR)?)?,
+            file,
             memory,
             device,
             host,
@@ -446,6 +448,60 @@ fn device_reset_leaves_the_entry_in_force() -> Outcome {
     Ok(())
 }
 
+/// The host refuses for as long as a reset takes: then the entry is carried out, and until then nothing
+/// else is in force.
+fn entry_that_changes_during_a_reset_is_carried_out_after_it() -> Outcome {
+    const RESET: Delay = Delay {
+        function: "pci_dev_reset_iommu_done",
+        at_return: false,
+        time: Duration::from_millis(400),
+    };
+    let vmm = Vmm::new()?;
+    let passed = (PASS_THROUGH, TARGET);
+    let (first, second, other) = (vmm.first_stage(), vmm.second_stage(), vmm.first_stage());
+    let mut value = 0;
+    let mut waited = Vec::new();
+    for (old, new) in [
+        (first, other),
+        (first, second),
+        (second, first),
+        (passed, first),
+        (first, passed),
+        (passed, (ABSENT, 0)),
+        ((ABSENT, 0), second),
+    ] {
+        vmm.set_entry(old.0);
+        let delays = Delays::start(&[RESET])?;
+        let begun = std::thread::scope(|scope| -> Outcome<Instant> {
+            let reset = scope.spawn(|| vmm.file.reset());
+            delays.wait_for_call(0)?;
+            let begun = Instant::now();
+            vmm.set_entry(new.0);
+            match reset.join() {
+                Ok(reset) => reset?,
+                Err(_) => return fail("the reset panicked"),
+            }
+            Ok(begun)
+        })?;
+        waited.push(begun.elapsed() > RESET.time / 2);
+        drop(delays);
+        vmm.file.set_bus_master(true)?;
+        value += 1;
+        let stored = vmm.store(value)? == status::OK;
+        assert_eq!(stored, new.0 != ABSENT, "{old:x?} to {new:x?}");
+        for (_, page) in [first, second, other, passed] {
+            let here = vmm.memory.read_u64(page) == value;
+            assert_eq!(
+                here,
+                stored && page == new.1,
+                "{old:x?} to {new:x?}: {page:#x}"
+            );
+        }
+    }
+    assert!(waited.contains(&true), "no change met a reset: {waited:?}");
+    Ok(())
+}
+
 fn restored_unit_lets_nothing_through() -> Outcome {
     let vmm = Vmm::new()?;
     vmm.set_entry(ABSENT);
@@ -466,5 +522,6 @@ suite![
     what_the_host_refuses_is_stopped,
     what_the_host_refuses_at_a_pasid_is_stopped,
     device_reset_leaves_the_entry_in_force,
+    entry_that_changes_during_a_reset_is_carried_out_after_it,
     restored_unit_lets_nothing_through,
 ];
