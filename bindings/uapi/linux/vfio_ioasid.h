@@ -117,8 +117,10 @@ struct vfio_ioasid_device {
  * @max_fault_queues: quota of fault queues in this container
  * @max_address_spaces: quota of address spaces in this container
  * @max_as_entries: quota of entries in all address spaces of this container
- * @vtd_cap: VT-d's capability register (VT-d 4.1, 11.4.2), zero elsewhere
- * @vtd_ecap: VT-d's extended capability register, zero elsewhere
+ * @vtd_cap: capability register (VT-d 4.1, 11.4.2) of the unit of the first
+ *	device behind one, zero if there is none. Units may differ: those of each
+ *	device are in VFIO_IOASID_DEVICES
+ * @vtd_ecap: the extended capability register of that unit
  *
  * The report holds for the devices attached at the time of the call; the
  * report of each device is in VFIO_IOASID_DEVICES.
