@@ -13,7 +13,7 @@ define boot
 @$(CARGO) run --quiet --release --locked -p qemu-boot -- $(1)
 endef
 
-.PHONY: help demo guest test test-all test-debug bench fuzz setup shell modules install uninstall update clean-cache clippy msrv book api package capi install-capi uninstall-capi fuzz-crate deb
+.PHONY: help demo guest test test-all test-debug bench fuzz setup shell modules install uninstall update clean-cache clippy msrv book api package capi install-capi uninstall-capi fuzz-crate mutants deb
 
 help:
 	@echo "make demo               set up what is missing and run the demo (cold 7 to 15 minutes, warm 15 seconds)"
@@ -25,6 +25,7 @@ help:
 	@echo "make bench              measure the module beside iommufd and vfio_iommu_type1"
 	@echo "make fuzz               fuzz the module's calls on the debug kernel (SECONDS=3600 for an hour; UNITS=1: on units that differ)"
 	@echo "make fuzz-crate         fuzz the crate's unit and decoder (SECONDS=60 for each, TARGET=registers)"
+	@echo "make mutants            change the crate, a place at a time, and see that its tests notice (SHARD=0/40: a part)"
 	@echo "make setup              set up only"
 	@echo "make shell              a prompt in the booted machine"
 	@echo "make modules            build the module for Debian's kernel (KDIR=DIR: against your own kernel build)"
@@ -91,6 +92,16 @@ fuzz-crate:
 			> artifacts/$$target.log 2>&1 || { tail -n 30 artifacts/$$target.log; exit 1; }; \
 		grep -E "DONE|^Done" artifacts/$$target.log || exit 1; \
 	done
+
+# cargo-mutants changes the crate, a place at a time, and runs its tests. Survivors are in
+# target/mutants/mutants.out/missed.txt.
+MUTANTS := 27.1.0
+mutants:
+	@sh qemu-boot/check-host "$(CARGO)" $(MSRV)
+	@$(CARGO) install --quiet --locked --root target/tools --version $(MUTANTS) cargo-mutants
+	@mkdir -p target/mutants && PATH="$(abspath target/tools/bin):$$PATH" $(CARGO) mutants \
+		--config user/mutants.toml --package host-iommu --output target/mutants \
+		$(if $(SHARD),--shard $(SHARD))
 
 setup:
 	$(call boot,setup)
