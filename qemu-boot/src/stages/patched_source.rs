@@ -8,19 +8,26 @@ use crate::setup::Setup;
 use crate::stages::build_root::BUILD;
 use crate::stages::metadata::{self, Metadata};
 use crate::stages::packages::Packages;
-use anyhow::{Context, Result};
-use std::path::PathBuf;
+use anyhow::{bail, Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Where the patches are, below the top folder.
 const PATCHES: &str = "qemu-boot/kernel/patches";
 
-/// A patch that does not fit to the line is an error: it would have to be looked at again.
+/// The folders there, in the order in which their patches are applied.
+const FOLDERS: [&str; 4] = ["backports", "iommu", "vfio", "ours"];
+
+/// Applies the patches of the folders named. A patch that does not fit to the line is an error: it
+/// would have to be looked at again.
 const PATCH: &str = r#"
 cd /build/source
-for patch in /src/*.patch; do
-    echo "$patch"
-    patch -p1 --forward --fuzz=0 --no-backup-if-mismatch < "$patch"
+for folder in "$@"; do
+    for patch in /src/"$folder"/*.patch; do
+        echo "$patch"
+        patch -p1 --forward --fuzz=0 --no-backup-if-mismatch < "$patch"
+    done
 done
 "#;
 
@@ -36,11 +43,11 @@ pub struct Source {
 /// the stock source's own, by a hard link.
 pub fn make(setup: &Setup, root: &Root, packages: &Packages, stock: &Metadata) -> Result<Source> {
     let patches = setup.repo.join(PATCHES);
-    let key = Key::of("patched-source")
-        .key(&metadata::key(packages)?)
-        .tree(&patches)?
-        .text(PATCH)
-        .finish();
+    let mut key = Key::of("patched-source").key(&metadata::key(packages)?);
+    for patch in applied(&patches)? {
+        key = key.tree(&patch)?;
+    }
+    let key = key.text(PATCH).finish();
     let what = "the kernel's source with our patches (10 seconds)";
     let dir = setup.stage("patched-source", &key, what, |dir, log, progress| {
         output(
@@ -53,9 +60,53 @@ pub fn make(setup: &Setup, root: &Root, packages: &Packages, stock: &Metadata) -
         .context("the cache folder has to be on one file system")?;
         log.run(
             "patching the kernel's source",
-            &mut root.script(&[(dir, BUILD), (&patches, "/src")], PATCH, &[]),
+            &mut root.script(&[(dir, BUILD), (&patches, "/src")], PATCH, &FOLDERS),
             progress,
         )
     })?;
     Ok(Source { dir, key })
+}
+
+/// The files that are applied, in their order. A cover letter beside them is not one: to write in it
+/// builds no kernel again.
+fn applied(patches: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for folder in FOLDERS {
+        let folder = patches.join(folder);
+        let mut here = fs::read_dir(&folder)
+            .and_then(|entries| {
+                entries
+                    .map(|entry| Ok(entry?.path()))
+                    .collect::<std::io::Result<Vec<_>>>()
+            })
+            .with_context(|| format!("cannot read {}", folder.display()))?;
+        here.retain(|path| path.extension().is_some_and(|end| end == "patch"));
+        if here.is_empty() {
+            bail!("{} has no patch", folder.display());
+        }
+        here.sort();
+        files.extend(here);
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_folder_of_patches_is_applied_and_a_cover_letter_is_not() {
+        let patches = Path::new("kernel/patches");
+        let files = applied(patches).unwrap();
+        let folders = fs::read_dir(patches).unwrap().count();
+        assert_eq!(folders, FOLDERS.len());
+        assert!(files
+            .iter()
+            .all(|path| path.extension().unwrap() == "patch"));
+        for folder in FOLDERS {
+            assert!(files
+                .iter()
+                .any(|path| path.parent().unwrap().ends_with(folder)));
+        }
+    }
 }

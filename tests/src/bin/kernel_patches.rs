@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The reproducers of the kernel patches in qemu-boot/kernel/patches: each fails on a kernel
-//! without the series. Races are met by delays of the functions between which they happen.
+//! without them. Races are met by delays of the functions between which they happen.
 
 use host_iommu_bindings::uapi::{
     iommu_hwpt_pgfault, VFIO_IOASID_NESTING_DMA_FAULT, VFIO_IOASID_RESPONSE_INVALID,
