@@ -24,6 +24,35 @@ pub fn value<'a>(line: &'a str, key: &str) -> Option<&'a str> {
         .map(|(_, value)| value)
 }
 
+/// What is bound on the host. A VMM that has let its last device go may have closed its container too.
+pub fn bindings() -> Outcome<u64> {
+    match lines("containers")?.is_empty() {
+        true => Ok(0),
+        false => container("bindings"),
+    }
+}
+
+/// Page requests of the only container that nobody has answered yet.
+pub fn waiting() -> Outcome<u64> {
+    let asked = container("page_requests")?;
+    Ok(asked.saturating_sub(container("responses")? + container("host_invalid")?))
+}
+
+/// Pages that are pinned on the host.
+pub fn pinned() -> Outcome<i64> {
+    // Counts of each CPU's own come first.
+    fs::write("/proc/sys/vm/stat_refresh", "1")?;
+    let text = fs::read_to_string("/proc/vmstat")?;
+    let counter = |name: &str| -> Outcome<i64> {
+        let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+        match lines.find(|(known, _)| *known == name) {
+            Some((_, number)) => Ok(number.parse()?),
+            None => fail(format!("the kernel does not tell of {name}")),
+        }
+    };
+    Ok(counter("nr_foll_pin_acquired")? - counter("nr_foll_pin_released")?)
+}
+
 /// A number of the only container.
 pub fn container(key: &str) -> Outcome<u64> {
     match &lines("containers")?[..] {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! QEMU as the VMM, built on the crate's C library: its command line, and its machine protocol (QMP).
 
-use crate::vmm::{self, CONTROL, DISK, LINE, MEMORY};
+use crate::vmm::{self, Guest, CONTROL, MEMORY};
 use host_iommu_tests::ktap::{fail, Outcome};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -13,8 +13,8 @@ const UNIT: &str = "intel-iommu,host-iommu=on,x-scalable-mode=on,x-flts=on,x-pas
     device-iotlb=on,caching-mode=on";
 /// The unit that everybody's guests have.
 const SHADOW_UNIT: &str = "intel-iommu,caching-mode=on,device-iotlb=on,intremap=off,aw-bits=39";
-/// The disk is behind the unit, which a transitional device cannot be.
-const DISK_DEVICE: &str = "virtio-blk-pci,drive=disk,iommu_platform=on,disable-legacy=on";
+/// A disk is behind the unit, which a transitional device cannot be.
+const DISK_DEVICE: &str = "virtio-blk-pci,iommu_platform=on,disable-legacy=on";
 /// What it says on standard error, a line each time.
 const TRACED: [&str; 3] = [
     "host_iommu_page_request",
@@ -24,8 +24,8 @@ const TRACED: [&str; 3] = [
 /// The trace event of a page request group that came from the host.
 const GROUP: &str = "host_iommu_page_request ";
 
-/// The command, with these devices passed through.
-pub fn command(devices: &[String], cpus: u32, console: &str) -> Command {
+/// The command.
+pub fn command(guest: &Guest<'_>, console: &str) -> Command {
     let unit = match vmm::is_shadow() {
         true => SHADOW_UNIT,
         false => UNIT,
@@ -34,18 +34,21 @@ pub fn command(devices: &[String], cpus: u32, console: &str) -> Command {
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none"])
         .args(["-M", "q35,smm=off", "-accel", "kvm", "-cpu", "host"])
-        .args(["-smp", &cpus.to_string(), "-m", MEMORY])
+        .args(["-smp", &guest.cpus.to_string(), "-m", MEMORY])
         .args(["-kernel", "/guest/vmlinuz", "-initrd", "/guest/initrd"])
-        .args(["-append", LINE, "-device", unit])
+        .args(["-append", guest.line, "-device", unit])
         .args(["-serial", &format!("file:{console}"), "-serial", "stdio"])
         .args(["-qmp", &format!("unix:{CONTROL},server=on,wait=off")]);
-    let drive = format!("if=none,id=disk,format=raw,file={DISK}");
-    command.args(["-drive", &drive, "-device", DISK_DEVICE]);
+    for (number, file) in guest.disks.iter().enumerate() {
+        let drive = format!("if=none,id=disk{number},format=raw,file={file}");
+        let device = format!("{DISK_DEVICE},drive=disk{number}");
+        command.args(["-drive", &drive, "-device", &device]);
+    }
     for event in TRACED {
         command.args(["-trace", event]);
     }
     // Integrated endpoints cannot be unplugged: each has a port.
-    for (number, device) in devices.iter().enumerate() {
+    for (number, device) in guest.devices.iter().enumerate() {
         let port = format!("pcie-root-port,id=port{number},chassis={number},slot={number}");
         let device = format!("vfio-pci,{}", properties(device, number));
         command.args(["-device", &port, "-device", &device]);

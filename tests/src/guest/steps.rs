@@ -50,6 +50,8 @@ pub const OF_SHADOW: [u32; 3] = [2, 3, 13];
 
 /// Pages of step 4.
 const PAGES: u64 = 64;
+/// How long a device at work may take to ask for a page.
+const REQUESTS: Duration = Duration::from_secs(20);
 /// Emulated twice, on a machine that does other things too.
 pub const BOOT: Duration = Duration::from_secs(600);
 
@@ -59,6 +61,8 @@ pub struct World {
     vmm: Option<Vmm>,
     /// The device that is passed through.
     pub device: String,
+    /// Pages that were pinned before.
+    pinned: i64,
 }
 
 impl World {
@@ -116,6 +120,7 @@ fn boot(world: &mut World) -> Outcome<String> {
     fs::write(vmm::DISK, [disk::pattern(disk::READ), empty].concat())?;
     fs::write(vmm::SWAP, vec![0; disk::SWAP])?;
     fs::create_dir_all(vmm::FOLDER)?;
+    world.pinned = counts::pinned()?;
     let begun = Instant::now();
     let vmm = Vmm::start(&Guest {
         name: vmm::FIRST,
@@ -214,15 +219,16 @@ pub fn at_work(world: &mut World) -> Outcome<&'static str> {
     }
 }
 
-/// Has the device work for a process to the end, unless the guest's kernel has that switched off. Gives
-/// how many bindings the host then has.
-fn start_dma(world: &mut World) -> Outcome<u64> {
-    let least = match world.agent()?.ask("start") {
-        Err(Stop::Skip(_)) => 1,
-        started => started.map(|_| 2)?,
+/// Has the device work for a process to the end, unless the guest's kernel has that switched off: it asks
+/// for pages all the time. Gives how many bindings the host then has, and whether the device works.
+fn start_dma(world: &mut World) -> Outcome<(u64, bool)> {
+    let works = match world.agent()?.ask("start") {
+        Err(Stop::Skip(_)) => false,
+        started => started.map(|_| true)?,
     };
+    let least = if works { 2 } else { 1 };
     match counts::container("bindings")? {
-        bound if bound >= least => Ok(bound),
+        bound if bound >= least => Ok((bound, works)),
         bound => fail(format!("{bound} bindings, where {least} are wanted")),
     }
 }
@@ -245,7 +251,7 @@ fn reset_and_plug(world: &mut World) -> Outcome<String> {
     let device = world.device.clone();
     world.agent()?.ask("remove")?;
     world.vmm()?.unplug(&device)?;
-    let left = counts::container("bindings")?;
+    let left = counts::bindings()?;
     if left != 0 {
         return fail(format!("{left} bindings are left of the unplugged device"));
     }
@@ -259,7 +265,7 @@ fn reset_and_plug(world: &mut World) -> Outcome<String> {
 fn reboot(world: &mut World) -> Outcome<String> {
     world.agent()?.ask("log")?;
     let boot = world.agent()?.ask("boot")?;
-    let bound = start_dma(world)?;
+    let (bound, _) = start_dma(world)?;
     let begun = Instant::now();
     world.agent()?.tell("reboot")?;
     world.agent()?.wait(BOOT)?;
@@ -276,7 +282,12 @@ fn reboot(world: &mut World) -> Outcome<String> {
 
 fn kill(world: &mut World) -> Outcome<String> {
     world.agent()?.ask("log")?;
-    start_dma(world)?;
+    let (_, works) = start_dma(world)?;
+    world.vmm()?.freeze()?;
+    let waiting = match works {
+        true => wait_for_requests()?,
+        false => 0,
+    };
     world.vmm()?.kill()?;
     world.vmm = None;
     let left = counts::lines("containers")?;
@@ -290,7 +301,27 @@ fn kill(world: &mut World) -> Outcome<String> {
             return fail(format!("{key} are left: {module}"));
         }
     }
+    let pinned = counts::pinned()? - world.pinned;
+    if pinned != 0 {
+        return fail(format!("{pinned} pages are still pinned"));
+    }
     let name = c"vfio_iommu_ioasid";
     nix::kmod::delete_module(name, nix::kmod::DeleteModuleFlags::O_NONBLOCK)?;
-    Ok("nothing is bound or pinned, and the module unloads".into())
+    Ok(format!(
+        "{waiting} page requests waited; nothing is bound or pinned, and the module unloads"
+    ))
+}
+
+/// Waits until the device has asked for what nobody answers. Gives how many such requests there are.
+fn wait_for_requests() -> Outcome<u64> {
+    let begun = Instant::now();
+    loop {
+        match counts::waiting()? {
+            0 if begun.elapsed() > REQUESTS => {
+                return fail(format!("no page request waits after {REQUESTS:?}"));
+            }
+            0 => std::thread::sleep(Duration::from_millis(5)),
+            waiting => return Ok(waiting),
+        }
+    }
 }

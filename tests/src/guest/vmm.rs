@@ -6,6 +6,8 @@ use crate::{counts, qemu};
 use host_iommu_tests::ktap::{fail, Outcome};
 use host_iommu_tests::{kvm, vfio};
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{chown, PermissionsExt};
@@ -75,7 +77,7 @@ impl Vmm {
         drop(fs::remove_file(console_file(guest.name)));
         let is_qemu = is_qemu();
         let mut command = match is_qemu {
-            true => qemu::command(guest.devices, guest.cpus, &console_file(guest.name)),
+            true => qemu::command(guest, &console_file(guest.name)),
             false => own(guest)?,
         };
         let mut child = command
@@ -241,6 +243,12 @@ impl Vmm {
             format!("thread {}: {}", read("comm").trim(), stack.join(" "))
         };
         tasks.map(of).collect()
+    }
+
+    /// Stops it, and with it the guest: whatever the device asks for from now on waits.
+    pub fn freeze(&self) -> Outcome {
+        let process = Pid::from_raw(i32::try_from(self.child.id())?);
+        Ok(signal::kill(process, Signal::SIGSTOP)?)
     }
 
     /// Kills it.
