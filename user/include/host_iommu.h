@@ -246,6 +246,9 @@
 // Snoop control.
 #define HOST_IOMMU_VTD_SNOOP_CONTROL (1 << 10)
 
+// Walks of tables see what CPUs have in their caches.
+#define HOST_IOMMU_VTD_COHERENT_WALKS (1 << 11)
+
 // A guest tells of each change of its second-stage tables, as it does for a unit with caching mode;
 // tables of the first stage are refused.
 #define HOST_IOMMU_SHADOW_CACHING_MODE 1
@@ -565,7 +568,7 @@ struct host_iommu_space_entry {
 struct host_iommu_vtd_config {
     // Set to sizeof(struct host_iommu_vtd_config).
     uint32_t size;
-    // HOST_IOMMU_VTD_FIVE_LEVELS to HOST_IOMMU_VTD_SNOOP_CONTROL.
+    // HOST_IOMMU_VTD_FIVE_LEVELS to HOST_IOMMU_VTD_COHERENT_WALKS.
     uint32_t flags;
     // The guest-physical address of its registers, on a page.
     uint64_t base;

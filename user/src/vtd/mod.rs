@@ -569,9 +569,9 @@ impl PciIommuOps for Vtd {
         let Some(nesting) = &capabilities.nesting else {
             return Err(not_carried(NotCarried::Nesting));
         };
-        self.config.check(nesting).map_err(not_carried)?;
         let devices = context.devices()?;
         let info = devices.iter().find(|info| info.device == device);
+        self.config.check_for(info, nesting).map_err(not_carried)?;
         // What it can do is its own: the unit offers what any device may have.
         let asks = info.map_or(nesting.page_requests, |info| info.page_requests);
         let failed = |errno| Error::failed(Operation::PlugIn(device), errno);

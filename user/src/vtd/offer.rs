@@ -4,7 +4,7 @@
 use super::bits::{Field, PAGE};
 use super::registers::{Registers, FAULT_RECORDS, FRCD, IVA};
 use super::tables::Offered;
-use crate::capabilities::{NestingCapability, Shadowing};
+use crate::capabilities::{DeviceInfo, NestingCapability, Shadowing};
 use crate::error::{Error, Result};
 use crate::types::AddressWidth;
 
@@ -36,6 +36,10 @@ pub struct VtdConfig {
     /// Snoop control (SC): for a host that is coherent whatever devices say of snooping.
     #[cfg_attr(feature = "serde", serde(default))]
     pub snoop_control: bool,
+    /// Walks of tables see what CPUs have in their caches (SMPWC): for a host whose walks do. Linux has
+    /// no SVA without.
+    #[cfg_attr(feature = "serde", serde(default = "yes"))]
+    pub coherent_walks: bool,
     /// Stage-1 tables of five levels beside those of four.
     pub five_levels: bool,
     /// Stage-1 pages of 1 GiB.
@@ -79,6 +83,7 @@ impl Default for VtdConfig {
             interrupt_remapping: false,
             extended_interrupts: false,
             snoop_control: false,
+            coherent_walks: false,
             five_levels: false,
             huge_pages: false,
             pasid_bits: 6,
@@ -117,6 +122,8 @@ pub enum NotCarried {
     AddressBits,
     /// Snoop control.
     SnoopControl,
+    /// Walks of tables that see what CPUs have in their caches.
+    CoherentWalks,
 }
 
 impl std::fmt::Display for NotCarried {
@@ -133,6 +140,7 @@ impl std::fmt::Display for NotCarried {
             Self::ExtendedAccessed => "extended accessed flags",
             Self::AddressBits => "guest-physical addresses of so many bits",
             Self::SnoopControl => "snoop control",
+            Self::CoherentWalks => "walks of tables that are coherent with CPUs' caches (SMPWC)",
         })
     }
 }
@@ -206,6 +214,14 @@ fn host_address_bits(host: &NestingCapability) -> u32 {
     }
 }
 
+/// Whether walks of a guest's tables see what CPUs have in their caches. A shadow's walks are a CPU's.
+fn walks_coherently(host: &NestingCapability) -> bool {
+    match host.shadowed {
+        None | Some(Shadowing::SecondStage) => host.vtd_ecap & ECAP_SMPWC != 0,
+        Some(_) => true,
+    }
+}
+
 /// The architecture has no more (VT-d 4.1, 3.6).
 const MAX_ADDRESS_BITS: u32 = 52;
 
@@ -219,6 +235,7 @@ impl VtdConfig {
             address_bits: Self::default().address_bits.min(host_address_bits(host)),
             pasid_bits: MAX_PASID_BITS,
             snoop_control: host.coherent && host.vtd_ecap & ECAP_SNOOP_CONTROL != 0,
+            coherent_walks: walks_coherently(host),
             ..Self::default()
         };
         if matches!(host.shadowed, Some(shadowing) if shadowing != Shadowing::SecondStage) {
@@ -270,6 +287,10 @@ impl VtdConfig {
                 self.snoop_control && !has(ECAP_SNOOP_CONTROL, host.vtd_ecap),
                 NotCarried::SnoopControl,
             ),
+            (
+                self.coherent_walks && !walks_coherently(host),
+                NotCarried::CoherentWalks,
+            ),
             (self.five_levels && !five_levels, NotCarried::FiveLevels),
             (
                 self.huge_pages && self.first_stage && !has(CAP_HUGE_PAGES, host.vtd_cap),
@@ -290,6 +311,20 @@ impl VtdConfig {
         ];
         let first = lacks.into_iter().find(|(lacks, _)| *lacks);
         first.map_or(Ok(()), |(_, what)| Err(what))
+    }
+
+    /// Whether a host carries all that is offered for one device: those of a context may be behind
+    /// different units.
+    pub(super) fn check_for(
+        &self,
+        info: Option<&DeviceInfo>,
+        host: &NestingCapability,
+    ) -> std::result::Result<(), NotCarried> {
+        let mut host = host.clone();
+        if let Some(info) = info {
+            (host.rid, host.vtd_cap, host.vtd_ecap) = (info.rid, info.vtd_cap, info.vtd_ecap);
+        }
+        self.check(&host)
     }
 
     /// Whether a unit can have these fields.
@@ -381,6 +416,7 @@ impl VtdConfig {
             interrupt_remapping,
             extended_interrupts,
             snoop_control,
+            coherent_walks,
             five_levels,
             huge_pages,
             pasid_bits,
@@ -398,6 +434,7 @@ impl VtdConfig {
             first_stage: self.first_stage,
             second_stage: self.second_stage,
             snoop_control: self.snoop_control,
+            coherent_walks: self.coherent_walks,
             device_tlbs: self.device_tlbs,
             five_levels: self.five_levels,
             supervisor: self.supervisor,
@@ -447,7 +484,7 @@ impl VtdConfig {
             | ECAP_SMTS
             | when(self.second_stage, ECAP_SSTS)
             | when(self.first_stage, ECAP_FSTS)
-            | ECAP_SMPWC
+            | when(self.coherent_walks, ECAP_SMPWC)
             | ECAP_RPS;
         Registers::new(cap, ecap)
     }

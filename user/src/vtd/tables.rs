@@ -23,6 +23,7 @@ pub(super) struct Offered {
     pub(super) supervisor: bool,
     pub(super) extended_accessed: bool,
     pub(super) snoop_control: bool,
+    pub(super) coherent_walks: bool,
     pub(super) device_tlbs: bool,
     /// Bits of a PASID, 6 to 20.
     pub(super) pasid_bits: u32,
@@ -388,7 +389,8 @@ fn entry(words: &[u64; 8], offered: &Offered) -> Result<Entry, Stopped> {
     }
     let flags = PasidEntrySecond::from_bits_retain(*second);
     let mut reserved = flags.intersects(PasidEntrySecond::RESERVED)
-        || (!offered.snoop_control && flags.contains(PasidEntrySecond::PGSNP));
+        || (!offered.snoop_control && flags.contains(PasidEntrySecond::PGSNP))
+        || (!offered.coherent_walks && flags.contains(PasidEntrySecond::PWSNP));
     // Nested translation, which alone has the rest, is not offered.
     reserved |= rest.iter().any(|&word| word != 0);
     let translation = match bits.translation_type() {
@@ -449,6 +451,7 @@ mod tests {
         first_stage: true,
         second_stage: false,
         snoop_control: false,
+        coherent_walks: true,
         device_tlbs: true,
         five_levels: false,
         supervisor: false,

@@ -6,8 +6,8 @@ use crate::guest::*;
 use crate::host::{Control, Unreliable};
 use host_iommu::backend::soft::{Dma, DmaEnd, SoftDeviceOptions};
 use host_iommu::shadow::Shadow;
-use host_iommu::vtd::SourceId;
-use host_iommu::{Bdf, HostIommu, Iova, Scope, Shadowing};
+use host_iommu::vtd::{NotCarried, SourceId};
+use host_iommu::{Bdf, Error, HostIommu, Iova, Scope, Shadowing};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{mpsc, Arc};
 use std::time::Duration;
@@ -122,6 +122,24 @@ fn flush_of_a_device_that_is_gone_is_done() {
     control.plan().flushes = vec![libc::ENODEV];
     guest.submit(&[[6 | 2 << 4 | 2 << 16 | 5 << 32, 0]]);
     assert!(guest.is_done());
+}
+
+#[test]
+fn device_whose_unit_lacks_what_is_offered_is_refused() {
+    let (guest, control) = unreliable();
+    let second: Bdf = "0000:3a:05.0".parse().unwrap();
+    let _device = guest.bus.add(second, &SoftDeviceOptions::default());
+    // The guest's CPUs write to tables, and the unit would not see it.
+    control.plan().lacks = Some((second, SMPWC));
+    match guest.host.plug(second, guest.unit.clone()) {
+        Err(Error::NotCarried { device, what }) => {
+            assert_eq!((device, what), (second, NotCarried::CoherentWalks));
+        }
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it was let in"),
+    }
+    control.plan().lacks = None;
+    guest.host.plug(second, guest.unit.clone()).unwrap();
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub const REQUESTS: u64 = 0x6000;
 pub const STATUS: u64 = 0x7000;
 /// The first page of page tables and of data.
 pub const FREE: u64 = 0x10_0000;
+/// ECAP: page walks are coherent with the CPUs' caches.
+pub const SMPWC: u64 = 1 << 48;
 pub const GVA: u64 = 0x7f12_3456_7000;
 pub const SOURCE: u16 = 0x0028;
 

@@ -3,7 +3,7 @@
 
 use host_iommu::backend::soft::Soft;
 use host_iommu::{
-    AddressSpaceEntry, AddressSpaceId, Binding, Capabilities, DeviceInfo, Error, FaultChannel,
+    AddressSpaceEntry, AddressSpaceId, Bdf, Binding, Capabilities, DeviceInfo, Error, FaultChannel,
     FaultQueueOptions, HostIommuContext, InvalidationEntry, IovaRange, Mapping, Operation, Pasid,
     PasidRequest, Result, Scope, Stats, Translation,
 };
@@ -23,6 +23,8 @@ pub struct Plan {
     pub changes: u32,
     /// The fault queues, as a process keeps them that passes their files on.
     pub channels: Vec<Arc<dyn FaultChannel>>,
+    /// A device, and bits of ECAP that its unit lacks.
+    pub lacks: Option<(Bdf, u64)>,
     /// Called in each invalidation and bind.
     pub during: Option<Arc<dyn Fn() + Send + Sync>>,
 }
@@ -67,7 +69,13 @@ impl HostIommuContext for Unreliable {
     }
 
     fn devices(&self) -> Result<Vec<DeviceInfo>> {
-        self.soft.devices()
+        let mut devices = self.soft.devices()?;
+        if let Some((device, bits)) = self.control.plan().lacks {
+            let mut all = devices.iter_mut();
+            let info = all.find(|info| info.device == device);
+            info.into_iter().for_each(|info| info.vtd_ecap &= !bits);
+        }
+        Ok(devices)
     }
 
     fn map(&self, mapping: &Mapping<'_>) -> Result<()> {

@@ -498,6 +498,35 @@ fn host_with_fewer_address_bits_is_followed() {
 }
 
 #[test]
+fn walks_are_coherent_where_the_hosts_are() {
+    let guest = Guest::new();
+    let mut nesting = guest.host.capabilities().unwrap().nesting.unwrap();
+    nesting.vtd_ecap |= SMPWC;
+    let coherent = VtdConfig::carried_by(&nesting);
+    nesting.vtd_ecap &= !SMPWC;
+    let others = VtdConfig::carried_by(&nesting);
+    let refused = coherent.check(&nesting);
+    assert_eq!(refused, Err(host_iommu::vtd::NotCarried::CoherentWalks));
+    assert!(others.check(&nesting).is_ok());
+    for (config, offered) in [(coherent, true), (others, false)] {
+        let mut guest = Guest::with(|_| config);
+        assert_eq!(guest.read8(0x10) & SMPWC != 0, offered);
+        // An entry that asks for it where it is not offered is reserved.
+        guest.boot();
+        let root = guest.page();
+        guest.set_entry(5, [1 | 1 << 6, 1 << 23 | 2, root]);
+        guest.events();
+        guest.pasid_changed(5);
+        let events = guest.events();
+        let reserved = events.iter().any(|event| event.contains("0x5a"));
+        assert_eq!(reserved, !offered, "{events:?}");
+    }
+    // A shadow's walks are a CPU's.
+    nesting.shadowed = Some(Shadowing::CachingMode);
+    assert!(VtdConfig::carried_by(&nesting).coherent_walks);
+}
+
+#[test]
 fn snoop_control_is_that_of_the_host() {
     let guest = Guest::new();
     let mut nesting = guest.host.capabilities().unwrap().nesting.unwrap();

@@ -92,8 +92,9 @@ pub const DEVICE_TLB_PAGES: usize = 4096;
 
 /// VT-d 4.1, 11.4.2: five levels, pages of 1 GiB.
 const VTD_CAP: u64 = 1 << 60 | 1 << 56;
-/// VT-d 4.1, 11.4.3: PDS, PASID of 20 bits, SMTS, SLTS, FLTS, EAFS, SRS, PRS, NEST, DT.
-const VTD_ECAP: u64 = 1 << 42
+/// VT-d 4.1, 11.4.3: SMPWC, PDS, PASID of 20 bits, SMTS, SLTS, FLTS, EAFS, SRS, PRS, NEST, DT.
+const VTD_ECAP: u64 = 1 << 48
+    | 1 << 42
     | 1 << 40
     | 19 << 35
     | 1 << 43

@@ -25,6 +25,8 @@ pub const HOST_IOMMU_VTD_INTERRUPT_REMAPPING: u32 = 1 << 8;
 pub const HOST_IOMMU_VTD_EXTENDED_INTERRUPTS: u32 = 1 << 9;
 /// Snoop control.
 pub const HOST_IOMMU_VTD_SNOOP_CONTROL: u32 = 1 << 10;
+/// Walks of tables see what CPUs have in their caches.
+pub const HOST_IOMMU_VTD_COHERENT_WALKS: u32 = 1 << 11;
 
 /// A guest tells of each change of its second-stage tables, as it does for a unit with caching mode;
 /// tables of the first stage are refused.
@@ -42,7 +44,7 @@ pub const HOST_IOMMU_SHADOW_SECOND_STAGE: u32 = 4;
 pub struct UnitConfig {
     /// Set to sizeof(struct host_iommu_vtd_config).
     pub size: u32,
-    /// HOST_IOMMU_VTD_FIVE_LEVELS to HOST_IOMMU_VTD_SNOOP_CONTROL.
+    /// HOST_IOMMU_VTD_FIVE_LEVELS to HOST_IOMMU_VTD_COHERENT_WALKS.
     pub flags: u32,
     /// The guest-physical address of its registers, on a page.
     pub base: u64,

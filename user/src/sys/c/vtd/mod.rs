@@ -10,11 +10,11 @@ use super::memory::Memory;
 use super::pointer::{self, fill, given, read, slice};
 use super::result::{done, give_back, Failure, Result};
 use super::types::{
-    Region, UnitConfig, UnitStats, HOST_IOMMU_VTD_BOTH_STAGES, HOST_IOMMU_VTD_DEVICE_TLBS,
-    HOST_IOMMU_VTD_EXTENDED_ACCESSED, HOST_IOMMU_VTD_EXTENDED_INTERRUPTS,
-    HOST_IOMMU_VTD_FIVE_LEVELS, HOST_IOMMU_VTD_HUGE_PAGES, HOST_IOMMU_VTD_INTERRUPT_REMAPPING,
-    HOST_IOMMU_VTD_PAGE_REQUESTS, HOST_IOMMU_VTD_SECOND_STAGE, HOST_IOMMU_VTD_SNOOP_CONTROL,
-    HOST_IOMMU_VTD_SUPERVISOR,
+    Region, UnitConfig, UnitStats, HOST_IOMMU_VTD_BOTH_STAGES, HOST_IOMMU_VTD_COHERENT_WALKS,
+    HOST_IOMMU_VTD_DEVICE_TLBS, HOST_IOMMU_VTD_EXTENDED_ACCESSED,
+    HOST_IOMMU_VTD_EXTENDED_INTERRUPTS, HOST_IOMMU_VTD_FIVE_LEVELS, HOST_IOMMU_VTD_HUGE_PAGES,
+    HOST_IOMMU_VTD_INTERRUPT_REMAPPING, HOST_IOMMU_VTD_PAGE_REQUESTS, HOST_IOMMU_VTD_SECOND_STAGE,
+    HOST_IOMMU_VTD_SNOOP_CONTROL, HOST_IOMMU_VTD_SUPERVISOR,
 };
 use crate::sys::Errno;
 use crate::vtd::{NotCarried, Vtd, VtdConfig};
@@ -35,7 +35,7 @@ pub struct Unit {
 /// A field that a flag stands for.
 type Field = fn(&mut VtdConfig) -> &mut bool;
 
-const FLAGS: [(u32, Field); 10] = [
+const FLAGS: [(u32, Field); 11] = [
     (HOST_IOMMU_VTD_SECOND_STAGE, |config| {
         &mut config.second_stage
     }),
@@ -47,6 +47,9 @@ const FLAGS: [(u32, Field); 10] = [
     }),
     (HOST_IOMMU_VTD_SNOOP_CONTROL, |config| {
         &mut config.snoop_control
+    }),
+    (HOST_IOMMU_VTD_COHERENT_WALKS, |config| {
+        &mut config.coherent_walks
     }),
     (HOST_IOMMU_VTD_FIVE_LEVELS, |config| &mut config.five_levels),
     (HOST_IOMMU_VTD_HUGE_PAGES, |config| &mut config.huge_pages),
