@@ -12,6 +12,7 @@ mod costs;
 mod counts;
 mod hostile;
 mod qemu;
+mod refused;
 mod report;
 mod steps;
 mod takeover;
@@ -25,7 +26,11 @@ fn main() -> ExitCode {
         .skip(1)
         .filter_map(|text| text.parse().ok())
         .collect();
-    let is_there = |step: &u32| !vmm::is_shadow() || steps::OF_SHADOW.contains(step);
+    let is_there = |step: &u32| match (vmm::is_shadow(), vmm::is_qemu()) {
+        (true, _) => steps::OF_SHADOW.contains(step),
+        (false, true) => true,
+        (false, false) => !steps::OF_QEMU.contains(step),
+    };
     let is_wanted = |step: &u32| is_there(step) && (wanted.is_empty() || wanted.contains(step));
     let mut report = Report::default();
     let mut world = steps::World::default();

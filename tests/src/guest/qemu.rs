@@ -37,15 +37,19 @@ pub fn command(guest: &Guest<'_>, console: &str) -> Command {
         .args(["-smp", &guest.cpus.to_string(), "-m", MEMORY])
         .args(["-kernel", "/guest/vmlinuz", "-initrd", "/guest/initrd"])
         .args(["-append", guest.line, "-device", unit])
-        .args(["-serial", &format!("file:{console}"), "-serial", "stdio"])
-        .args(["-qmp", &format!("unix:{CONTROL},server=on,wait=off")]);
+        .args(["-serial", &format!("file:{console}"), "-serial", "stdio"]);
+    if guest.name == vmm::FIRST {
+        command.args(["-qmp", &format!("unix:{CONTROL},server=on,wait=off")]);
+        for event in TRACED {
+            command.args(["-trace", event]);
+        }
+    } else {
+        command.arg("-no-reboot");
+    }
     for (number, file) in guest.disks.iter().enumerate() {
         let drive = format!("if=none,id=disk{number},format=raw,file={file}");
         let device = format!("{DISK_DEVICE},drive=disk{number}");
         command.args(["-drive", &drive, "-device", &device]);
-    }
-    for event in TRACED {
-        command.args(["-trace", event]);
     }
     // Integrated endpoints cannot be unplugged: each has a port.
     for (number, device) in guest.devices.iter().enumerate() {
@@ -91,12 +95,12 @@ impl Monitor {
         }
     }
 
-    fn execute(&mut self, command: &str) -> Outcome {
+    fn execute(&mut self, command: &str) -> Outcome<String> {
         writeln!(self.stream, "{command}")?;
         loop {
             let line = self.line()?;
             if line.starts_with(r#"{"return""#) {
-                return Ok(());
+                return Ok(line);
             }
             if line.starts_with(r#"{"error""#) {
                 return fail(format!("{command}: {}", line.trim()));
@@ -115,7 +119,14 @@ pub fn unplug() -> Outcome {
 
 /// Plugs it in again.
 pub fn plug(device: &str) -> Outcome {
-    Monitor::open()?.execute(&format!(
+    let added = Monitor::open()?.execute(&format!(
         r#"{{"execute":"device_add","arguments":{{"driver":"vfio-pci","id":"device0","bus":"port0","host":"{device}","host-iommu":"on"}}}}"#
-    ))
+    ));
+    added.map(drop)
+}
+
+/// What its monitor shows of the host's IOMMU.
+pub fn shown() -> Outcome<String> {
+    Monitor::open()?
+        .execute(r#"{"execute":"human-monitor-command","arguments":{"command-line":"info iommu"}}"#)
 }

@@ -3,7 +3,7 @@
 
 use crate::agent::Agent;
 use crate::vmm::{self, Guest, Vmm};
-use crate::{costs, counts, hostile, takeover};
+use crate::{costs, counts, hostile, qemu, refused, takeover};
 use host_iommu_tests::ktap::{fail, skip, Outcome, Stop};
 use host_iommu_tests::{disk, kvm, vfio};
 use std::fs;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 type Step = fn(&mut World) -> Outcome<String>;
 
 /// Number, title and what is done.
-pub const STEPS: [(u32, &str, Step); 13] = [
+pub const STEPS: [(u32, &str, Step); 15] = [
     (
         1,
         "boot an unmodified kernel behind the crate's VT-d unit",
@@ -41,12 +41,17 @@ pub const STEPS: [(u32, &str, Step); 13] = [
         takeover::run,
     ),
     (12, "a hostile guest beside it", hostile::run),
-    // The last one: the module goes.
+    (14, "what the host does not carry", refused::run),
+    // The module goes.
     (11, "the VMM is killed", kill),
+    (15, "the host without the module", refused::without_module),
 ];
 
 /// Those without PASIDs and page requests, and the module.
 pub const OF_SHADOW: [u32; 3] = [2, 3, 13];
+
+/// Those that only QEMU has.
+pub const OF_QEMU: [u32; 2] = [14, 15];
 
 /// Pages of step 4.
 const PAGES: u64 = 64;
@@ -163,6 +168,12 @@ fn rid(world: &mut World) -> Outcome<String> {
     let seen = world.agent()?.ask("rid")?;
     if vmm::is_shadow() {
         return Ok(seen);
+    }
+    if vmm::is_qemu() {
+        let shown = qemu::shown()?;
+        if !shown.contains(&world.device) || !shown.contains("without PASID: stage 1 at 0x") {
+            return fail(format!("QEMU does not show what is bound: {shown}"));
+        }
     }
     match rid_state(&world.device)?.as_str() {
         "bound" => Ok(format!(

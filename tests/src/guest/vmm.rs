@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 pub const FIRST: &str = "guest";
 /// The name of the one that means harm.
 pub const HOSTILE: &str = "hostile";
+/// The name of those that are not to start.
+pub const REFUSED: &str = "refused";
 /// The folder of its VMM's user.
 pub const FOLDER: &str = "/tmp/vmm";
 /// The control socket of the first guest's VMM.
@@ -41,7 +43,7 @@ pub const HOSTILE_LINE: &str =
 /// Who runs the VMM in user/vmm, with the devices' groups, and as much locked memory as the guest has and
 /// a little more: the first guest's, and the hostile one's.
 const USER: u32 = 1000;
-const STRANGER: u32 = 1001;
+pub const STRANGER: u32 = 1001;
 const LOCKED: u64 = (256 + 16) << 20;
 
 /// How long a takeover may last.
