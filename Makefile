@@ -20,7 +20,7 @@ help:
 	@echo "make guest              boot a guest on the VMM in user/vmm, and go through its steps (ONLY=\"1 4\"; KERNEL=6.12: another kernel in it;"
 	@echo "                        VMM=qemu: on QEMU, VMM=shadow: on it without the module; SECONDS=300: so long with a hostile guest beside it)"
 	@echo "make test               set up what is missing and run every test on the stock kernel"
-	@echo "make test-all           the same, on a kernel with our patches and on Debian's 7.2 too, with other kernels in the guest, and Linux's own selftests"
+	@echo "make test-all           the same, on a kernel with our patches and on Debian's 7.2 too, with other kernels and QEMU for the guest, and Linux's own selftests"
 	@echo "make test-debug         the guest's tests on a kernel that watches its locks and memory"
 	@echo "make bench              measure the module beside iommufd and vfio_iommu_type1"
 	@echo "make fuzz               fuzz the module's calls on the debug kernel (SECONDS=3600 for an hour; UNITS=1: on units that differ)"
@@ -58,6 +58,7 @@ test-all:
 		--part cargo --part hardware --part guest --part l2 --part outside --part install)
 	@for series in $(OTHER_SERIES); do \
 		HOST_IOMMU_KERNEL_SERIES=$$series $(MAKE) --no-print-directory test PART=guest || exit 1; done
+	@$(MAKE) --no-print-directory guest VMM=qemu
 
 test-debug:
 	$(call boot,test --kernel debug $(if $(STORM),--storm $(STORM)) $(ONLY))
