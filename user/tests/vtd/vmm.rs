@@ -8,7 +8,7 @@ use host_iommu::shadow::Shadow;
 use host_iommu::vtd::{
     Invalidated, InvalidationListener, Msi, SourceId, Vtd, VtdConfig, VtdTranslation,
 };
-use host_iommu::{Bdf, Delivered, HostIommu, Iova, Pasid, RegionListener, Shadowing};
+use host_iommu::{Bdf, Delivered, HostIommu, Iova, Pasid, PciIommuOps, RegionListener, Shadowing};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, IommuMemory, Permissions};
@@ -444,6 +444,16 @@ fn wait_with_pd_comes_after_the_page_requests_before_it() {
     assert!(guest.is_done());
     assert_eq!(guest.read8(0xc8), 32, "PQT");
     assert_eq!(guest.unit.waiting(), 1);
+}
+
+#[test]
+fn requests_that_the_host_lost_interrupt_the_guest() {
+    let mut guest = Guest::new();
+    guest.boot();
+    guest.interrupts();
+    guest.unit.overflow(1);
+    assert_eq!(guest.read4(0xdc) & 2, 2, "PRO");
+    assert_eq!(guest.interrupts(), [0xe0]);
 }
 
 #[test]
