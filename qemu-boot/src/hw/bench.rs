@@ -75,7 +75,7 @@ impl Bench {
         match hardware.place {
             Place::Root => b.start_endpoint()?,
             Place::Port => {
-                b.start_port()?;
+                b.start_port(ep::BAR0, ep::BAR2)?;
                 b.start_endpoint()?;
             }
             Place::Absent => {}
@@ -183,12 +183,13 @@ impl Bench {
         self.q.out32(0xcfc, u32::try_from(ECAM | 1)?)
     }
 
-    /// Gives the root port a bus, the one of the endpoint from then on, and the endpoint's
-    /// memory.
-    fn start_port(&mut self) -> Result<()> {
+    /// Gives the root port a bus, that of the device that the bench drives from then on, and
+    /// the memory of its BARs: the first, and the last of less than 1 MiB.
+    pub fn start_port(&mut self, first: u64, last: u64) -> Result<()> {
         self.start_ecam()?;
+        self.sid = ep::SID;
         self.set_cfg32(cfg::PORT_BUSES, 1 << 16 | 1 << 8)?;
-        let window = u32::try_from(ep::BAR2 & 0xfff0_0000 | ep::BAR0 >> 16)?;
+        let window = u32::try_from(last & 0xfff0_0000 | first >> 16)?;
         self.set_cfg32(cfg::PORT_MEMORY, window)?;
         self.set_cfg16(cfg::COMMAND, cfg::COMMAND_MEMORY | cfg::COMMAND_MASTER)?;
         self.sid = 1 << 8;

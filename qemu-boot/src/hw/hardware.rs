@@ -5,7 +5,7 @@ use super::bench::RAM;
 use super::dsa;
 use super::endpoint as ep;
 
-/// Where the endpoint is.
+/// Where a device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// On the root bus: a root-complex integrated endpoint.
@@ -25,8 +25,10 @@ pub struct Hardware {
     pub place: Place,
     /// Its options, each after a comma.
     pub endpoint: &'static str,
-    /// Whether a DSA is beside it.
-    pub dsa: bool,
+    /// Where a DSA is: not in the endpoint's port.
+    pub dsa: Place,
+    /// Its options, each after a comma.
+    pub dsa_options: &'static str,
     /// A firmware that CPUs run; without it there are none.
     pub firmware: Option<String>,
     /// Whether the machine waits for `cont` before it runs.
@@ -47,7 +49,8 @@ impl Hardware {
             iommu: Some(options.to_owned()),
             place: Place::Root,
             endpoint: "",
-            dsa: false,
+            dsa: Place::Absent,
+            dsa_options: "",
             firmware: None,
             stopped: false,
             incoming: false,
@@ -78,14 +81,18 @@ impl Hardware {
         if let Some(iommu) = &iommu {
             args.extend(["-device", iommu]);
         }
-        let slot = format!("addr={:#x}", ep::SLOT);
-        let endpoint = match self.place {
-            Place::Root => Some(format!("pasid-dma-testdev,{slot}{}", self.endpoint)),
-            Place::Port => Some(format!("pasid-dma-testdev,bus=port0{}", self.endpoint)),
+        let on = |place, name, slot, options| match place {
+            Place::Root => Some(format!("{name},addr={slot:#x}{options}")),
+            Place::Port => Some(format!("{name},bus=port0{options}")),
             Place::Absent => None,
         };
-        let port = format!("pcie-root-port,id=port0,chassis=1,slot=1,{slot}");
-        if self.place == Place::Port {
+        let endpoint = on(self.place, "pasid-dma-testdev", ep::SLOT, self.endpoint);
+        let dsa = on(self.dsa, "intel-dsa", dsa::SLOT, self.dsa_options);
+        let port = format!(
+            "pcie-root-port,id=port0,chassis=1,slot=1,addr={:#x}",
+            ep::SLOT
+        );
+        if [self.place, self.dsa].contains(&Place::Port) {
             // The slot itself unplugs, not ACPI.
             args.extend([
                 "-global",
@@ -93,12 +100,8 @@ impl Hardware {
             ]);
             args.extend(["-device", &port]);
         }
-        if let Some(endpoint) = &endpoint {
-            args.extend(["-device", endpoint]);
-        }
-        let dsa = format!("intel-dsa,addr={:#x}", dsa::SLOT);
-        if self.dsa {
-            args.extend(["-device", &dsa]);
+        for device in endpoint.iter().chain(&dsa) {
+            args.extend(["-device", device]);
         }
         if self.stopped {
             args.push("-S");

@@ -471,7 +471,29 @@ fn pass_through() -> Vec<Layout> {
 
 fn pasid_entries() -> Vec<Layout> {
     let pgtt = |from: u64, to: u64| Edit::Pasid(0, (from ^ to) << vtd::PE_PGTT_SHIFT);
-    vec![
+    let not_offered = [
+        ("page_snoop", vtd::PE_PGSNP),
+        ("cache_disable", vtd::PE_CD),
+        ("extended_memory_type_enable", vtd::PE_EMTE),
+        ("extended_memory_type", vtd::PE_EMT),
+        ("write_through", vtd::PE_PWT),
+        ("page_cache_disable", vtd::PE_PCD),
+        ("attribute_table", vtd::PE_PAT),
+    ];
+    let not_offered = not_offered.into_iter().flat_map(|(name, bits)| {
+        [
+            ("first", first_4k as fn(String) -> Layout),
+            ("nested", nested_4k),
+        ]
+        .map(|(mode, layout)| {
+            layout(format!(
+                "pasid_entry_{mode}_{name}_without_its_capability_faults"
+            ))
+            .edit(Edit::Pasid(1, bits))
+            .read(V, Want::Error(&[0x5a]))
+        })
+    });
+    let mut all = vec![
         first_4k("pasid_entry_absent_faults")
             .edit(Edit::Pasid(0, vtd::PE_PRESENT))
             .read(V, Want::Error(&[0x59])),
@@ -512,7 +534,9 @@ fn pasid_entries() -> Vec<Layout> {
             .edit(Edit::Pasid(0, vtd::PE_FPD))
             .edit(Edit::S1(V, 1, TOO_WIDE))
             .read(V, Want::Silent),
-    ]
+    ];
+    all.extend(not_offered);
+    all
 }
 
 fn context_entries() -> Vec<Layout> {

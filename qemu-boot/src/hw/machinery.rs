@@ -32,8 +32,8 @@ fn slotted() -> Hardware {
     }
 }
 
-/// Slot Control of the endpoint's root port.
-fn slot_control(b: &mut Bench) -> Result<u64> {
+/// Slot Control of the root port.
+pub fn slot_control(b: &mut Bench) -> Result<u64> {
     let port = ECAM + (u64::from(ep::SID) << 12);
     let mut at = b.q.read(port + cfg::CAP_POINTER, 1)?;
     while at != 0 {
@@ -45,8 +45,8 @@ fn slot_control(b: &mut Bench) -> Result<u64> {
     bail!("The port has no PCI Express capability")
 }
 
-/// Waits until the endpoint has left its slot, then looks whether QEMU lives.
-fn gone(b: &mut Bench) -> Result<()> {
+/// Waits until the device has left its slot, then looks whether QEMU lives.
+pub fn gone(b: &mut Bench) -> Result<()> {
     let begun = Instant::now();
     while b.cfg16(0)? != u16::MAX {
         ensure!(begun.elapsed() < SLOT_TIMEOUT, "The endpoint stays");

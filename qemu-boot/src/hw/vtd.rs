@@ -67,6 +67,14 @@ pub const PE_FPD: u64 = 1 << 1;
 pub const PE_AW_SHIFT: u32 = 2;
 pub const PE_PGTT_SHIFT: u32 = 6;
 pub const PE_SSADE: u64 = 1 << 9;
+/// Quadword 1: page snoop, which is ECAP.SC's, and memory types, which are ECAP.MTS's.
+pub const PE_PGSNP: u64 = 1 << 24;
+pub const PE_CD: u64 = 1 << 25;
+pub const PE_EMTE: u64 = 1 << 26;
+pub const PE_EMT: u64 = 7 << 27;
+pub const PE_PWT: u64 = 1 << 30;
+pub const PE_PCD: u64 = 1 << 31;
+pub const PE_PAT: u64 = 0xffff_ffff << 32;
 pub const PGTT_FIRST: u64 = 1;
 pub const PGTT_SECOND: u64 = 2;
 pub const PGTT_NESTED: u64 = 3;

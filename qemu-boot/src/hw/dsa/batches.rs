@@ -2,6 +2,7 @@
 //! Batches: their lists, fences, failures, and lists that are none.
 
 use anyhow::{ensure, Result};
+use serde_json::json;
 
 use super::super::bench::Bench;
 use super::super::tables::SIZE_4K;
@@ -69,6 +70,34 @@ fn fails(b: &mut Bench) -> Result<()> {
     Ok(())
 }
 
+/// A drain has no place in a batch.
+fn drain_is_refused(b: &mut Bench) -> Result<()> {
+    dsa::ready(b, Queue::USUAL)?;
+    let all = batch(b, &[fill(1), Desc::new(op::DRAIN).record(5), fill(2)])?;
+    let record = ends(b, &all, status::BATCH_FAILED)?;
+    ensure!(record.bytes == 3, "{record:x?}");
+    let record = wait(b, 5)?;
+    ensure!(record.status == status::BAD_OPCODE, "{record:x?}");
+    Ok(())
+}
+
+/// Drains in batches and a drain beside them: the queue can be turned off.
+fn drains_end(b: &mut Bench) -> Result<()> {
+    dsa::ready(b, Queue::USUAL)?;
+    let all = batch(b, &[fill(1), Desc::new(op::DRAIN).record(5), fill(2)])?;
+    b.q.monitor("stop", &json!({}))?;
+    submit(b, &all.record(1))?;
+    submit(b, &all.record(2))?;
+    submit(b, &Desc::new(op::DRAIN).record(3))?;
+    b.q.monitor("cont", &json!({}))?;
+    dsa::done(b, dsa::cmd::DISABLE_WQ, 1)?;
+    for n in 1..=3 {
+        let record = dsa::look(b, n)?;
+        ensure!(record.status != 0, "record {n} is not written");
+    }
+    Ok(())
+}
+
 /// A fence waits, and is the end after a failure.
 fn fences(b: &mut Bench) -> Result<()> {
     dsa::ready(b, Queue::USUAL)?;
@@ -110,13 +139,12 @@ fn list_faults(b: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// The same with Block On Fault: the list is asked for.
+/// The same with page requests: the list is asked for, whatever Block On Fault says.
 fn list_blocks(b: &mut Bench) -> Result<()> {
-    let s1 = dsa::ready(b, Queue::BLOCKING)?;
+    let s1 = dsa::ready(b, Queue::USUAL)?;
     b.enable_pri(16, 0)?;
     let all = batch_at(b, HOLE - 128, &[fill(1), fill(2)])?;
-    let all = Desc { size: 4, ..all }.flags(flag::BLOCK_ON_FAULT);
-    submit(b, &all)?;
+    submit(b, &Desc { size: 4, ..all })?;
     let request = b.await_page_requests(1)?[0];
     ensure!(request.page == HOLE && !request.write, "{request:x?}");
     // The page that comes has two more.
@@ -189,6 +217,8 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case::on(hardware(), "dsa_batch_runs_its_list", runs),
         Case::on(hardware(), "dsa_batch_says_that_one_failed", fails),
+        Case::on(hardware(), "dsa_batch_has_no_drain", drain_is_refused),
+        Case::on(hardware(), "dsa_batch_and_drain_both_end", drains_end),
         Case::on(hardware(), "dsa_batch_fences", fences),
         Case::on(hardware(), "dsa_batch_list_faults", list_faults),
         Case::on(hardware(), "dsa_batch_list_blocks", list_blocks),

@@ -37,6 +37,11 @@ pub mod reg {
     pub const MSIX_PERM: u64 = 0x900;
 }
 
+/// The operations of OPCAP.
+pub const OPERATIONS: u64 = 0x1_003f_03ff;
+pub const GENCTRL_EVL_INT: u32 = 1 << 2;
+pub const MSIX_PERM_IGNORE: u32 = 1 << 2;
+pub const MSIX_PERM_PASID_ENABLE: u32 = 1 << 3;
 pub const GENCFG_USER_INT: u32 = 1 << 12;
 pub const GENCFG_EVL: u32 = 1 << 13;
 pub const CAUSE_SWERR: u32 = 1 << 0;
@@ -63,6 +68,7 @@ pub mod wq {
     pub const DEDICATED: u32 = 1 << 0;
     pub const BLOCK_ON_FAULT: u32 = 1 << 1;
     pub const ATS_DISABLE: u32 = 1 << 2;
+    pub const PRS_DISABLE: u32 = 1 << 3;
     pub const PRIORITY_1: u32 = 1 << 4;
     pub const PASID_ENABLE: u32 = 1 << 28;
 }
@@ -126,6 +132,13 @@ pub mod status {
     pub const BAD_RECORD_ALIGN: u8 = 0x1b;
     pub const BAD_ALIGN: u8 = 0x1c;
     pub const HW_ERROR: u8 = 0x20;
+    pub const TRANSLATION_FAILED: u8 = 0x22;
+    /// Of entries of the event log: the record of a drain, and of a batch with such children.
+    pub const DRAIN_LOGGED: u8 = 0x26;
+    pub const BATCH_LOGGED: u8 = 0x27;
+    /// Of SWERR: a queue was full, the event log was.
+    pub const WQ_FULL: u8 = 0x53;
+    pub const EVL_LOST: u8 = 0x54;
     /// Added: the access that faulted was a write.
     pub const WRITE: u8 = 0x80;
 }
@@ -291,16 +304,28 @@ pub fn start(b: &mut Bench) -> Result<()> {
     b.q.write64(own, entry)
 }
 
-/// World, function, device and work queue 0 as `queue` says, in group 0 with all engines.
-pub fn ready(b: &mut Bench, queue: Queue) -> Result<Table> {
+/// World, function and the configuration of work queue 0 as `queue` says, in group 0 with all
+/// engines. Device and queue are off.
+pub fn configured(b: &mut Bench, queue: Queue) -> Result<Table> {
     let s1 = world(b)?;
     start(b)?;
     configure(b, 0, queue)?;
-    b.q.write64(BAR0 + reg::GRPCFG, 1)?;
-    b.q.write64(BAR0 + reg::GRPCFG + 32, 0xf)?;
+    group(b, 0, 1, 0xf)?;
+    Ok(s1)
+}
+
+/// [`configured`], then device and queue are turned on.
+pub fn ready(b: &mut Bench, queue: Queue) -> Result<Table> {
+    let s1 = configured(b, queue)?;
     done(b, cmd::ENABLE_DEVICE, 0)?;
     done(b, cmd::ENABLE_WQ, 0)?;
     Ok(s1)
+}
+
+/// Puts work queues and engines, a bit each, into group `n`.
+pub fn group(b: &mut Bench, n: u64, queues: u64, engines: u64) -> Result<()> {
+    b.q.write64(BAR0 + reg::GRPCFG + n * 64, queues)?;
+    b.q.write64(BAR0 + reg::GRPCFG + n * 64 + 32, engines)
 }
 
 /// Writes WQCFG of work queue `n`.
@@ -314,7 +339,8 @@ pub fn configure(b: &mut Bench, n: u64, queue: Queue) -> Result<()> {
     words[2] = queue.bits | wq::DEDICATED | wq::PRIORITY_1 | pasid;
     // Transfers up to 4 MiB, batches up to 64.
     words[3] = 22 | 6 << 5;
-    words[8..10].copy_from_slice(&[u32::MAX; 2]);
+    words[8] = OPERATIONS as u32;
+    words[9] = (OPERATIONS >> 32) as u32;
     for (i, word) in (0u64..).zip(words) {
         b.q.write32(BAR0 + reg::WQCFG + n * 64 + 4 * i, word)?;
     }
@@ -367,7 +393,12 @@ pub fn submit(b: &mut Bench, desc: &Desc) -> Result<()> {
 
 /// The record `n` now.
 pub fn look(b: &mut Bench, n: u64) -> Result<Record> {
-    let raw = b.q.read_bytes(memory(record(n)), 32)?;
+    record_at(b, memory(record(n)))
+}
+
+/// The record at an address of memory.
+pub fn record_at(b: &mut Bench, at: u64) -> Result<Record> {
+    let raw = b.q.read_bytes(at, 32)?;
     Ok(Record {
         status: raw[0],
         result: raw[1],

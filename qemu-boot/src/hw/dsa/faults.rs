@@ -103,6 +103,69 @@ fn refused(b: &mut Bench) -> Result<()> {
     ends(b, &Desc::new(op::NOOP), status::SUCCESS).map(drop)
 }
 
+/// The page of a record is asked for, whatever Block On Fault says.
+fn record_is_asked_for(b: &mut Bench) -> Result<()> {
+    let s1 = dsa::ready(b, Queue::USUAL)?;
+    b.enable_pri(16, 0)?;
+    let lost = Desc {
+        record: HOLE + 32,
+        ..Desc::moving(op::FILL, 7, V, 8)
+    };
+    submit(b, &lost)?;
+    let request = b.await_page_requests(1)?[0];
+    ensure!(
+        request.page == HOLE && request.write && request.pasid == Some(PASID),
+        "{request:x?}"
+    );
+    // Others go on meanwhile.
+    submit(b, &Desc::new(op::NOOP).record(1))?;
+    ensure!(wait(b, 1)?.status == status::SUCCESS, "a neighbour");
+    let to = DATA + 0x80_0000;
+    s1.map(b, HOLE, to, SIZE_4K, URW)?;
+    b.invalidate(&[answer(&request, 0)])?;
+    dsa::done(b, dsa::cmd::DRAIN_WQ, 1)?;
+    let record = dsa::record_at(b, to + 32)?;
+    ensure!(record.status == status::SUCCESS, "{record:x?}");
+
+    // Of a page that nobody has, SWERR tells.
+    let nowhere = HOLE + SIZE_4K;
+    submit(
+        b,
+        &Desc {
+            record: nowhere,
+            ..lost
+        },
+    )?;
+    let request = b.await_page_requests(1)?[0];
+    b.invalidate(&[answer(&request, 1)])?;
+    await_bits(b, reg::SWERR, 1)?;
+    let error = b.q.read64(BAR0 + reg::SWERR)?;
+    ensure!(
+        error >> 8 & 0xff == u64::from(status::RECORD_FAULT),
+        "{error:#x}"
+    );
+    ensure!(
+        b.q.read64(BAR0 + reg::SWERR + 16)? == nowhere,
+        "its address"
+    );
+    Ok(())
+}
+
+/// A page request that fails is another error than a page that is not there.
+fn request_fails(b: &mut Bench) -> Result<()> {
+    dsa::ready(b, Queue::BLOCKING)?;
+    b.enable_pri(16, 0)?;
+    submit(b, &into_the_hole().flags(flag::BLOCK_ON_FAULT))?;
+    let request = b.await_page_requests(1)?[0];
+    b.invalidate(&[answer(&request, 0xf)])?;
+    let record = wait(b, 0)?;
+    ensure!(
+        record.status == status::TRANSLATION_FAILED && record.fault == HOLE,
+        "{record:x?}"
+    );
+    Ok(())
+}
+
 /// A queue without page requests, and one without ATS.
 fn queue_bits(b: &mut Bench) -> Result<()> {
     dsa::ready(
@@ -145,71 +208,6 @@ fn pasid_goes(b: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-const LOG: u64 = DATA + 0x48_0000;
-
-/// The event log has the record that cannot be written.
-fn event_log(b: &mut Bench) -> Result<()> {
-    dsa::world(b)?;
-    dsa::start(b)?;
-    dsa::configure(b, 0, Queue::USUAL)?;
-    b.q.write64(BAR0 + reg::GRPCFG, 1)?;
-    b.q.write64(BAR0 + reg::GRPCFG + 32, 1)?;
-    b.q.write64(BAR0 + reg::EVLCFG, LOG)?;
-    b.q.write64(BAR0 + reg::EVLCFG + 8, 64)?;
-    b.q.write32(BAR0 + reg::GENCFG, dsa::GENCFG_EVL)?;
-    b.q.write32(BAR0 + reg::GENCTRL, 1 << 2)?;
-    dsa::done(b, dsa::cmd::ENABLE_DEVICE, 0)?;
-    dsa::done(b, dsa::cmd::ENABLE_WQ, 0)?;
-    let vector = DATA + 0x40_0000;
-    dsa::vector(b, 0, vector, 0x31)?;
-
-    let compare = Desc {
-        record: HOLE + 0x40,
-        ..Desc::moving(op::COMPARE, V, V + 0x1000, 64)
-    };
-    put(b, V, &[1])?;
-    submit(b, &compare)?;
-    let cause = await_bits(b, reg::INTCAUSE, dsa::CAUSE_EVL)?;
-    ensure!(cause == dsa::CAUSE_EVL, "cause {cause:#x}");
-    ensure!(b.q.read32(vector)? == 0x31, "no interrupt");
-    let state = b.q.read64(BAR0 + reg::EVLSTATUS)?;
-    ensure!(
-        state >> 32 & 0xffff == 1 && state >> 62 & 1 == 1,
-        "{state:#x}"
-    );
-    let head = b.q.read64(LOG)?;
-    ensure!(
-        head >> 8 & 0xff == u64::from(status::RECORD_FAULT)
-            && head >> 40 & 0xf_ffff == u64::from(PASID)
-            && head >> 32 & 0xff == u64::from(op::COMPARE),
-        "{head:#x}"
-    );
-    ensure!(b.q.read64(LOG + 16)? == HOLE + 0x40, "the record's address");
-    let record = b.q.read32(LOG + 32)?;
-    ensure!(record & 0xffff == 0x0101, "the record: {record:#x}");
-    ensure!(b.q.read64(BAR0 + reg::SWERR)? == 0, "SWERR has it too");
-
-    // Full: SWERR has what the log cannot take.
-    for _ in 0..62 {
-        submit(b, &compare)?;
-        dsa::done(b, dsa::cmd::DRAIN_WQ, 1)?;
-    }
-    ensure!(b.q.read64(BAR0 + reg::SWERR)? == 0, "SWERR too early");
-    submit(b, &compare)?;
-    dsa::done(b, dsa::cmd::DRAIN_WQ, 1)?;
-    ensure!(
-        b.q.read64(BAR0 + reg::SWERR)? & 1 == 1,
-        "the 64th is nowhere"
-    );
-    // The head moves: there is room again.
-    b.q.write32(BAR0 + reg::EVLSTATUS, 5)?;
-    submit(b, &compare)?;
-    dsa::done(b, dsa::cmd::DRAIN_WQ, 1)?;
-    let state = b.q.read64(BAR0 + reg::EVLSTATUS)?;
-    ensure!(state >> 32 & 0xffff == 0, "{state:#x}");
-    Ok(())
-}
-
 /// Translated requests of a function whose context entry forbids them.
 fn no_dte(b: &mut Bench) -> Result<()> {
     dsa::ready(b, Queue::USUAL)?;
@@ -249,13 +247,14 @@ pub fn cases() -> Vec<Case> {
     all.extend([
         Case::on(hardware(), "dsa_blocks_on_fault_and_goes_on", blocks),
         Case::on(hardware(), "dsa_page_that_is_refused_ends_it", refused),
-        Case::on(hardware(), "dsa_queue_without_ats", queue_bits),
-        Case::on(hardware(), "dsa_pasid_goes_from_under_it", pasid_goes),
+        Case::on(hardware(), "dsa_record_is_asked_for", record_is_asked_for),
         Case::on(
             hardware(),
-            "dsa_event_log_has_records_without_a_place",
-            event_log,
+            "dsa_page_request_that_fails_ends_it",
+            request_fails,
         ),
+        Case::on(hardware(), "dsa_queue_without_ats", queue_bits),
+        Case::on(hardware(), "dsa_pasid_goes_from_under_it", pasid_goes),
         Case::on(
             hardware(),
             "dsa_page_of_no_memory_is_a_hardware_error",

@@ -4,12 +4,14 @@
 
 mod batches;
 mod device;
+mod event_log;
 mod faults;
 mod nonsense;
 mod operations;
 mod plain;
 mod registers;
 mod submission;
+mod unplug;
 
 use super::{Case, Hardware, Place};
 
@@ -20,7 +22,7 @@ pub const SLOT: u8 = 5;
 fn hardware() -> Hardware {
     Hardware {
         place: Place::Absent,
-        dsa: true,
+        dsa: Place::Root,
         ..Hardware::usual()
     }
 }
@@ -32,6 +34,8 @@ pub fn cases() -> Vec<Case> {
     all.extend(submission::cases());
     all.extend(faults::cases());
     all.extend(batches::cases());
+    all.extend(event_log::cases());
+    all.extend(unplug::cases());
     all.extend(nonsense::cases());
     all
 }

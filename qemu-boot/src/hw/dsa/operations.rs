@@ -163,10 +163,10 @@ fn crc_cases() -> Vec<Case> {
             let data = noise(LEN, 13);
             put(b, A, &data)?;
             let seed = 0xdead_beefu32;
-            put(b, C + 0xffe, &seed.to_le_bytes())?;
+            put(b, C + 0xffc, &seed.to_le_bytes())?;
             let desc = Desc::moving(op::COPY_CRC, A, B + 5, size(&data))
                 .flags(flag::CRC_READ_SEED)
-                .with(8, &(C + 0xffe).to_le_bytes());
+                .with(8, &(C + 0xffc).to_le_bytes());
             let record = ends(b, &desc, status::SUCCESS)?;
             let want = plain::crc32c(seed, &data, false, false);
             ensure!(record.word()? == want, "{record:x?}, not {want:#x}");
@@ -394,10 +394,31 @@ fn malformed_cases() -> Vec<Case> {
                 .with(8, &[79]),
         ),
         bad(
+            "delta_size_beyond_the_queues",
+            status::BAD_DELTA_SIZE,
+            Desc::moving(op::CREATE_DELTA, A, B, 64)
+                .with(0, &quad(C))
+                .with(8, &((4u32 << 20) + 1).to_le_bytes()),
+        ),
+        bad(
             "delta_length",
-            status::BAD_XFER_SIZE,
+            status::BAD_ALIGN,
             Desc::moving(op::CREATE_DELTA, A, B, 63)
                 .with(0, &quad(C))
+                .with(8, &[200]),
+        ),
+        bad(
+            "delta_length_beyond_its_offsets",
+            status::BAD_XFER_SIZE,
+            Desc::moving(op::CREATE_DELTA, A, B, 0x8_0008)
+                .with(0, &quad(C))
+                .with(8, &[200]),
+        ),
+        bad(
+            "delta_overlap",
+            status::BAD_OVERLAP,
+            Desc::moving(op::CREATE_DELTA, A, B, 64)
+                .with(0, &quad(B - 128))
                 .with(8, &[200]),
         ),
         bad(
@@ -411,6 +432,39 @@ fn malformed_cases() -> Vec<Case> {
             "delta_record_length",
             status::BAD_DELTA_SIZE,
             Desc::moving(op::APPLY_DELTA, C, A, 64).with(0, &[11]),
+        ),
+        bad(
+            "delta_record_of_nothing",
+            status::BAD_DELTA_SIZE,
+            Desc::moving(op::APPLY_DELTA, C, A, 64),
+        ),
+        bad(
+            "delta_record_in_its_target",
+            status::BAD_OVERLAP,
+            Desc::moving(op::APPLY_DELTA, A + 56, A, 64).with(0, &[10]),
+        ),
+        bad(
+            "crc_seed_alignment",
+            status::BAD_ALIGN,
+            Desc::moving(op::CRC, A, 0, 64)
+                .flags(flag::CRC_READ_SEED)
+                .with(8, &quad(C + 2)),
+        ),
+        bad(
+            "compare_without_a_record",
+            status::BAD_FLAGS,
+            Desc {
+                flags: flag::RECORD_VALID,
+                ..Desc::moving(op::COMPARE, A, B, 64)
+            },
+        ),
+        bad(
+            "drain_that_tells_nobody",
+            status::BAD_FLAGS,
+            Desc {
+                flags: flag::RECORD_VALID,
+                ..Desc::new(op::DRAIN)
+            },
         ),
         bad(
             "dif_length",
@@ -433,21 +487,24 @@ fn malformed_cases() -> Vec<Case> {
             Desc::moving(op::BATCH, A + 32, 0, 2),
         ),
         bad(
-            "interrupt_handle",
-            status::BAD_INT_HANDLE,
-            Desc {
-                int_handle: 9,
-                ..move_ok.flags(flag::INTERRUPT)
-            },
-        ),
-        bad(
             "interrupt_of_user_mode",
-            status::BAD_INT_HANDLE,
+            status::BAD_FLAGS,
             Desc {
                 int_handle: 1,
                 ..move_ok.flags(flag::INTERRUPT)
             },
         ),
+        case("dsa_bad_interrupt_handle", move |b| {
+            b.q.write32(dsa::BAR0 + dsa::reg::GENCFG, dsa::GENCFG_USER_INT)?;
+            for int_handle in [1, 9, u16::MAX] {
+                let desc = Desc {
+                    int_handle,
+                    ..move_ok.flags(flag::INTERRUPT)
+                };
+                ends(b, &desc, status::BAD_INT_HANDLE)?;
+            }
+            Ok(())
+        }),
         case("dsa_bad_flags_are_named", move |b| {
             let record = ends(b, &move_ok.flags(1 << 6 | 1 << 20), status::BAD_FLAGS)?;
             ensure!(record.word()? == 1 << 6 | 1 << 20, "{record:x?}");

@@ -5,9 +5,9 @@ use anyhow::{ensure, Result};
 
 use super::super::bench::{Bench, DATA};
 use super::super::endpoint::cfg;
-use super::super::Case;
+use super::super::{Case, Hardware};
 use super::device::{
-    self as dsa, await_bits, cmd, command, configure, done, reg, Desc, Queue, BAR0,
+    self as dsa, await_bits, cmd, command, configure, done, reg, wq, Desc, Queue, BAR0,
 };
 use super::hardware;
 
@@ -49,11 +49,13 @@ fn configuration(b: &mut Bench) -> Result<()> {
         b.q.read32(BAR0 + reg::WQCFG)? == 16,
         "WQCFG of an enabled queue"
     );
-    b.q.write32(BAR0 + reg::WQCFG + 64, 3)?;
-    ensure!(
-        b.q.read32(BAR0 + reg::WQCFG + 64)? == 3,
-        "WQCFG of another one"
-    );
+    // Another queue is off, but its size is fixed while the device is on: the sum was checked.
+    for (word, want) in [(0, 0), (12, 7)] {
+        let at = BAR0 + reg::WQCFG + 64 + word;
+        b.q.write32(at, 7)?;
+        let seen = b.q.read32(at)?;
+        ensure!(seen == want, "byte {word} of WQCFG of another one: {seen}");
+    }
     ensure!(
         b.q.read32(BAR0 + reg::WQCFG + 24)? >> 30 == 1,
         "the queue's state"
@@ -64,12 +66,18 @@ fn configuration(b: &mut Bench) -> Result<()> {
         "its state, off"
     );
     b.q.write32(BAR0 + reg::WQCFG, 3)?;
+    b.q.write32(BAR0 + reg::WQCFG + 12, 3)?;
+    let size = b.q.read32(BAR0 + reg::WQCFG)?;
+    let limits = b.q.read32(BAR0 + reg::WQCFG + 12)?;
     ensure!(
-        b.q.read32(BAR0 + reg::WQCFG)? == 3,
-        "WQCFG of a disabled queue"
+        size == 16 && limits == 3,
+        "WQCFG of a disabled queue: {size}, {limits}"
     );
     done(b, cmd::DISABLE_DEVICE, 0)?;
     ensure!(b.q.read32(BAR0 + reg::GENSTS)? == 0, "the device's state");
+    b.q.write32(BAR0 + reg::WQCFG, 3)?;
+    let size = b.q.read32(BAR0 + reg::WQCFG)?;
+    ensure!(size == 3, "WQCFG of a disabled device: {size}");
     done(b, cmd::RESET_DEVICE, 0)?;
     ensure!(b.q.read32(BAR0 + reg::WQCFG)? == 0, "WQCFG after a reset");
     ensure!(b.q.read64(BAR0 + reg::GRPCFG)? == 0, "GRPCFG after a reset");
@@ -96,46 +104,70 @@ fn refusals(b: &mut Bench) -> Result<()> {
     b.set_cfg16(cfg::COMMAND, cfg::COMMAND_MEMORY)?;
     refused(b, cmd::ENABLE_DEVICE, 0, 0x12)?;
     b.set_cfg16(cfg::COMMAND, cfg::COMMAND_MEMORY | cfg::COMMAND_MASTER)?;
-    // Work queues without an engine, one in two groups, too many entries.
-    b.q.write64(BAR0 + reg::GRPCFG, 1)?;
-    refused(b, cmd::ENABLE_DEVICE, 0, 0x15)?;
-    b.q.write64(BAR0 + reg::GRPCFG + 32, 1)?;
-    b.q.write64(BAR0 + reg::GRPCFG + 64, 1)?;
-    b.q.write64(BAR0 + reg::GRPCFG + 96, 2)?;
-    refused(b, cmd::ENABLE_DEVICE, 0, 0x17)?;
-    b.q.write64(BAR0 + reg::GRPCFG + 64, 2)?;
-    configure(
-        b,
-        0,
-        Queue {
-            size: 129,
-            ..Queue::USUAL
-        },
-    )?;
-    refused(b, cmd::ENABLE_DEVICE, 0, 0x14)?;
-    configure(
-        b,
-        0,
-        Queue {
-            size: 0,
-            ..Queue::USUAL
-        },
-    )?;
+    // Each group's queues and engines: one without the other, one in two groups, a queue without
+    // entries in a group, one with entries in none.
+    for (size, groups, want) in [
+        (16, [(1, 0), (0, 0)], 0x15),
+        (16, [(1, 1), (0, 2)], 0x15),
+        (16, [(1, 1), (1, 2)], 0x16),
+        (16, [(0, 0), (0, 0)], 0x16),
+        (0, [(1, 1), (0, 0)], 0x16),
+        (16, [(1, 1), (2, 1)], 0x17),
+    ] {
+        configure(b, 0, sized(size))?;
+        for (n, (queues, engines)) in (0..).zip(groups) {
+            dsa::group(b, n, queues, engines)?;
+        }
+        refused(b, cmd::ENABLE_DEVICE, 0, want)?;
+    }
+    dsa::group(b, 0, 1, 1)?;
+    dsa::group(b, 1, 0, 0)?;
+    for (n, size) in [(0, 129), (1, 113)] {
+        configure(b, 0, sized(16))?;
+        configure(b, n, sized(size))?;
+        refused(b, cmd::ENABLE_DEVICE, 0, 0x14)?;
+    }
+    configure(b, 1, sized(0))?;
+    // An event log that is too small, that ends nowhere, that is written with a privilege.
+    b.q.write32(BAR0 + reg::GENCFG, dsa::GENCFG_EVL)?;
+    for (first, second, want) in [
+        (DATA, 63, 0x19),
+        (u64::MAX << 12, 65, 0x19),
+        (DATA | 2, 64, 0x1b),
+        (DATA | 3, 64, 0x1b),
+    ] {
+        b.q.write64(BAR0 + reg::EVLCFG, first)?;
+        b.q.write64(BAR0 + reg::EVLCFG + 8, second)?;
+        refused(b, cmd::ENABLE_DEVICE, 0, want)?;
+    }
+    b.q.write32(BAR0 + reg::GENCFG, 0)?;
     done(b, cmd::ENABLE_DEVICE, 0)?;
     refused(b, cmd::ENABLE_DEVICE, 0, 0x10)?;
-    refused(b, cmd::ENABLE_WQ, 0, 0x22)?;
-    configure(b, 0, Queue::USUAL)?;
+    refused(b, cmd::ENABLE_WQ, 1, 0x22)?;
     let word = b.q.read32(BAR0 + reg::WQCFG + 8)?;
     for (bits, want) in [(0xf << 4, 0x23), (1, 0x24)] {
         b.q.write32(BAR0 + reg::WQCFG + 8, word & !bits)?;
         refused(b, cmd::ENABLE_WQ, 0, want)?;
     }
-    b.q.write32(BAR0 + reg::WQCFG + 8, word | 1 << 29)?;
-    refused(b, cmd::ENABLE_WQ, 0, 0x26)?;
+    // Privilege that is off, a queue without page requests where no log takes its records.
+    for (bits, want) in [(1 << 29, 0x2a), (wq::PRS_DISABLE, 0x2e)] {
+        b.q.write32(BAR0 + reg::WQCFG + 8, word | bits)?;
+        refused(b, cmd::ENABLE_WQ, 0, want)?;
+    }
     b.q.write32(BAR0 + reg::WQCFG + 8, word)?;
-    b.q.write32(BAR0 + reg::WQCFG + 12, 22 | 11 << 5)?;
-    refused(b, cmd::ENABLE_WQ, 0, 0x27)?;
+    for limits in [22 | 11 << 5, 22] {
+        b.q.write32(BAR0 + reg::WQCFG + 12, limits)?;
+        refused(b, cmd::ENABLE_WQ, 0, 0x27)?;
+    }
+    // Operations that there are not.
     configure(b, 0, Queue::USUAL)?;
+    for bit in [0xa, 0x3f, 0x40, 0xff] {
+        let at = BAR0 + reg::WQCFG + 32 + bit / 32 * 4;
+        let old = b.q.read32(at)?;
+        b.q.write32(at, old | 1 << (bit % 32))?;
+        refused(b, cmd::ENABLE_WQ, 0, 0x2d)?;
+        b.q.write32(at, old)?;
+    }
     b.enable_pasid(0)?;
     refused(b, cmd::ENABLE_WQ, 0, 0x26)?;
     b.enable_pasid(cfg::PASID_ENABLE)?;
@@ -144,6 +176,31 @@ fn refusals(b: &mut Bench) -> Result<()> {
     refused(b, cmd::DRAIN_WQ, 2, 0x32)?;
     refused(b, cmd::DRAIN_WQ, 0, 0x02)?;
     refused(b, cmd::RESET_WQ, 1 << 16 | 1, 0x02)
+}
+
+/// A queue of so many entries.
+fn sized(size: u32) -> Queue {
+    Queue {
+        size,
+        ..Queue::USUAL
+    }
+}
+
+/// The properties say how much a transfer and a batch may have.
+fn limits(b: &mut Bench) -> Result<()> {
+    dsa::configured(b, Queue::USUAL)?;
+    let gencap = b.q.read64(BAR0 + reg::GENCAP)?;
+    ensure!(
+        gencap >> 16 & 0x1f == 20 && gencap >> 21 & 0xf == 3,
+        "{gencap:#x}"
+    );
+    done(b, cmd::ENABLE_DEVICE, 0)?;
+    for (limits, want) in [(21 | 3 << 5, 0x28), (20 | 4 << 5, 0x27), (20 | 3 << 5, 0)] {
+        b.q.write32(BAR0 + reg::WQCFG + 12, limits)?;
+        let status = command(b, cmd::ENABLE_WQ, 0)?;
+        ensure!(status == want, "{limits:#x}: {status:#x}, not {want:#x}");
+    }
+    Ok(())
 }
 
 fn interrupts(b: &mut Bench) -> Result<()> {
@@ -198,6 +255,14 @@ pub fn cases() -> Vec<Case> {
             hardware(),
             "dsa_commands_are_refused_by_their_codes",
             refusals,
+        ),
+        Case::on(
+            Hardware {
+                dsa_options: ",max-transfer=20,max-batch=3",
+                ..hardware()
+            },
+            "dsa_limits_are_its_properties",
+            limits,
         ),
         Case::on(hardware(), "dsa_command_interrupts", interrupts),
         Case::on(

@@ -50,7 +50,7 @@ fn pieces(b: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// A queue that is off, or full, loses what comes.
+/// A queue that is off takes nothing, and one that is full loses what comes.
 fn lost(b: &mut Bench) -> Result<()> {
     dsa::ready(
         b,
@@ -61,14 +61,7 @@ fn lost(b: &mut Bench) -> Result<()> {
     )?;
     dsa::submit_at(b, portal(1, 0), &noop(0))?;
     let error = b.q.read64(BAR0 + reg::SWERR)?;
-    ensure!(error & 1 == 1 && error >> 16 & 0xff == 1, "{error:#x}");
-    ensure!(
-        b.q.read32(BAR0 + reg::INTCAUSE)? == dsa::CAUSE_SWERR,
-        "no cause"
-    );
-    b.q.write64(BAR0 + reg::SWERR, 3)?;
-    ensure!(b.q.read64(BAR0 + reg::SWERR)? == 0, "SWERR stays");
-
+    ensure!(error == 0, "a queue that is off: {error:#x}");
     // A machine that stands still takes nothing out of the queue.
     b.q.monitor("stop", &json!({}))?;
     for n in 0..6 {
@@ -78,6 +71,16 @@ fn lost(b: &mut Bench) -> Result<()> {
     ensure!(queued == 4, "{queued} are queued, not 4");
     let error = b.q.read64(BAR0 + reg::SWERR)?;
     ensure!(error & 3 == 3, "two were lost: {error:#x}");
+    ensure!(
+        error >> 8 & 0xff == u64::from(status::WQ_FULL) && error >> 16 & 0xff == 0,
+        "{error:#x}"
+    );
+    ensure!(
+        b.q.read32(BAR0 + reg::INTCAUSE)? == dsa::CAUSE_SWERR,
+        "no cause"
+    );
+    b.q.write64(BAR0 + reg::SWERR, 3)?;
+    ensure!(b.q.read64(BAR0 + reg::SWERR)? == 0, "SWERR stays");
     b.q.monitor("cont", &json!({}))?;
     for n in 0..4 {
         ensure!(wait(b, n)?.status == status::SUCCESS, "record {n}");
@@ -116,7 +119,11 @@ fn drains(b: &mut Bench) -> Result<()> {
     ends(b, &noop(0), status::SUCCESS)?;
     ensure!(dsa::look(b, 1)?.status == 0, "an aborted one has a record");
     done(b, cmd::RESET_WQ, 1)?;
-    ensure!(b.q.read32(BAR0 + reg::WQCFG)? == 0, "WQCFG after its reset");
+    let word = b.q.read32(BAR0 + reg::WQCFG + 8)?;
+    ensure!(word == 0, "WQCFG after its reset: {word:#x}");
+    let size = b.q.read32(BAR0 + reg::WQCFG)?;
+    ensure!(size == Queue::USUAL.size, "the size after a reset: {size}");
+    done(b, cmd::RESET_WQ, 1)?;
     configure(b, 0, Queue::USUAL)?;
     done(b, cmd::ENABLE_WQ, 0)?;
     ends(b, &noop(0), status::SUCCESS).map(drop)
@@ -186,7 +193,8 @@ fn interrupts(b: &mut Bench) -> Result<()> {
         ..noop(0).flags(flag::INTERRUPT)
     };
     // The permission names the PASID, and user mode must be allowed.
-    ends(b, &desc, status::BAD_INT_HANDLE)?;
+    let record = ends(b, &desc, status::BAD_FLAGS)?;
+    ensure!(record.word()? == flag::INTERRUPT, "{record:x?}");
     b.q.write32(BAR0 + reg::GENCFG, dsa::GENCFG_USER_INT)?;
     ends(b, &desc, status::BAD_INT_HANDLE)?;
     b.q.write32(BAR0 + reg::MSIX_PERM + 16, (dsa::PASID + 1) << 12 | 1 << 3)?;
@@ -205,6 +213,129 @@ fn interrupts(b: &mut Bench) -> Result<()> {
     Ok(())
 }
 
+/// Who may not raise an interrupt raises none by a descriptor that has another fault, either.
+fn interrupts_of_errors(b: &mut Bench) -> Result<()> {
+    dsa::ready(b, Queue::USUAL)?;
+    let at = DATA + 0x40_0000;
+    for n in 0..9 {
+        dsa::vector(b, n, at + 4 * n, 0x99)?;
+    }
+    let noop = noop(0).flags(flag::INTERRUPT);
+    let bad = [
+        Desc {
+            opcode: 0x7f,
+            ..noop
+        },
+        noop.flags(1 << 6),
+        noop.with(3, &[1]),
+        Desc {
+            size: 0,
+            ..Desc::moving(op::FILL, 0, V, 0).flags(flag::INTERRUPT)
+        },
+        Desc {
+            record: noop.record + 8,
+            ..noop
+        },
+    ];
+    let other = (dsa::PASID + 1) << 12 | dsa::MSIX_PERM_PASID_ENABLE;
+    let all = |b: &mut Bench, handle| -> Result<u32> {
+        for page in [0, 2] {
+            for desc in bad {
+                let desc = Desc {
+                    int_handle: handle,
+                    ..desc
+                };
+                dsa::submit_at(b, portal(0, page), &desc)?;
+                done(b, cmd::DRAIN_WQ, 1)?;
+            }
+        }
+        b.q.read32(at + 4 * u64::from(handle))
+    };
+    // User mode is not allowed, then the permission is another's.
+    for user in [0, dsa::GENCFG_USER_INT] {
+        b.q.write32(BAR0 + reg::GENCFG, user)?;
+        for handle in 0..9u16 {
+            let perm = BAR0 + reg::MSIX_PERM + 8 * u64::from(handle);
+            b.q.write32(perm, if handle == 4 { 0 } else { other })?;
+            let seen = all(b, handle)?;
+            ensure!(seen == 0, "vector {handle} was raised, user {user:#x}");
+        }
+    }
+    // By an MSI-X portal and with permission the error has its interrupt.
+    b.q.write32(
+        BAR0 + reg::MSIX_PERM + 16,
+        dsa::PASID << 12 | dsa::MSIX_PERM_PASID_ENABLE,
+    )?;
+    ends(
+        b,
+        &Desc {
+            int_handle: 2,
+            ..bad[0]
+        },
+        status::BAD_OPCODE,
+    )?;
+    ensure!(b.q.read32(at + 8)? == 0x99, "no interrupt of an error");
+    Ok(())
+}
+
+/// A vector that is ignored is checked all the same, and is not raised.
+fn ignored(b: &mut Bench) -> Result<()> {
+    dsa::ready(b, Queue::USUAL)?;
+    let at = DATA + 0x40_0000;
+    dsa::vector(b, 2, at, 0x99)?;
+    b.q.write32(BAR0 + reg::GENCFG, dsa::GENCFG_USER_INT)?;
+    let desc = Desc {
+        int_handle: 2,
+        ..noop(0).flags(flag::INTERRUPT)
+    };
+    let ignore = dsa::MSIX_PERM_IGNORE | dsa::MSIX_PERM_PASID_ENABLE;
+    for (pasid, want) in [
+        (dsa::PASID + 1, status::BAD_INT_HANDLE),
+        (dsa::PASID, status::SUCCESS),
+    ] {
+        b.q.write32(BAR0 + reg::MSIX_PERM + 16, pasid << 12 | ignore)?;
+        ends(b, &desc, want)?;
+        done(b, cmd::DRAIN_WQ, 1)?;
+        ensure!(b.q.read32(at)? == 0, "it was raised, by PASID {pasid:#x}");
+    }
+    Ok(())
+}
+
+/// An engine whose descriptors all wait for pages takes no more, and another group goes on.
+fn full_engine(b: &mut Bench) -> Result<()> {
+    dsa::configured(b, Queue::BLOCKING)?;
+    configure(b, 1, Queue::USUAL)?;
+    dsa::group(b, 0, 1, 1)?;
+    dsa::group(b, 1, 2, 2)?;
+    done(b, cmd::ENABLE_DEVICE, 0)?;
+    done(b, cmd::ENABLE_WQ, 0)?;
+    done(b, cmd::ENABLE_WQ, 1)?;
+    b.enable_pri(16, 0)?;
+    let hole = dsa::RECORDS + 0x1000;
+    for n in 0..8 {
+        submit(
+            b,
+            &Desc {
+                flags: flag::BLOCK_ON_FAULT,
+                ..Desc::moving(op::FILL, 1, hole + n * 0x1000, 8)
+            },
+        )?;
+    }
+    let requests = b.await_page_requests(8)?;
+    submit(b, &noop(1))?;
+    b.q.write_bytes(dsa::memory(dsa::record(2)), &[0; 32])?;
+    dsa::submit_at(b, portal(1, 0), &noop(2))?;
+    ensure!(wait(b, 2)?.status == status::SUCCESS, "the other group");
+    let queued = b.q.read32(BAR0 + reg::WQCFG + 24)? & 0xffff;
+    ensure!(
+        queued == 1 && dsa::look(b, 1)?.status == 0,
+        "{queued} are queued, not 1"
+    );
+    b.invalidate(&[dsa::answer(&requests[0], 1)])?;
+    ensure!(wait(b, 1)?.status == status::SUCCESS, "after the first");
+    Ok(())
+}
+
 /// All cases of this module.
 pub fn cases() -> Vec<Case> {
     vec![
@@ -214,5 +345,16 @@ pub fn cases() -> Vec<Case> {
         Case::on(hardware(), "dsa_long_one_lets_others_pass", turns),
         Case::on(hardware(), "dsa_queues_have_pasids_of_their_own", queues),
         Case::on(hardware(), "dsa_interrupts_by_permission", interrupts),
+        Case::on(
+            hardware(),
+            "dsa_interrupts_of_errors_by_permission",
+            interrupts_of_errors,
+        ),
+        Case::on(hardware(), "dsa_interrupts_that_are_ignored", ignored),
+        Case::on(
+            hardware(),
+            "dsa_full_engine_holds_its_group_alone",
+            full_engine,
+        ),
     ]
 }

@@ -83,6 +83,14 @@ static void dsa_realize(PCIDevice *dev, Error **errp)
     if (!ats_port_check(&config, errp)) {
         return;
     }
+    if (s->max_transfer > DSA_MAX_XFER) {
+        error_setg(errp, "max-transfer is at most %u", DSA_MAX_XFER);
+        return;
+    }
+    if (!s->max_batch || s->max_batch > DSA_MAX_BATCH) {
+        error_setg(errp, "max-batch is 1 to %u", DSA_MAX_BATCH);
+        return;
+    }
     if (pcie_endpoint_cap_init(dev, EXP_OFFSET) < 0) {
         error_setg(errp, "no room for the PCI Express capability");
         return;
@@ -132,6 +140,8 @@ static const Property dsa_properties[] = {
     DEFINE_PROP_UINT32("pri-capacity", DSAState, pri_capacity, ATS_PORT_GROUPS),
     DEFINE_PROP_UINT32("dtlb-entries", DSAState, tlb_capacity,
                        ATS_PORT_TLB_DEFAULT),
+    DEFINE_PROP_UINT8("max-transfer", DSAState, max_transfer, DSA_MAX_XFER),
+    DEFINE_PROP_UINT8("max-batch", DSAState, max_batch, DSA_MAX_BATCH_DEFAULT),
 };
 
 static const VMStateDescription dsa_vmstate = {

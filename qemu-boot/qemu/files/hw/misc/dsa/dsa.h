@@ -23,6 +23,7 @@
 #include "dsa_regs.h"
 #include "hw/pci/ats_port.h"
 #include "hw/pci/pci_device.h"
+#include "qemu/bitmap.h"
 #include "qemu/queue.h"
 #include "qom/object.h"
 #include "system/runstate.h"
@@ -35,8 +36,10 @@ OBJECT_DECLARE_SIMPLE_TYPE(DSAState, DSA)
 #define DSA_ENGINES             4
 #define DSA_TOTAL_SIZE          128     /* entries of all work queues */
 #define DSA_RDBUFS              96
-#define DSA_MAX_XFER            31      /* as a power of two */
-#define DSA_MAX_BATCH           10
+#define DSA_MAX_XFER            31      /* as powers of two: */
+#define DSA_MAX_BATCH           15      /* what the fields can say */
+#define DSA_MAX_BATCH_DEFAULT   10
+#define DSA_BATCH_IDS           256
 #define DSA_VECTORS             (DSA_WQS + 1)
 #define DSA_PORTALS             4       /* pages of a work queue */
 #define DSA_PORTAL_SIZE         4096u
@@ -79,6 +82,7 @@ struct DSAWork {
     DSADesc desc;
     unsigned wq;
     bool ims;                   /* came by an IMS portal */
+    bool interrupt;             /* asked for, and may be raised */
     bool has_pasid, priv;
     uint32_t pasid;
     DSAWorkState state;
@@ -94,6 +98,8 @@ struct DSAWork {
     unsigned index;             /* next to be fetched; place of a child */
     unsigned running, completed;
     bool failed;
+    bool logged;                /* the event log has a child's record */
+    uint8_t id;                 /* in the event log: of batches in flight */
     uint8_t fetch_status;       /* why the list cannot be read */
 
     /* Progress */
@@ -144,6 +150,7 @@ struct DSAState {
 
     /* Properties */
     uint32_t pri_capacity, tlb_capacity;
+    uint8_t max_transfer, max_batch;    /* as powers of two */
 
     ATSPort port;
     bool enabled;
@@ -161,6 +168,8 @@ struct DSAState {
     DSAWorkList ready;
     DSAWorkList in_flight;      /* dispatched, and children of batches */
     uint64_t dispatched;
+    DECLARE_BITMAP(batch_ids, DSA_BATCH_IDS);
+    uint8_t next_batch_id;
 };
 
 /* dsa_registers.c */
@@ -214,9 +223,6 @@ uint16_t dsa_crc16_t10(uint16_t crc, const uint8_t *data, size_t len);
 
 /* dsa_completion.c */
 ATSStep dsa_completion_record(DSAState *s, DSAWork *w, ATSReach *r);
-/* Tells SWERR or the event log of an error. */
-void dsa_completion_report(DSAState *s, const DSAWork *w, uint8_t error,
-                           uint64_t addr);
-void dsa_swerr_portal(DSAState *s, unsigned wq);
+void dsa_swerr_wq_full(DSAState *s, unsigned wq);
 
 #endif

@@ -12,10 +12,57 @@ static bool bus_master(DSAState *s)
     return ats_port_enables(&s->port) & ATS_PORT_MASTER;
 }
 
+/* A group has both or neither, and nothing is in two (9.2.23). */
+static uint8_t check_groups(DSAState *s)
+{
+    uint64_t wqs = 0, engines = 0, active = 0;
+
+    for (unsigned i = 0; i < DSA_GROUPS; i++) {
+        const DSAGroup *g = &s->groups[i];
+
+        if (!g->wqs[0] != !g->engines) {
+            return DSA_CMDERR_GROUP;
+        }
+        if (g->wqs[0] & wqs) {
+            return DSA_CMDERR_GROUP_WQS;
+        }
+        if (g->engines & engines) {
+            return DSA_CMDERR_GROUP_ENGINES;
+        }
+        wqs |= g->wqs[0];
+        engines |= g->engines;
+    }
+    for (unsigned i = 0; i < DSA_WQS; i++) {
+        active |= (uint64_t)!!DSA_WQ_SIZE(s->wqs[i].config) << i;
+    }
+    return wqs == active ? DSA_CMDERR_NONE : DSA_CMDERR_GROUP_WQS;
+}
+
+static uint8_t check_event_log(DSAState *s)
+{
+    uint32_t enables = ats_port_enables(&s->port);
+    uint64_t size = s->evlcfg[1] & 0xffff, base = s->evlcfg[0] & ~0xfffull;
+    bool pasid = s->evlcfg[0] & DSA_EVLCFG_PASID_ENABLE;
+    bool priv = s->evlcfg[0] & DSA_EVLCFG_PRIV;
+
+    if (!(s->gencfg & DSA_GENCFG_EVL)) {
+        return DSA_CMDERR_NONE;
+    }
+    if (size < DSA_EVL_SIZE_MIN ||
+        size * DSA_EVL_ENTRY_SIZE - 1 > UINT64_MAX - base) {
+        return DSA_CMDERR_EVL;
+    }
+    if ((pasid && !(enables & ATS_PORT_PASID)) ||
+        (priv && !(pasid && (enables & ATS_PORT_PASID_PRIV)))) {
+        return DSA_CMDERR_PASID;
+    }
+    return DSA_CMDERR_NONE;
+}
+
 static uint8_t enable_device(DSAState *s)
 {
-    uint64_t wqs = 0, engines = 0;
     unsigned total = 0;
+    uint8_t error;
 
     if (s->enabled) {
         return DSA_CMDERR_DEVICE_ENABLED;
@@ -23,30 +70,22 @@ static uint8_t enable_device(DSAState *s)
     if (!bus_master(s)) {
         return DSA_CMDERR_BUS_MASTER;
     }
-    for (unsigned i = 0; i < DSA_GROUPS; i++) {
-        const DSAGroup *g = &s->groups[i];
-
-        if ((g->wqs[0] & wqs) || (g->engines & engines)) {
-            return DSA_CMDERR_GROUP_TWICE;
-        }
-        if (g->wqs[0] && !g->engines) {
-            return DSA_CMDERR_GROUP_WQ_ONLY;
-        }
-        wqs |= g->wqs[0];
-        engines |= g->engines;
-    }
     for (unsigned i = 0; i < DSA_WQS; i++) {
         total += DSA_WQ_SIZE(s->wqs[i].config);
     }
     if (total > DSA_TOTAL_SIZE) {
         return DSA_CMDERR_WQ_TOTAL;
     }
-    if ((s->gencfg & DSA_GENCFG_EVL) &&
-        (s->evlcfg[1] & 0xffff) < DSA_EVL_SIZE_MIN) {
-        return DSA_CMDERR_CONFIG;
+    error = check_groups(s);
+    if (!error) {
+        error = check_event_log(s);
     }
-    s->enabled = true;
-    return DSA_CMDERR_NONE;
+    if (!error) {
+        s->enabled = true;
+        s->evl_head = s->evl_tail = 0;
+        s->evl_pending = false;
+    }
+    return error;
 }
 
 static uint8_t enable_wq(DSAState *s, uint32_t wq)
@@ -73,19 +112,29 @@ static uint8_t enable_wq(DSAState *s, uint32_t wq)
     if (!(c[2] & DSA_WQ_DEDICATED)) {
         return DSA_CMDERR_WQ_MODE;
     }
-    if ((c[2] & DSA_WQ_BOF) && (c[2] & DSA_WQ_PRS_DISABLE)) {
-        return DSA_CMDERR_WQ_BOF;
+    if ((c[2] & DSA_WQ_PRS_DISABLE) &&
+        ((c[2] & DSA_WQ_BOF) || !(s->gencfg & DSA_GENCFG_EVL))) {
+        return DSA_CMDERR_WQ_PRS;
     }
-    if ((c[2] & DSA_WQ_PASID_ENABLE) &&
-        (!(enables & ATS_PORT_PASID) ||
-         ((c[2] & DSA_WQ_PRIV) && !(enables & ATS_PORT_PASID_PRIV)))) {
+    if ((c[2] & DSA_WQ_PASID_ENABLE) && !(enables & ATS_PORT_PASID)) {
         return DSA_CMDERR_WQ_PASID;
     }
-    if (DSA_WQ_MAX_BATCH(c) > DSA_MAX_BATCH) {
+    if ((c[2] & DSA_WQ_PASID_ENABLE) && (c[2] & DSA_WQ_PRIV) &&
+        !(enables & ATS_PORT_PASID_PRIV)) {
+        return DSA_CMDERR_WQ_PRIV;
+    }
+    if (!DSA_WQ_MAX_BATCH(c) || DSA_WQ_MAX_BATCH(c) > s->max_batch) {
         return DSA_CMDERR_WQ_MAX_BATCH;
     }
-    if (DSA_WQ_MAX_XFER(c) > DSA_MAX_XFER) {
+    if (DSA_WQ_MAX_XFER(c) > s->max_transfer) {
         return DSA_CMDERR_WQ_MAX_XFER;
+    }
+    for (unsigned i = DSA_WQ_OP_CONFIG; i < DSA_WQCFG_SIZE / 4; i++) {
+        unsigned shift = (i - DSA_WQ_OP_CONFIG) * 32;
+
+        if (c[i] & ~(shift < 64 ? (uint32_t)(dsa_opcap() >> shift) : 0)) {
+            return DSA_CMDERR_WQ_OP_CONFIG;
+        }
     }
     s->wqs[wq].enabled = true;
     s->wqs[wq].closing = false;
@@ -100,12 +149,15 @@ static uint32_t wq_mask(uint32_t operand)
     return first < DSA_WQS ? (operand & 0xffff) << first : 0;
 }
 
-static uint8_t check_wqs(DSAState *s, uint32_t operand)
+static uint8_t check_wqs(DSAState *s, uint32_t operand, bool enabled)
 {
     uint32_t wqs = wq_mask(operand);
 
     if (!wqs || (wqs >> DSA_WQS)) {
         return DSA_CMDERR_WQ_INDEX;
+    }
+    if (!enabled) {
+        return DSA_CMDERR_NONE;
     }
     for (unsigned i = 0; i < DSA_WQS; i++) {
         if ((wqs & (1u << i)) && !s->wqs[i].enabled) {
@@ -136,8 +188,9 @@ static uint8_t command_check(DSAState *s, uint32_t command)
     case DSA_CMD_DISABLE_WQ:
     case DSA_CMD_DRAIN_WQ:
     case DSA_CMD_ABORT_WQ:
+        return check_wqs(s, operand, true);
     case DSA_CMD_RESET_WQ:
-        return check_wqs(s, operand);
+        return check_wqs(s, operand, false);
     default:
         return DSA_CMDERR_COMMAND;
     }
@@ -209,7 +262,8 @@ static void command_end(DSAState *s, uint32_t command)
             q->enabled = q->closing = false;
         }
         if (code == DSA_CMD_RESET_WQ) {
-            memset(q->config, 0, sizeof(q->config));
+            /* The size stays (3.15). */
+            memset(&q->config[1], 0, sizeof(q->config) - sizeof(q->config[0]));
         }
     }
 }

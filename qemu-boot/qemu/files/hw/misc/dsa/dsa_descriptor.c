@@ -23,7 +23,13 @@ typedef struct Form {
     uint32_t flags;
     uint32_t op_bytes;          /* a bit each */
     bool sized;                 /* size is a number of bytes */
+    bool result;                /* and so a record is a must (table 5-5) */
 } Form;
+
+/* Deltas (8.3.8): bytes of one, of those of a cache line; most bytes compared. */
+#define DELTA                   10
+#define DELTA_LINE              80
+#define DELTA_MAX               0x80000
 
 #define BYTES(first, count)     ((uint32_t)MAKE_64BIT_MASK(first, count))
 
@@ -33,18 +39,20 @@ static const Form forms[DSA_OP_LAST + 1] = {
     [DSA_OP_DRAIN] = { FLAGS_READ, 0, false },
     [DSA_OP_MEMMOVE] = { FLAGS_WRITE, 0, true },
     [DSA_OP_FILL] = { FLAGS_WRITE, 0, true },
-    [DSA_OP_COMPARE] = { FLAGS_READ | DSA_FLAG_CHECK_RESULT, BYTES(0, 1), true },
+    [DSA_OP_COMPARE] = { FLAGS_READ | DSA_FLAG_CHECK_RESULT, BYTES(0, 1), true,
+                         true },
     [DSA_OP_COMPARE_PATTERN] = { FLAGS_READ | DSA_FLAG_CHECK_RESULT,
-                                 BYTES(0, 1), true },
+                                 BYTES(0, 1), true, true },
     [DSA_OP_CREATE_DELTA] = { FLAGS_WRITE | DSA_FLAG_CHECK_RESULT,
-                              BYTES(0, 12) | BYTES(16, 1), true },
+                              BYTES(0, 12) | BYTES(16, 1), true, true },
     [DSA_OP_APPLY_DELTA] = { FLAGS_WRITE, BYTES(0, 4), true },
     [DSA_OP_DUALCAST] = { FLAGS_WRITE, BYTES(0, 8), true },
-    [DSA_OP_CRC] = { FLAGS_READ | FLAGS_CRC, BYTES(0, 4) | BYTES(8, 8), true },
+    [DSA_OP_CRC] = { FLAGS_READ | FLAGS_CRC, BYTES(0, 4) | BYTES(8, 8), true,
+                     true },
     [DSA_OP_COPY_CRC] = { FLAGS_WRITE | FLAGS_CRC, BYTES(0, 4) | BYTES(8, 8),
-                          true },
+                          true, true },
     [DSA_OP_DIF_CHECK] = { FLAGS_READ,
-                           BYTES(0, 1) | BYTES(2, 1) | BYTES(8, 8), true },
+                           BYTES(0, 1) | BYTES(2, 1) | BYTES(8, 8), true, true },
     [DSA_OP_DIF_INSERT] = { FLAGS_WRITE, BYTES(1, 2) | BYTES(16, 8), true },
     [DSA_OP_DIF_STRIP] = { FLAGS_WRITE,
                            BYTES(0, 1) | BYTES(2, 1) | BYTES(8, 8), true },
@@ -75,10 +83,15 @@ static bool opcode_known(DSAState *s, const DSAWork *w)
 
     return opcode <= DSA_OP_LAST && (dsa_opcap() & (1ull << opcode)) &&
            (c[DSA_WQ_OP_CONFIG + opcode / 32] & (1u << opcode % 32)) &&
-           !(w->batch && opcode == DSA_OP_BATCH);
+           !(w->batch && (opcode == DSA_OP_BATCH || opcode == DSA_OP_DRAIN));
 }
 
-/* Whether @w may use the vector that it names. */
+static bool interrupts_allowed(DSAState *s, const DSAWork *w)
+{
+    return !w->has_pasid || w->priv || (s->gencfg & DSA_GENCFG_USER_INT);
+}
+
+/* Whether @w may use the vector that it names; there are none of IMS. */
 static bool int_handle_valid(DSAState *s, const DSAWork *w)
 {
     uint64_t perm;
@@ -86,13 +99,7 @@ static bool int_handle_valid(DSAState *s, const DSAWork *w)
     if (w->ims || w->desc.int_handle >= DSA_VECTORS) {
         return false;
     }
-    if (w->has_pasid && !w->priv && !(s->gencfg & DSA_GENCFG_USER_INT)) {
-        return false;
-    }
     perm = s->msix_perm[w->desc.int_handle];
-    if (perm & DSA_MSIX_PERM_IGNORE) {
-        return true;
-    }
     return !!(perm & DSA_MSIX_PERM_PASID_ENABLE) == w->has_pasid &&
            (!w->has_pasid || DSA_MSIX_PERM_PASID(perm) == w->pasid);
 }
@@ -105,6 +112,11 @@ static bool wraps(uint64_t first, uint64_t size)
 static bool overlaps(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size)
 {
     return ranges_overlap(a, a_size, b, b_size);
+}
+
+static uint64_t max_xfer(DSAState *s, const DSAWork *w)
+{
+    return 1ull << DSA_WQ_MAX_XFER(s->wqs[w->wq].config);
 }
 
 static uint8_t check_sizes(DSAState *s, DSAWork *w)
@@ -124,7 +136,7 @@ static uint8_t check_sizes(DSAState *s, DSAWork *w)
     if (!forms[d->opcode].sized) {
         return 0;
     }
-    if (!d->size || d->size > 1ull << DSA_WQ_MAX_XFER(c) ||
+    if (!d->size || d->size > max_xfer(s, w) ||
         (d->opcode != DSA_OP_FILL && d->opcode != DSA_OP_COMPARE_PATTERN &&
          d->opcode != DSA_OP_CACHE_FLUSH && wraps(d->src, d->size)) ||
         (d->opcode != DSA_OP_CRC && d->opcode != DSA_OP_DIF_CHECK &&
@@ -134,11 +146,11 @@ static uint8_t check_sizes(DSAState *s, DSAWork *w)
     return 0;
 }
 
-static uint8_t check_operands(DSAWork *w)
+static uint8_t check_operands(DSAState *s, DSAWork *w)
 {
     const DSADesc *d = &w->desc;
     uint64_t second = ldq_le_p(d->op);
-    uint32_t block;
+    uint32_t block, record;
 
     switch (d->opcode) {
     case DSA_OP_MEMMOVE:
@@ -157,25 +169,39 @@ static uint8_t check_operands(DSAWork *w)
             return DSA_BAD_OVERLAP;
         }
         return 0;
+    case DSA_OP_CRC:
     case DSA_OP_COPY_CRC:
-        return overlaps(d->src, d->size, d->dst, d->size) ? DSA_BAD_OVERLAP : 0;
+        if ((d->flags & DSA_FLAG_CRC_READ_SEED) && ldq_le_p(d->op + 8) % 4) {
+            return DSA_BAD_ALIGN;
+        }
+        return d->opcode == DSA_OP_COPY_CRC &&
+               overlaps(d->src, d->size, d->dst, d->size) ? DSA_BAD_OVERLAP : 0;
     case DSA_OP_CREATE_DELTA:
-        if (d->size % 8 || d->size > 0x80000) {
+        record = ldl_le_p(d->op + 8);
+        if (d->size > DELTA_MAX) {
             return DSA_BAD_XFER_SIZE;
         }
-        if (ldl_le_p(d->op + 8) < 80) {
+        if (record < DELTA_LINE || record > max_xfer(s, w)) {
             return DSA_BAD_DELTA_SIZE;
         }
-        return (d->src | d->dst | second) % 8 ? DSA_BAD_ALIGN : 0;
+        if ((d->src | d->dst | second | d->size) % 8) {
+            return DSA_BAD_ALIGN;
+        }
+        return overlaps(d->src, d->size, second, record) ||
+               overlaps(d->dst, d->size, second, record) ? DSA_BAD_OVERLAP : 0;
     case DSA_OP_APPLY_DELTA:
-        if (d->size % 8 || d->size > 0x80000) {
+        record = ldl_le_p(d->op);
+        w->last_offset = -1;
+        if (d->size > DELTA_MAX) {
             return DSA_BAD_XFER_SIZE;
         }
-        w->last_offset = -1;
-        if (ldl_le_p(d->op) % 10) {
+        if (!record || record % DELTA || record > max_xfer(s, w)) {
             return DSA_BAD_DELTA_SIZE;
         }
-        return (d->src | d->dst) % 8 ? DSA_BAD_ALIGN : 0;
+        if ((d->dst | d->size) % 8) {
+            return DSA_BAD_ALIGN;
+        }
+        return overlaps(d->src, record, d->dst, d->size) ? DSA_BAD_OVERLAP : 0;
     case DSA_OP_DIF_CHECK:
     case DSA_OP_DIF_INSERT:
     case DSA_OP_DIF_STRIP:
@@ -188,15 +214,19 @@ static uint8_t check_operands(DSAWork *w)
 }
 
 /*
- * Zero, or the status that @w ends with at once. Invalid flags are left in the
- * record.
+ * Zero, or the status that @w ends with at once. Invalid flags, and such as are
+ * missing, are left in the record.
  */
 uint8_t dsa_descriptor_check(DSAState *s, DSAWork *w)
 {
     const DSADesc *d = &w->desc;
     const uint32_t *c = s->wqs[w->wq].config;
-    uint32_t allowed, bad;
+    uint32_t allowed, needed = 0, bad;
     uint8_t status;
+
+    /* Whatever else is wrong with it, it raises nobody else's interrupt. */
+    w->interrupt = (d->flags & DSA_FLAG_INTERRUPT) &&
+                   interrupts_allowed(s, w) && int_handle_valid(s, w);
 
     if ((d->flags & DSA_FLAG_RECORD_VALID) && d->record % DSA_RECORD_SIZE) {
         return DSA_BAD_RECORD_ALIGN;
@@ -212,9 +242,17 @@ uint8_t dsa_descriptor_check(DSAState *s, DSAWork *w)
         allowed &= ~DSA_FLAG_BLOCK_ON_FAULT;
     }
     if (!(d->flags & DSA_FLAG_RECORD_VALID)) {
-        allowed &= ~DSA_FLAG_RECORD;
+        allowed &= ~(DSA_FLAG_RECORD | DSA_FLAG_TC_RECORD);
     }
-    bad = d->flags & ~allowed;
+    if (!interrupts_allowed(s, w)) {
+        allowed &= ~DSA_FLAG_INTERRUPT;
+    }
+    if (forms[d->opcode].result) {
+        needed = DSA_FLAG_RECORD_VALID | DSA_FLAG_RECORD;
+    } else if (d->opcode == DSA_OP_DRAIN && !(d->flags & DSA_FLAG_INTERRUPT)) {
+        needed = DSA_FLAG_RECORD;
+    }
+    bad = (d->flags & ~allowed) | (needed & ~d->flags);
     if (bad) {
         stl_le_p(w->op_result, bad);
         return DSA_BAD_FLAGS;
@@ -231,5 +269,5 @@ uint8_t dsa_descriptor_check(DSAState *s, DSAWork *w)
         return DSA_BAD_INT_HANDLE;
     }
     status = check_sizes(s, w);
-    return status ? status : check_operands(w);
+    return status ? status : check_operands(s, w);
 }

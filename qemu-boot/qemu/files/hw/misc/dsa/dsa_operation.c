@@ -23,8 +23,9 @@ ATSStep dsa_reach(DSAState *s, DSAWork *w, hwaddr iova, hwaddr last, bool write,
     if (config & DSA_WQ_ATS_DISABLE) {
         flags |= ATS_REACH_NO_ATS;
     }
-    if (!(w->desc.flags & DSA_FLAG_BLOCK_ON_FAULT) ||
-        (config & DSA_WQ_PRS_DISABLE)) {
+    /* A batch's list is always asked for: its flag is about its children. */
+    if ((!(w->desc.flags & DSA_FLAG_BLOCK_ON_FAULT) &&
+         w->desc.opcode != DSA_OP_BATCH) || (config & DSA_WQ_PRS_DISABLE)) {
         flags |= ATS_REACH_NO_PRI;
     }
     return ats_port_reach(&s->port, &w->waiter, &req, flags, iova, last, r);

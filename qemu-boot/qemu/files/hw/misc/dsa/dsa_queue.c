@@ -50,8 +50,11 @@ void dsa_queue_submit(DSAState *s, unsigned wq, bool ims, const uint8_t *desc)
     const uint32_t *c = q->config;
     DSAWork *w;
 
-    if (!q->enabled || q->closing || q->queued >= DSA_WQ_SIZE(c)) {
-        dsa_swerr_portal(s, wq);
+    if (!q->enabled || q->closing) {
+        return;
+    }
+    if (q->queued >= DSA_WQ_SIZE(c)) {
+        dsa_swerr_wq_full(s, wq);
         return;
     }
     w = g_new0(DSAWork, 1);
@@ -68,6 +71,12 @@ void dsa_queue_submit(DSAState *s, unsigned wq, bool ims, const uint8_t *desc)
     qemu_bh_schedule(s->bh);
 }
 
+/* Not a child: a batch in a batch is refused. */
+static bool is_batch(const DSAWork *w)
+{
+    return w->desc.opcode == DSA_OP_BATCH && !w->batch;
+}
+
 /* Takes @w out of whatever holds it. */
 static void work_free(DSAState *s, DSAWork *w)
 {
@@ -82,6 +91,9 @@ static void work_free(DSAState *s, DSAWork *w)
         /* fall through */
     default:
         QTAILQ_REMOVE(&s->in_flight, w, in_flight);
+        if (is_batch(w)) {
+            clear_bit(w->id, s->batch_ids);
+        }
         if (!w->batch) {
             int group = dsa_group_of(s, w->wq);
 
@@ -167,8 +179,24 @@ static int group_next(DSAState *s, DSAGroup *g)
     return -1;
 }
 
+/* A group's engines bound the batches in flight: there is a free one. */
+QEMU_BUILD_BUG_ON(DSA_ENGINES * DSA_ENGINE_DEPTH >= DSA_BATCH_IDS);
+
+static uint8_t batch_id_take(DSAState *s)
+{
+    uint8_t id;
+
+    do {
+        id = s->next_batch_id++;
+    } while (test_and_set_bit(id, s->batch_ids));
+    return id;
+}
+
 static void in_flight_add(DSAState *s, DSAWork *w)
 {
+    if (is_batch(w)) {
+        w->id = batch_id_take(s);
+    }
     w->number = ++s->dispatched;
     QTAILQ_INSERT_TAIL(&s->in_flight, w, in_flight);
     work_ready(s, w);
@@ -196,15 +224,18 @@ static void dispatch(DSAState *s)
     }
 }
 
-/* Drains */
+/*
+ * Drains. A drain waits for what was dispatched before it from its work queue,
+ * and what a batch or a child of one waits for is no drain (a batch cannot have
+ * one, 3.12): nobody waits in a circle.
+ */
 
 static bool drained(DSAState *s, const DSAWork *drain)
 {
     DSAWork *w;
 
     QTAILQ_FOREACH(w, &s->in_flight, in_flight) {
-        if (w->wq == drain->wq && w->number < drain->number &&
-            w != drain->batch) {
+        if (w->wq == drain->wq && w->number < drain->number) {
             return false;
         }
     }
@@ -240,6 +271,24 @@ static void batch_child_ended(DSAState *s, DSAWork *batch, uint8_t status)
     batch_wake(s, batch);
 }
 
+/* What a failed access is to a descriptor. */
+static uint8_t failed_status(const ATSReach *r, uint8_t fault, uint8_t refused)
+{
+    switch (r->error) {
+    case ATS_ERROR_BUS:
+    case ATS_ERROR_DISABLED:
+        return DSA_HW_ERROR;
+    case ATS_ERROR_REQUEST:
+    case ATS_ERROR_FAILURE:
+        return DSA_TRANSLATION_FAILED;
+    case ATS_ERROR_INVALID:
+    case ATS_ERROR_RETRIES:
+        return refused;
+    default:
+        return fault;
+    }
+}
+
 /* Starts what may start; ATS_STEP_WAITING: a child will wake it. */
 static ATSStep batch_step(DSAState *s, DSAWork *w, ATSReach *r)
 {
@@ -254,10 +303,8 @@ static ATSStep batch_step(DSAState *s, DSAWork *w, ATSReach *r)
         if (step == ATS_STEP_FAILED) {
             /* What is running ends first. */
             w->fault_addr = r->iova;
-            w->fetch_status = r->error == ATS_ERROR_REQUEST
-                              ? DSA_TRANSLATION_FAILED
-                              : r->error == ATS_ERROR_BUS ? DSA_HW_ERROR
-                              : DSA_BATCH_PAGE_FAULT;
+            w->fetch_status = failed_status(r, DSA_BATCH_PAGE_FAULT,
+                                            DSA_BATCH_PAGE_FAULT);
             break;
         }
         if (step != ATS_STEP_OK) {
@@ -303,9 +350,9 @@ static ATSStep batch_step(DSAState *s, DSAWork *w, ATSReach *r)
 static void work_end(DSAState *s, DSAWork *w)
 {
     PCIDevice *dev = PCI_DEVICE(s);
-    bool interrupt = (w->desc.flags & DSA_FLAG_INTERRUPT) &&
-                     w->status != DSA_BAD_INT_HANDLE;
     unsigned vector = w->desc.int_handle;
+    bool interrupt = w->interrupt &&
+                     !(s->msix_perm[vector] & DSA_MSIX_PERM_IGNORE);
     uint64_t epoch = s->port.epoch;
 
     if (w->batch) {
@@ -313,7 +360,7 @@ static void work_end(DSAState *s, DSAWork *w)
     }
     work_free(s, w);
     drains_look(s);
-    if (interrupt && vector < DSA_VECTORS && msix_enabled(dev)) {
+    if (interrupt && msix_enabled(dev)) {
         msix_notify(dev, vector);
         if (s->port.epoch != epoch) {
             return;
@@ -325,23 +372,7 @@ static void work_end(DSAState *s, DSAWork *w)
 /* What a failed access makes of @w. */
 static void work_failed(DSAWork *w, const ATSReach *r)
 {
-    switch (r->error) {
-    case ATS_ERROR_BUS:
-    case ATS_ERROR_DISABLED:
-        w->status = DSA_HW_ERROR;
-        break;
-    case ATS_ERROR_REQUEST:
-        w->status = DSA_TRANSLATION_FAILED;
-        break;
-    case ATS_ERROR_INVALID:
-    case ATS_ERROR_FAILURE:
-    case ATS_ERROR_RETRIES:
-        w->status = DSA_PAGE_FAULT_REFUSED;
-        break;
-    default:
-        w->status = DSA_PAGE_FAULT;
-        break;
-    }
+    w->status = failed_status(r, DSA_PAGE_FAULT, DSA_PAGE_FAULT_REFUSED);
     w->fault_addr = r->iova;
     w->completed_bytes = w->done;
     if (w->status == DSA_PAGE_FAULT || w->status == DSA_PAGE_FAULT_REFUSED) {

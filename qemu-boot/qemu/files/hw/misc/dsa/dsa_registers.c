@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Intel DSA: the registers of BAR 0. Configuration is writable while what it
- * configures is off; other writes are ignored.
+ * configures is off, a work queue's size while the device is off (table 9-7):
+ * Enable Device has checked their sum. Other writes are ignored.
  */
 #include "qemu/osdep.h"
 #include "hw/pci/msix.h"
@@ -80,7 +81,7 @@ int dsa_group_of(DSAState *s, unsigned wq)
     return -1;
 }
 
-static uint64_t capability(hwaddr addr)
+static uint64_t capability(DSAState *s, hwaddr addr)
 {
     switch (addr) {
     case DSA_VERSION:
@@ -89,9 +90,9 @@ static uint64_t capability(hwaddr addr)
         return DSA_GENCAP_BLOCK_ON_FAULT | DSA_GENCAP_OVERLAP_COPY |
                DSA_GENCAP_CACHE_MEM | DSA_GENCAP_CACHE_CACHE |
                DSA_GENCAP_CMD_CAP | 1ull << DSA_GENCAP_EVL_SHIFT |
-               (uint64_t)DSA_MAX_XFER << DSA_GENCAP_MAX_XFER_SHIFT |
-               (uint64_t)DSA_MAX_BATCH << DSA_GENCAP_MAX_BATCH_SHIFT |
-               DSA_GENCAP_CONFIG;
+               (uint64_t)s->max_transfer << DSA_GENCAP_MAX_XFER_SHIFT |
+               (uint64_t)s->max_batch << DSA_GENCAP_MAX_BATCH_SHIFT |
+               DSA_GENCAP_CONFIG | DSA_GENCAP_EVL_OVERFLOW;
     case DSA_WQCAP:
         /* Shared mode would need ENQCMD. */
         return DSA_TOTAL_SIZE | (uint64_t)DSA_WQS << DSA_WQCAP_WQS_SHIFT |
@@ -162,7 +163,7 @@ static uint64_t read64(DSAState *s, hwaddr addr)
     case DSA_MSIX_PERM ... DSA_MSIX_PERM + DSA_VECTORS * 8 - 1:
         return s->msix_perm[(addr - DSA_MSIX_PERM) / 8];
     default:
-        return capability(addr);
+        return capability(s, addr);
     }
 }
 
@@ -198,7 +199,7 @@ static void wq_write(DSAState *s, hwaddr addr, uint32_t value)
     DSAWorkQueue *q = &s->wqs[(addr - DSA_WQCFG) / DSA_WQCFG_SIZE];
     unsigned word = (addr - DSA_WQCFG) % DSA_WQCFG_SIZE / 4;
 
-    if (!q->enabled && word != 6 && word != 7) {
+    if (!q->enabled && !(word == 0 && s->enabled) && word != 6 && word != 7) {
         q->config[word] = value;
     }
 }

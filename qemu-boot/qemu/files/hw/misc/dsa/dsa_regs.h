@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Intel DSA: registers, descriptors and completion records. The names are
- * those of the architecture specification; offsets and codes are taken from
- * Linux's drivers/dma/idxd/registers.h and include/uapi/linux/idxd.h.
+ * Intel DSA: registers, descriptors and completion records, after Linux's
+ * drivers/dma/idxd/registers.h and include/uapi/linux/idxd.h. Sections and
+ * tables in the comments of this device are those of the Intel Data Streaming
+ * Accelerator Architecture Specification (341204), revision 3.0.
  */
 #ifndef HW_MISC_DSA_REGS_H
 #define HW_MISC_DSA_REGS_H
@@ -19,6 +20,7 @@
 #define   DSA_GENCAP_MAX_XFER_SHIFT     16
 #define   DSA_GENCAP_MAX_BATCH_SHIFT    21
 #define   DSA_GENCAP_CONFIG             (1ull << 31)
+#define   DSA_GENCAP_EVL_OVERFLOW       (1ull << 32)
 #define DSA_WQCAP               0x20
 #define   DSA_WQCAP_WQS_SHIFT           16
 #define   DSA_WQCAP_WQCFG_SIZE_SHIFT    24      /* 32 << n bytes */
@@ -113,17 +115,19 @@ enum {
     DSA_CMD_LAST = DSA_CMD_ABORT_PASID,
 };
 
-/* How a command ended */
+/* How a command ended (5.8.3) */
 enum {
     DSA_CMDERR_NONE = 0,
     DSA_CMDERR_COMMAND = 0x01,
     DSA_CMDERR_WQ_INDEX = 0x02,
     DSA_CMDERR_DEVICE_ENABLED = 0x10,
-    DSA_CMDERR_CONFIG = 0x11,
     DSA_CMDERR_BUS_MASTER = 0x12,
     DSA_CMDERR_WQ_TOTAL = 0x14,
-    DSA_CMDERR_GROUP_WQ_ONLY = 0x15,    /* work queues without an engine */
-    DSA_CMDERR_GROUP_TWICE = 0x17,      /* in two groups */
+    DSA_CMDERR_GROUP = 0x15,            /* work queues or engines alone */
+    DSA_CMDERR_GROUP_WQS = 0x16,        /* in two; active in none; off in one */
+    DSA_CMDERR_GROUP_ENGINES = 0x17,    /* in two */
+    DSA_CMDERR_EVL = 0x19,
+    DSA_CMDERR_PASID = 0x1b,
     DSA_CMDERR_DEVICE_DISABLED = 0x20,
     DSA_CMDERR_WQ_ENABLED = 0x21,
     DSA_CMDERR_WQ_SIZE = 0x22,
@@ -133,6 +137,9 @@ enum {
     DSA_CMDERR_WQ_PASID = 0x26,
     DSA_CMDERR_WQ_MAX_BATCH = 0x27,
     DSA_CMDERR_WQ_MAX_XFER = 0x28,
+    DSA_CMDERR_WQ_PRIV = 0x2a,
+    DSA_CMDERR_WQ_OP_CONFIG = 0x2d,
+    DSA_CMDERR_WQ_PRS = 0x2e,
     DSA_CMDERR_NOT_ENABLED = 0x31,
     DSA_CMDERR_WQ_NOT_ENABLED = 0x32,
 };
@@ -176,12 +183,12 @@ enum {
 #define DSA_FLAG_CRC_PLAIN      (1u << 17)      /* no inversion, no reflection */
 #define DSA_FLAG_CRC_PLAIN_DATA (1u << 18)      /* no reflection of the data */
 
-/* Status of a completion record */
+/* Status of a completion record, and what the event log says (5.8.1) */
 enum {
     DSA_SUCCESS = 0x01,
     DSA_SUCCESS_FALSE = 0x02,           /* Check Result: not as expected */
     DSA_PAGE_FAULT = 0x03,              /* and Block On Fault is 0 */
-    DSA_PAGE_FAULT_REFUSED = 0x04,      /* the page request was refused */
+    DSA_PAGE_FAULT_REFUSED = 0x04,      /* the page request was answered so */
     DSA_BATCH_FAILED = 0x05,
     DSA_BATCH_PAGE_FAULT = 0x06,
     DSA_DELTA_OFFSET_ORDER = 0x07,
@@ -201,11 +208,16 @@ enum {
     DSA_BAD_RECORD_ALIGN = 0x1b,
     DSA_BAD_ALIGN = 0x1c,
     DSA_HW_ERROR = 0x20,                /* UR or CA of a memory access */
-    DSA_TRANSLATION_FAILED = 0x22,      /* UR or CA of a translation request */
+    /* UR or CA of a translation request; "failure" to a page request */
+    DSA_TRANSLATION_FAILED = 0x22,
+    DSA_DRAIN_LOGGED = 0x26,            /* these two in the event log alone */
+    DSA_BATCH_LOGGED = 0x27,
+    DSA_STATUS_MASK = 0x3f,
     DSA_STATUS_WRITE = 0x80,            /* added: the faulting access wrote */
 };
-/* A descriptor for a work queue that is not enabled, or full: lost. */
-#define DSA_SWERR_PORTAL        0x51
+/* Errors of SWERR alone (5.8.2) */
+#define DSA_SWERR_WQ_FULL       0x53
+#define DSA_SWERR_EVL_LOST      0x54
 
 #define DSA_DESC_SIZE           64
 #define DSA_RECORD_SIZE         32
