@@ -12,7 +12,7 @@ use super::device::{
     self as dsa, answer, await_bits, ends, flag, noise, op, put, reg, status, submit, wait, wq,
     Desc, Queue, BAR0, PASID, RECORDS, V,
 };
-use super::hardware;
+use super::{hardware, plain};
 
 /// The first page that is not there.
 const HOLE: u64 = RECORDS + SIZE_4K;
@@ -223,6 +223,93 @@ fn no_dte(b: &mut Bench) -> Result<()> {
     Ok(())
 }
 
+/// A page that is there, far from the records; the next one is not.
+const NEAR: u64 = HOLE + 0x10_0000;
+/// Their memory, which the process sees elsewhere, too.
+const NEAR_MEMORY: u64 = DATA + 0x10_0000;
+const NEAR_MEMORY_SEEN: u64 = V + 0x10_0000;
+const TARGET: u64 = V + 0x8_0000;
+
+/// What a record says of an operation that stopped at the end of [`NEAR`] is what its continuation
+/// needs: the CRC so far, the deltas so far, the tags of the next block.
+fn resumes(b: &mut Bench) -> Result<()> {
+    let s1 = dsa::ready(b, Queue::USUAL)?;
+    s1.map(b, NEAR, NEAR_MEMORY, SIZE_4K, URW)?;
+    let data = noise(0x2000, 21);
+    b.q.write_bytes(NEAR_MEMORY, &data)?;
+    let crc = Desc::moving(op::CRC, NEAR + 100, 0, 0x1800);
+    let copy = Desc::moving(op::COPY_CRC, NEAR + 100, TARGET, 0x1800);
+    for desc in [crc, copy] {
+        let record = ends(b, &desc, status::PAGE_FAULT)?;
+        let want = plain::crc32c(0, &data[100..0x1000], false, false);
+        ensure!(
+            record.bytes == 0x1000 - 100 && record.word()? == want,
+            "{record:x?}, not {want:#x}"
+        );
+        let rest = Desc {
+            src: NEAR_MEMORY_SEEN + 0x1000,
+            dst: if desc.dst == 0 { 0 } else { desc.dst + 0xf9c },
+            size: 0x1800 - 0xf9c,
+            ..desc
+        };
+        let record = ends(b, &rest.with(0, &want.to_le_bytes()), status::SUCCESS)?;
+        let want = plain::crc32c(0, &data[100..100 + 0x1800], false, false);
+        ensure!(
+            record.word()? == want,
+            "the rest: {record:x?}, not {want:#x}"
+        );
+    }
+
+    put(b, TARGET, &vec![0; 0x2000])?;
+    let create = Desc::moving(op::CREATE_DELTA, TARGET, NEAR, 0x2000)
+        .with(0, &(TARGET + 0x4000).to_le_bytes())
+        .with(8, &0x4000u32.to_le_bytes());
+    let record = ends(b, &create, status::PAGE_FAULT)?;
+    let want = plain::delta(&[0; 0x1000], &data[..0x1000]).len();
+    ensure!(
+        record.bytes == 0x1000 && record.result == 1 && record.word()? as usize == want,
+        "{record:x?}, not {want:#x}"
+    );
+
+    // The third delta is for the page that is not there. What is left of them begins anywhere.
+    let mut deltas = Vec::new();
+    for offset in [0u16, 0x1ff, 0x200] {
+        deltas.extend(offset.to_le_bytes());
+        deltas.extend([0x77; 8]);
+    }
+    put(b, TARGET, &deltas)?;
+    let apply = Desc::moving(op::APPLY_DELTA, TARGET, NEAR, 0x2000);
+    let record = ends(
+        b,
+        &apply.with(0, &30u32.to_le_bytes()),
+        status::PAGE_FAULT | status::WRITE,
+    )?;
+    ensure!(
+        record.bytes == 20 && record.fault == NEAR + 0x1000,
+        "{record:x?}"
+    );
+    let insert = Desc::moving(op::DIF_INSERT, NEAR, TARGET, 0x2000)
+        .with(16, &7u32.to_le_bytes())
+        .with(20, &[0, 0, 9, 0]);
+    let record = ends(b, &insert, status::PAGE_FAULT)?;
+    ensure!(
+        record.bytes == 0x1000 && record.op[8..] == [15, 0, 0, 0, 0, 0, 9, 0],
+        "{record:x?}"
+    );
+    s1.map(b, NEAR + SIZE_4K, NEAR_MEMORY + SIZE_4K, SIZE_4K, URW)?;
+    put(b, TARGET, &deltas)?;
+    let rest = Desc {
+        src: TARGET + 20,
+        ..apply.with(0, &10u32.to_le_bytes())
+    };
+    ends(b, &rest, status::SUCCESS)?;
+    ensure!(
+        b.q.read64(NEAR_MEMORY + 0x1000)? == u64::from_le_bytes([0x77; 8]),
+        "the third delta"
+    );
+    Ok(())
+}
+
 /// A page of the table that leads to no memory.
 fn no_memory(b: &mut Bench) -> Result<()> {
     let s1 = dsa::ready(b, Queue::USUAL)?;
@@ -261,6 +348,7 @@ pub fn cases() -> Vec<Case> {
             no_memory,
         ),
         Case::on(hardware(), "dsa_translated_requests_need_dte", no_dte),
+        Case::on(hardware(), "dsa_partial_operation_can_be_resumed", resumes),
     ]);
     all
 }

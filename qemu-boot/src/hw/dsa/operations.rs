@@ -472,6 +472,21 @@ fn malformed_cases() -> Vec<Case> {
             Desc::moving(op::DIF_CHECK, A, 0, 521),
         ),
         bad(
+            "dif_insert_overlap",
+            status::BAD_OVERLAP,
+            Desc::moving(op::DIF_INSERT, A, A + 1024, 1024 + 512),
+        ),
+        bad(
+            "dif_strip_overlap",
+            status::BAD_OVERLAP,
+            Desc::moving(op::DIF_STRIP, A, A - 520, 1040),
+        ),
+        bad(
+            "dif_update_overlap",
+            status::BAD_OVERLAP,
+            Desc::moving(op::DIF_UPDATE, A, A, 1040),
+        ),
+        bad(
             "batch_count",
             status::BAD_COUNT,
             Desc::moving(op::BATCH, A, 0, 1),

@@ -201,6 +201,8 @@ uint8_t dsa_descriptor_check(DSAState *s, DSAWork *w);
 
 /* dsa_operation.c; each is called again after ATS_STEP_MORE and waits */
 ATSStep dsa_operation_step(DSAState *s, DSAWork *w, ATSReach *r);
+/* What the record of a fault has, so that the rest can be done later. */
+void dsa_operation_partial(DSAWork *w);
 ATSStep dsa_reach(DSAState *s, DSAWork *w, hwaddr iova, hwaddr last, bool write,
                   ATSReach *r);
 ATSStep dsa_read(DSAState *s, DSAWork *w, hwaddr iova, void *data, hwaddr len,
@@ -213,6 +215,7 @@ ATSStep dsa_delta_create(DSAState *s, DSAWork *w, ATSReach *r);
 ATSStep dsa_delta_apply(DSAState *s, DSAWork *w, ATSReach *r);
 ATSStep dsa_dif_step(DSAState *s, DSAWork *w, ATSReach *r);
 uint32_t dsa_dif_source_block(const DSADesc *d);
+uint64_t dsa_dif_target_size(const DSADesc *d);
 
 /* dsa_crc.c */
 uint32_t dsa_crc32c_begin(uint32_t seed, uint32_t flags);

@@ -207,7 +207,12 @@ static uint8_t check_operands(DSAState *s, DSAWork *w)
     case DSA_OP_DIF_STRIP:
     case DSA_OP_DIF_UPDATE:
         block = dsa_dif_source_block(d);
-        return d->size % block ? DSA_BAD_XFER_SIZE : 0;
+        if (d->size % block) {
+            return DSA_BAD_XFER_SIZE;
+        }
+        return d->opcode != DSA_OP_DIF_CHECK &&
+               overlaps(d->src, d->size, d->dst, dsa_dif_target_size(d))
+               ? DSA_BAD_OVERLAP : 0;
     default:
         return 0;
     }

@@ -125,6 +125,16 @@ static void put_tags(uint8_t *to, const Tags *t)
     stw_le_p(to + 6, t->app);
 }
 
+/* Bytes that the operation writes. */
+uint64_t dsa_dif_target_size(const DSADesc *d)
+{
+    uint64_t blocks = d->size / dsa_dif_source_block(d);
+    bool has_field = d->opcode == DSA_OP_DIF_INSERT ||
+                     d->opcode == DSA_OP_DIF_UPDATE;
+
+    return blocks * (block_size(d) + (has_field ? FIELD_SIZE : 0));
+}
+
 ATSStep dsa_dif_step(DSAState *s, DSAWork *w, ATSReach *r)
 {
     const DSADesc *d = &w->desc;
@@ -138,14 +148,22 @@ ATSStep dsa_dif_step(DSAState *s, DSAWork *w, ATSReach *r)
     uint8_t *field = block + size;
     ATSStep step;
 
+    /* Also what the record of a fault has: the tags to go on with. */
+    if (has_source) {
+        source = tags(d->op + 8, w->dif_blocks, d->op[0] & SRC_REF_FIXED,
+                      d->op[0] & SRC_APP_COUNTS);
+        put_tags(w->op_result, &source);
+    }
+    if (has_target) {
+        target = tags(d->op + 16, w->dif_blocks, d->op[1] & DST_REF_FIXED,
+                      d->op[1] & DST_APP_COUNTS);
+        put_tags(w->op_result + 8, &target);
+    }
     step = dsa_read(s, w, d->src + w->done, block, in, r);
     if (step != ATS_STEP_OK) {
         return step;
     }
     if (has_source) {
-        source = tags(d->op + 8, w->dif_blocks, d->op[0] & SRC_REF_FIXED,
-                      d->op[0] & SRC_APP_COUNTS);
-        put_tags(w->op_result, &source);
         w->result = check(d, block, field, &source);
         if (w->result) {
             w->status = DSA_DIF_ERROR;
@@ -159,9 +177,6 @@ ATSStep dsa_dif_step(DSAState *s, DSAWork *w, ATSReach *r)
         if (has_source) {
             memcpy(from, field, sizeof(from));
         }
-        target = tags(d->op + 16, w->dif_blocks, d->op[1] & DST_REF_FIXED,
-                      d->op[1] & DST_APP_COUNTS);
-        put_tags(w->op_result + 8, &target);
         make_field(d, block, from, &target, field);
     }
     if (d->opcode != DSA_OP_DIF_CHECK) {

@@ -245,6 +245,25 @@ static ATSStep crc_begin(DSAState *s, DSAWork *w, ATSReach *r)
     return ATS_STEP_OK;
 }
 
+void dsa_operation_partial(DSAWork *w)
+{
+    switch (w->desc.opcode) {
+    case DSA_OP_MEMMOVE:
+        w->result = w->backward;
+        break;
+    case DSA_OP_CREATE_DELTA:
+        w->result = !!w->written;
+        stl_le_p(w->op_result, w->written);
+        break;
+    case DSA_OP_CRC:
+    case DSA_OP_COPY_CRC:
+        if (w->crc_ready) {
+            stq_le_p(w->op_result, dsa_crc32c_end(w->crc, w->desc.flags));
+        }
+        break;
+    }
+}
+
 /* ATS_STEP_OK: w->status and what the record says are set. */
 ATSStep dsa_operation_step(DSAState *s, DSAWork *w, ATSReach *r)
 {

@@ -377,7 +377,7 @@ static void work_failed(DSAWork *w, const ATSReach *r)
     w->completed_bytes = w->done;
     if (w->status == DSA_PAGE_FAULT || w->status == DSA_PAGE_FAULT_REFUSED) {
         w->status |= r->write ? DSA_STATUS_WRITE : 0;
-        w->result = w->backward;
+        dsa_operation_partial(w);
     }
 }
 
