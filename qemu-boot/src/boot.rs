@@ -39,6 +39,8 @@ pub struct Hardware {
     pub debian_qemu: bool,
     /// VT-d units beside the machine's own.
     pub further: &'static [FurtherUnit],
+    /// Whether it has [`DRIVEN`].
+    pub driven: bool,
     /// Whether the emulated VT-d offers nesting.
     pub nesting: bool,
     /// Whether its stage 1 may have five levels.
@@ -179,6 +181,15 @@ const ENDPOINTS: [&str; 18] = [
     "intel-dsa,id=dsa1,addr=0x9",
 ];
 
+/// Devices that Linux's vfio selftests have drivers for: a DSA that moves little at a time, since
+/// they have it move as much as it can, and a network adapter.
+const DRIVEN: [&str; 4] = [
+    "-device",
+    "intel-dsa,id=dsa2,addr=0xa,max-transfer=20,max-batch=3",
+    "-device",
+    "igb,addr=0xb,romfile=",
+];
+
 /// That of the machine's own unit where there are more.
 const NEAR_ENDPOINT: &[&str] = &["-device", "pasid-dma-testdev,id=endpoint0,addr=0x4"];
 
@@ -215,6 +226,7 @@ impl Hardware {
     pub const USUAL: Self = Self {
         debian_qemu: false,
         further: &[],
+        driven: false,
         nesting: true,
         five_levels: true,
         five_level_cpu: false,
@@ -244,6 +256,7 @@ impl Machine<'_> {
         let Hardware {
             debian_qemu,
             further,
+            driven,
             nesting,
             five_levels,
             five_level_cpu,
@@ -319,6 +332,9 @@ impl Machine<'_> {
                 [] => &ENDPOINTS,
                 _ => NEAR_ENDPOINT,
             });
+            if driven {
+                arguments.extend(DRIVEN);
+            }
         }
         let backend =
             format!("memory-backend-file,id=ring,share=on,mem-path={RUN}/{RING},size={ring}");

@@ -38,6 +38,9 @@ const DEMO_LIMIT: Duration = Duration::from_secs(180);
 /// The whole guest suite.
 const TESTS_LIMIT: Duration = Duration::from_secs(900);
 
+/// Linux's selftests, which map a gigabyte for each of those of a driver.
+const SELFTESTS_LIMIT: Duration = Duration::from_secs(1800);
+
 /// How many machines the programs of one are shared out to, each on a CPU of its own.
 const SHARES: usize = 2;
 /// From so many programs on.
@@ -357,7 +360,12 @@ impl Ready {
         let (root, packages, _, metadata) = kernel_side(setup)?;
         let words = format!("run=selftests kernel={}", self.which.name());
         Ok(Run {
+            hardware: Hardware {
+                driven: true,
+                ..Hardware::USUAL
+            },
             selftests: selftests::make(setup, &root, &packages, &metadata)?,
+            limit: SELFTESTS_LIMIT,
             ..Run::new(self.which.run("selftests"), words)
         })
     }
@@ -542,9 +550,8 @@ pub fn test(
             break;
         }
         let selection = match (wanted(Part::Guest, true), wanted(Part::Outside, false)) {
-            (_, true) => Selection::All,
-            (true, false) if only.is_empty() => Selection::All,
-            (true, false) => Selection::Named(only),
+            (true, _) | (_, true) if only.is_empty() => Selection::All,
+            (true, _) | (_, true) => Selection::Named(only),
             (false, false) => Selection::Named(&[]),
         };
         let ready = &ready(setup, which, selection)?;

@@ -11,14 +11,14 @@ use crate::stages::packages::Packages;
 use anyhow::Result;
 use std::path::PathBuf;
 
-/// Programs of tools/testing/selftests/vfio; what they do not have needs a driver's device.
-const VFIO: &str = "vfio_dma_mapping_test vfio_dma_mapping_mmio_test \
+/// Programs of tools/testing/selftests/vfio.
+const VFIO: &str = "vfio_dma_mapping_test vfio_dma_mapping_mmio_test vfio_pci_driver_test \
     vfio_pci_device_init_perf_test vfio_iommufd_setup_test vfio_pci_device_test";
 
 /// Programs of tools/testing/selftests/iommu.
 const IOMMUFD: &str = "iommufd iommufd_fail_nth";
 
-/// What libuuid and libcap would give them.
+/// What libuuid and libcap would give them, and the mode that one of them takes without being asked.
 const LIBRARIES: &str = "qemu-boot/selftests";
 
 /// `$1`: programs of vfio; `$2`: of iommufd. Static, because the guest has no libraries.
@@ -31,7 +31,8 @@ compile() {
 }
 for program in $1; do
     compile -Ivfio/lib/include -I/build/source/tools/include \
-        -o "/out/$program" "vfio/$program.c" vfio/lib/*.c vfio/lib/drivers/*/*.c /src/uuid.c
+        -o "/out/$program" "vfio/$program.c" vfio/lib/*.c vfio/lib/drivers/*/*.c \
+        /src/uuid.c /src/mode.c
 done
 for program in $2; do
     compile -o "/out/$program" "iommu/$program.c"
