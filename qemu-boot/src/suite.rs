@@ -2,8 +2,10 @@
 //! What `make demo` and `make test` run once everything is set up, and their verdict.
 
 mod installed;
+mod kernel_side;
 mod l2;
 
+pub use kernel_side::{kernel_side, try_newer};
 pub use l2::{ready_for_guest, Guest, Vmm};
 
 use crate::boot::{Hardware, Machine};
@@ -16,12 +18,11 @@ use crate::progress::Progress;
 use crate::replay;
 use crate::root::{self, Root};
 use crate::setup::Setup;
-use crate::stages::kernel::{Bootable, Kernel};
-use crate::stages::packages::{self, Packages};
+use crate::stages::kernel::Bootable;
 use crate::stages::programs::{Placed, Programs, Selection};
 use crate::stages::{
-    build_root, debian_qemu, frames, image, kernel, metadata, module, own_kernel, patched_source,
-    programs, qemu, selftests,
+    build_root, debian_qemu, frames, image, metadata, module, own_kernel, patched_source, programs,
+    qemu, selftests,
 };
 use anyhow::{bail, Context, Result};
 use std::fs;
@@ -54,57 +55,6 @@ pub struct Ready {
     qemu: PathBuf,
     modules: Vec<PathBuf>,
     programs: Programs,
-}
-
-/// Sets up what is missing of the root, the kernel and its metadata.
-pub fn kernel_side(setup: &Setup) -> Result<(Root, Packages, Kernel, metadata::Metadata)> {
-    let root = build_root::make(setup)?;
-    let packages = packages::resolve(setup, &root)?;
-    kernel_side_of(setup, root, packages)
-}
-
-/// The same of a kernel whose packages are known.
-fn kernel_side_of(
-    setup: &Setup,
-    root: Root,
-    packages: Packages,
-) -> Result<(Root, Packages, Kernel, metadata::Metadata)> {
-    let kernel = kernel::make(setup, &root, &packages)?;
-    let metadata = metadata::make(setup, &root, &packages, &kernel)?;
-    Ok((root, packages, kernel, metadata))
-}
-
-/// Tries the module on each series of kernels that the archive has and that is newer than the one in
-/// use, and says what came of it. What is in use stays.
-///
-/// # Errors
-///
-/// If the archive cannot be asked.
-pub fn try_newer(setup: &Setup) -> Result<()> {
-    let root = build_root::make(setup)?;
-    let newer = packages::newer_series(&root)?;
-    if newer.is_empty() {
-        println!("the archive has no newer series of kernels");
-    }
-    for series in newer {
-        let built = || -> Result<String> {
-            let root = build_root::make(setup)?;
-            let packages = packages::resolve_series(setup, &root, &series)?;
-            let (root, packages, kernel, metadata) = kernel_side_of(setup, root, packages)?;
-            module::IOASID.make(setup, &root, &metadata.tree(&packages)?)?;
-            Ok(kernel.release().to_owned())
-        };
-        match built() {
-            Ok(release) => println!(
-                "Linux {release} is newer, and the module builds there: \
-                 HOST_IOMMU_KERNEL_SERIES={series} make test PART=guest tests it"
-            ),
-            Err(error) => {
-                println!("Linux {series} is newer, and the module does not build there: {error:#}")
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Sets up what is missing.
