@@ -100,7 +100,8 @@ MUTANTS := 27.1.0
 mutants:
 	@sh qemu-boot/check-host "$(CARGO)" $(MSRV)
 	@$(CARGO) install --quiet --locked --root target/tools --version $(MUTANTS) cargo-mutants
-	@mkdir -p target/mutants && PATH="$(abspath target/tools/bin):$$PATH" $(CARGO) mutants \
+	@# A mutant may ask for memory without end.
+	@mkdir -p target/mutants && ulimit -v 8388608 && PATH="$(abspath target/tools/bin):$$PATH" $(CARGO) mutants \
 		--config user/mutants.toml --package host-iommu --output target/mutants \
 		$(if $(SHARD),--shard $(SHARD))
 
