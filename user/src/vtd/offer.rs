@@ -562,6 +562,7 @@ mod tests {
     fn bits_are_where_they_were() {
         let config = VtdConfig {
             page_requests: true,
+            coherent_walks: true,
             pasid_bits: 20,
             ..VtdConfig::default()
         };
