@@ -19,6 +19,14 @@ fn header() -> String {
     read("../bindings/uapi/linux/vfio_ioasid.h")
 }
 
+/// The names that the header defines with `value` in what stands behind them.
+fn defined<'a>(header: &'a str, value: &'a str) -> impl Iterator<Item = &'a str> {
+    header
+        .lines()
+        .filter(move |line| line.contains(value))
+        .filter_map(|line| line.split_whitespace().nth(1))
+}
+
 /// The structures of the header.
 fn of_header(text: &str) -> BTreeMap<String, Fields> {
     let mut found = BTreeMap::new();
@@ -102,11 +110,7 @@ fn structures_are_those_of_the_header() {
 fn every_call_is_described_once() {
     let text = read("../docs/vfio_ioasid.txt");
     let header = header();
-    let calls: Vec<_> = header
-        .lines()
-        .filter(|line| line.contains("_IO(VFIO_TYPE"))
-        .filter_map(|line| line.split_whitespace().nth(1))
-        .collect();
+    let calls: Vec<_> = defined(&header, "_IO(VFIO_TYPE").collect();
     assert_eq!(calls.len(), 12);
     for call in calls {
         let start = format!("ioctl${call}(fd fd_ioasid, cmd const[{call}], ");
@@ -119,10 +123,7 @@ fn every_call_is_described_once() {
 fn every_flag_is_described() {
     let text = read("../docs/vfio_ioasid.txt");
     let header = header();
-    let flags: Vec<_> = header
-        .lines()
-        .filter(|line| line.contains("(1U << "))
-        .filter_map(|line| line.split_whitespace().nth(1))
+    let flags: Vec<_> = defined(&header, "(1U << ")
         .filter(|name| {
             // What the kernel says, not what it is told.
             let replies = [

@@ -6,8 +6,8 @@ use host_iommu_bindings::ioctl::VFIO_IOMMU_DIRTY_PAGES;
 use host_iommu_bindings::uapi::*;
 use host_iommu_tests::rig::{
     as_entry, bind_as_at, bind_at, endpoint, entry, expect_errno, expect_status, held_bytes,
-    program, size_u32, status, wait_until, Called, Container, Dma, Errno, Memory, Monitor, Order,
-    Outcome, Plugged, Rig, Space, GUEST_SIZE, PAGE,
+    program, range, size_u32, status, wait_until, Called, Container, Dma, Errno, FaultQueue,
+    Memory, Monitor, Order, Outcome, Plugged, Rig, Space, GUEST_SIZE, PAGE,
 };
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::BTreeSet;
@@ -23,12 +23,21 @@ const INCOHERENT: usize = 2;
 const FLAT: usize = 3;
 const ALL: [usize; 4] = [NEAR, NARROW, INCOHERENT, FLAT];
 
-/// VT-d 11.4.2 and 11.4.3: the bits of CAP and ECAP that a unit lacks of what NEAR shows.
+/// Bits of CAP and ECAP (VT-d 11.4.2, 11.4.3): those of MGAW that make 48 bits of 39; snoop control,
+/// nesting, page requests, second-stage accessed and dirty bits, coherent walks of tables.
+const CAP_MGAW_48: u64 = 0x09 << 16;
+const ECAP_SC: u64 = 1 << 7;
+const ECAP_NEST: u64 = 1 << 26;
+const ECAP_PRS: u64 = 1 << 29;
+const ECAP_SSADS: u64 = 1 << 45;
+const ECAP_SMPWC: u64 = 1 << 48;
+
+/// What CAP and ECAP of each unit lack of what NEAR shows.
 const LACKS: [(u64, u64); 4] = [
     (0, 0),
-    (0x09 << 16, 1 << 29),
-    (0, 1 << 48),
-    (0, 1 << 7 | 1 << 26 | 1 << 45),
+    (CAP_MGAW_48, ECAP_PRS),
+    (0, ECAP_SMPWC),
+    (0, ECAP_SC | ECAP_NEST | ECAP_SSADS),
 ];
 
 const GVA: u64 = 0x2468_ace0_0000;
@@ -83,6 +92,16 @@ fn bind(rig: &Rig, index: usize, space: &Space, fault_fd: i32) -> Outcome<Called
         fault_fd,
         ..bind_at(endpoint(index)?.id(), space.pasid, &data)
     }))
+}
+
+/// Binds a table at a PASID of two endpoints, with one fault queue.
+fn bind_with_queue(rig: &Rig, pair: [usize; 2], space: &Space) -> Outcome<FaultQueue> {
+    let flags = VFIO_IOASID_FAULT_QUEUE_NONBLOCK;
+    let queue = rig.container.fault_queue(flags, 0)?;
+    for index in pair {
+        bind(rig, index, space, queue.raw_fd())??;
+    }
+    Ok(queue)
 }
 
 fn units_lack_what_they_should() -> Outcome {
@@ -254,9 +273,8 @@ fn invalidate_of_the_container_reaches_all_that_nest() -> Outcome {
         }
         rig.mem.write_u64(leaf, new | entry::RW);
         let scope = VFIO_IOASID_SCOPE_CONTAINER;
-        let range = host_iommu_tests::rig::range(GVA, 1);
         rig.container
-            .invalidate(scope, rig.id(), 0, &[range])
+            .invalidate(scope, rig.id(), 0, &[range(GVA, 1)])
             .result?;
         for (dma, value) in dmas(&rig).into_iter().zip([2, 3]) {
             expect_status(dma.run(&order(value))?, status::OK, "the new page");
@@ -338,12 +356,7 @@ fn floods_of_two_units_are_all_answered() -> Outcome {
     const EACH: u64 = 100;
     let rig = Rig::of_two(NEAR, INCOHERENT)?;
     let space = Space::new(&rig)?;
-    let queue = rig
-        .container
-        .fault_queue(VFIO_IOASID_FAULT_QUEUE_NONBLOCK, 0)?;
-    for index in [NEAR, INCOHERENT] {
-        bind(&rig, index, &space, queue.raw_fd())??;
-    }
+    let queue = bind_with_queue(&rig, [NEAR, INCOHERENT], &space)?;
     let mut slots = Vec::new();
     for page in 0..EACH {
         for dma in dmas(&rig) {
@@ -439,12 +452,7 @@ fn device_of_another_unit_is_pulled_out_and_comes_back() -> Outcome {
     let mut monitor = Monitor::open()?;
     let mut rig = Rig::of_two(NEAR, INCOHERENT)?;
     let space = Space::new(&rig)?;
-    let queue = rig
-        .container
-        .fault_queue(VFIO_IOASID_FAULT_QUEUE_NONBLOCK, 0)?;
-    for index in [NEAR, INCOHERENT] {
-        bind(&rig, index, &space, queue.raw_fd())??;
-    }
+    let _queue = bind_with_queue(&rig, [NEAR, INCOHERENT], &space)?;
     rig.second_dma()
         .submit(&Order::fill(GVA, 8, 7).at(space.pasid))?;
     rig.wait_for_page_requests(1)?;

@@ -251,14 +251,18 @@ fn devices_share_a_pasids_number() {
     assert_eq!(guest.host.stats().unwrap().pasids, 0, "freed with the last");
 }
 
-/// Boots a unit on tables of its own, in which `source` has the same PASID as the guest's first
-/// unit has, and 2 at the same address.
-fn boot_another(guest: &mut Guest, unit: &Vtd, source: u16) {
+/// Boots the guest's unit, and another one on tables of its own. PASID 5 of [`SOURCE`] is bound in both,
+/// with 1 at [`GVA`] in the first and 2 in the other.
+fn boot_both(guest: &mut Guest, unit: &Vtd) {
+    guest.boot();
+    let root = guest.bind(5);
+    let page = guest.map(root, GVA);
+    guest.put(page, 1);
     let [context, directory, table, root, root_table] = [0; 5].map(|_: u64| guest.page());
     let page = guest.map(root, GVA);
     guest.put(page, 2);
     guest.put(root_table, context | 1);
-    guest.put(context + u64::from(source) * 32, directory | 0xd);
+    guest.put(context + u64::from(SOURCE) * 32, directory | 0xd);
     guest.put(directory, table | 1);
     guest.put(table + 5 * 64 + 8, 2);
     guest.put(table + 5 * 64 + 16, root);
@@ -284,11 +288,7 @@ fn units_of_one_context_have_the_same_numbers() {
     let config = guest.unit.config().clone();
     let unit = Vtd::new(config, guest.memory.clone(), told).unwrap();
     let other = second(&guest, &unit, SOURCE);
-    guest.boot();
-    let root = guest.bind(5);
-    let page = guest.map(root, GVA);
-    guest.put(page, 1);
-    boot_another(&mut guest, &unit, SOURCE);
+    boot_both(&mut guest, &unit);
     assert_eq!(guest.load(Some(5), GVA, false), done(1));
     assert_eq!(other.load(5, GVA), done(2));
     // A fault of the second unit's device comes to the first one's queue, and to its own registers.
@@ -319,11 +319,7 @@ fn units_of_two_contexts_have_nothing_to_do_with_each_other() {
         device,
         _plugged: host.plug(bdf, unit.clone()).unwrap(),
     };
-    guest.boot();
-    let root = guest.bind(5);
-    let page = guest.map(root, GVA);
-    guest.put(page, 1);
-    boot_another(&mut guest, &unit, SOURCE);
+    boot_both(&mut guest, &unit);
     assert_eq!(guest.load(Some(5), GVA, false), done(1));
     assert_eq!(other.load(5, GVA), done(2));
     let pasids = |host: &HostIommu| host.stats().unwrap().pasids;
