@@ -59,8 +59,8 @@ impl Alias {
 }
 
 /// The page table of an address space for the devices of one stage-2 domain whose units can do the
-/// same: where it is bound with a fault queue, or where without. (One stage 2 may serve a unit that
-/// can do more than it needs. A table that was made for that unit need not serve the others.)
+/// same: where it is bound with a fault queue, or where without. Units that can do different things
+/// may share a stage-2 domain, but the driver may refuse for one a table that was made for another.
 struct Table {
     stage_2: Arc<PagingDomain>,
     unit: Option<VtdRegisters>,
